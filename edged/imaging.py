@@ -1,0 +1,232 @@
+"""Bytes -> uint8 pixels: decoding and resizing, by one rule for training and serving, hardened against hostile files.
+
+The rule of each pixel mode (the tests hold one golden picture for each):
+
+    1, L              grey as it is (a set bit is 255)
+    P                 through its palette; transparency as for RGBA
+    LA, RGBA          composited over black
+    RGB, YCbCr, CMYK  Pillow's conversion to RGB
+    I;16 and kin      value x 255 / 65535, rounded: a fixed scale, never the picture's own minimum and maximum
+    I, F, LAB, HSV    refused as "unsupported": there is no scale that is right for every picture
+
+A colour picture becomes grey by ITU-R 601 luma where the model takes one channel; grey is repeated where it takes
+three. EXIF orientation is applied. Of a file with several pages the first is taken.
+"""
+
+import fnmatch
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from PIL import Image, UnidentifiedImageError
+
+from edged.errors import PictureError
+
+if TYPE_CHECKING:  # numpy stays out of the decoder processes, which only pass bytes on
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+PATTERNS: Final = ("*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.webp")
+
+_FILTERS: Final = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_ORIENTATION_TAG: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """What a model takes: the `input` of its manifest.
+
+    Attributes:
+        height: of the model's picture, 8 to 4096 px.
+        width: of the model's picture, 8 to 4096 px.
+        channels: 1 (grey) or 3 (RGB).
+        resize: "stretch" to the size, "pad" with black to keep the aspect, or "crop" the middle.
+        filter: of the resampling, always with antialiasing.
+        kind: what one item is.
+    """
+
+    height: int
+    width: int
+    channels: Literal[1, 3] = 3
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    kind: Literal["image"] = "image"
+
+    def __post_init__(self) -> None:
+        if not (8 <= self.height <= 4096 and 8 <= self.width <= 4096):
+            raise ValueError(f"a model's picture is 8 to 4096 px a side, not {self.width}x{self.height}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one picture."""
+        return self.height, self.width, self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is refused before it can cost much: `[limits]` of the configuration."""
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 100_000_000
+    decode_seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One picture at the model's size.
+
+    Attributes:
+        pixels: uint8 (H, W, C).
+        width: of the picture in the file, px.
+        height: of the picture in the file, px.
+        mode: Pillow's name of the mode in the file.
+        pages: 1, or 2 for "more than one".
+    """
+
+    pixels: "NDArray[np.uint8]"
+    width: int
+    height: int
+    mode: str
+    pages: int
+
+
+def decode(data: bytes, spec: ImageInput, limits: Limits) -> Decoded:
+    """Decodes one file's bytes to the model's size in this process.
+
+    Raises:
+        PictureError: the picture cannot be scored; its `reason` says why.
+    """
+    import numpy as np
+
+    opened = open_picture(data, spec, limits)
+    pixels = np.asarray(opened.image, dtype=np.uint8).reshape(spec.shape)
+    return Decoded(pixels, opened.width, opened.height, opened.mode, opened.pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`Decoded` before numpy: `image` has the mode L or RGB and the model's size."""
+
+    image: Image.Image
+    width: int
+    height: int
+    mode: str
+    pages: int
+
+
+def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
+    """Decodes and resizes one file's bytes with Pillow.
+
+    Raises:
+        PictureError: the picture cannot be scored; its `reason` says why.
+    """
+    if not data:
+        raise PictureError("empty", "the file is empty")
+    if len(data) > limits.max_bytes:
+        raise PictureError("file_too_large", f"{len(data)} bytes are more than limits.max_bytes = {limits.max_bytes}")
+    Image.MAX_IMAGE_PIXELS = None  # our own cap, below, stands in its place and before any pixel is decoded
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > limits.max_pixels:
+                raise PictureError(
+                    "picture_too_large",
+                    f"{width}x{height} pixels are more than limits.max_pixels = {limits.max_pixels}",
+                )
+            mode, pages = image.mode, 2 if getattr(image, "n_frames", 1) > 1 else 1
+            # A large photograph is decoded at 1/2, 1/4 or 1/8 by the DCT, never below twice the model's size.
+            longest = 2 * max(spec.height, spec.width)
+            image.draft(None, (longest, longest))
+            image.load()
+            turned = _turn(image)
+            plain = _to_channels(turned, image.format or "", spec.channels)
+            return Opened(_resize(plain, spec), width, height, mode, pages)
+    except PictureError:
+        raise
+    except Exception as error:  # on hostile bytes Pillow raises nearly every type there is
+        raise PictureError("undecodable", _explain(error)) from error
+
+
+def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Path]:
+    """The files below `root` that match, in the order of their paths; `root` itself when it is a file.
+
+    Patterns match the file's name whatever its case. Links to folders are not followed.
+    """
+    if not root.is_dir():
+        yield root
+        return
+    lowered = [pattern.lower() for pattern in patterns]
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in lowered):
+                yield Path(folder, name)
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # noqa: BLE001 -- damaged EXIF is no reason to refuse a picture that decodes
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_channels(image: Image.Image, file_format: str, channels: int) -> Image.Image:
+    target = "L" if channels == 1 else "RGB"
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and file_format == "PNG"):
+        scale = [(value * 255 + 32767) // 65535 for value in range(65536)]
+        return image.convert("I").point(scale, "L").convert(target)
+    if mode in {"LA", "La", "PA", "RGBA", "RGBa"} or (mode in {"1", "L", "P", "RGB"} and "transparency" in image.info):
+        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB").convert(target)
+    if mode == target:
+        return image
+    if mode in {"1", "L"}:
+        return image.convert("L").convert(target)
+    if mode in {"P", "RGB", "RGBX", "CMYK", "YCbCr"}:
+        return image.convert("RGB").convert(target)
+    raise PictureError(
+        "unsupported",
+        f"pixel mode {mode} ({file_format}) has no fixed scale to 8 bit; save as 8-bit or 16-bit grey, or RGB",
+    )
+
+
+def _resize(image: Image.Image, spec: ImageInput) -> Image.Image:
+    size, resample = (spec.width, spec.height), _FILTERS[spec.filter]
+    if spec.resize == "stretch":
+        return image if image.size == size else image.resize(size, resample)
+    fit = min if spec.resize == "pad" else max
+    scale = fit(spec.width / image.width, spec.height / image.height)
+    scaled = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+    placed = Image.new(image.mode, size)
+    placed.paste(scaled, ((spec.width - scaled.width) // 2, (spec.height - scaled.height) // 2))
+    return placed
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a picture of a known format ({', '.join(FORMATS)})"
+    if isinstance(error, MemoryError):
+        return "decoding needs more memory than the decoder may take"
+    return f"cannot be decoded: {str(error)[:200] or type(error).__name__}"

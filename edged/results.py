@@ -1,0 +1,138 @@
+"""What flows through edged: frames in, results out, and a result as the row, line and object that people read."""
+
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+OK: Final = "ok"
+QUARANTINED: Final = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture, ready for the model.
+
+    Attributes:
+        source: name of the source.
+        frame_id: unique, and the id of its result.
+        captured_at: seconds since 1970, UTC.
+        pixels: uint8 (H, W, C) at the model's size.
+    """
+
+    source: str
+    frame_id: str
+    captured_at: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a detector says of one frame.
+
+    Attributes:
+        frame_id: the frame's.
+        source: the frame's.
+        score: above 0; larger is worse.
+        threshold: an anomaly is score > threshold.
+        p_value: share of calibration pictures as bad as this one, above 0 to 1.
+        is_anomaly: whether score > threshold.
+        anomaly_map: float32 (h, w); 1.0 is the level that good pictures exceed at one pixel in a thousand.
+        model: name of the model.
+        timings: milliseconds by stage.
+    """
+
+    frame_id: str
+    source: str
+    score: float
+    threshold: float
+    p_value: float
+    is_anomaly: bool
+    anomaly_map: NDArray[np.float32]
+    model: str
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One arrival and what became of it: a row of the journal, a line of JSON, an object of the API.
+
+    Times are seconds since 1970, UTC. `path` is absolute, as `os.fsdecode` gives it. A quarantined record has a
+    `reason` and an `error`, and no score, threshold, p_value or is_anomaly.
+    """
+
+    id: str
+    source: str
+    path: str
+    sha256: str | None
+    captured_at: float
+    scored_at: float
+    model: str
+    model_sha256: str
+    device: str
+    score: float | None = None
+    threshold: float | None = None
+    p_value: float | None = None
+    is_anomaly: bool | None = None
+    status: str = OK
+    reason: str | None = None
+    error: str | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's keys, times in RFC 3339."""
+        return {
+            "id": self.id,
+            "source": self.source,
+            "path": self.path,
+            "sha256": self.sha256,
+            "captured_at": rfc3339(self.captured_at),
+            "scored_at": rfc3339(self.scored_at),
+            "model": self.model,
+            "model_sha256": self.model_sha256,
+            "device": self.device,
+            "score": self.score,
+            "threshold": self.threshold,
+            "p_value": self.p_value,
+            "is_anomaly": self.is_anomaly,
+            "status": self.status,
+            "reason": self.reason,
+            "error": self.error,
+            "timings_ms": self.timings_ms,
+        }
+
+    def to_json(self) -> str:
+        """One line of ASCII; bytes of a path that are not UTF-8 come back from it by `os.fsencode`."""
+        return json.dumps(self.to_dict(), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
+
+
+def new_id() -> str:
+    """A unique id whose order is about that of time: 12 hexadecimal digits of milliseconds, 14 of chance."""
+    return f"{int(time.time() * 1000):012x}{secrets.token_hex(7)}"
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since 1970 as `2026-11-22T14:00:00.123Z`; out of range is held at the years 1 and 9999."""
+    milliseconds = min(max(round(seconds * 1000), -62_135_596_800_000), 253_402_300_799_999)
+    whole = datetime.fromtimestamp(milliseconds // 1000, UTC)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z".rjust(24, "0")
+
+
+def printable(text: str) -> str:
+    """`text` with everything that a terminal or a log could act upon escaped: control, format, undecodable."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def display_path(path: bytes | str) -> str:
+    """A file's name for people."""
+    return printable(os.fsdecode(path))
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")

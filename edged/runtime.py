@@ -1,0 +1,170 @@
+"""ONNX Runtime sessions: providers that are what was asked for, and threads for the CPUs that this process may use."""
+
+import os
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.errors import BundleError, DeviceError, RuntimeMissingError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CGROUP: Final = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One loaded graph and what it really runs on.
+
+    Attributes:
+        device: "cpu" or "cuda", read from the session.
+        provider: ONNX Runtime's name of it.
+        fell_back: why the CPU runs although CUDA could have been expected; None otherwise.
+    """
+
+    ort: "ort.InferenceSession"
+    device: str
+    provider: str
+    fell_back: str | None
+
+    def run(self, outputs: list[str], image: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """The named outputs for image: uint8 (N, H, W, C)."""
+        return list(self.ort.run(outputs, {"image": image}))
+
+
+def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = "model.onnx") -> Session:
+    """Loads a graph.
+
+    Args:
+        model: the bytes of an ONNX file without external data.
+        device: "cuda" fails where CUDA is not what runs; "auto" takes CUDA where it works.
+        threads: 0 for the CPUs that this process may use.
+        name: for messages.
+
+    Raises:
+        RuntimeMissingError: ONNX Runtime is not installed, or twice.
+        DeviceError: `device` is "cuda" and something else would run.
+        BundleError: ONNX Runtime refuses the graph.
+    """
+    ort = import_onnxruntime()
+    has_cuda = _PROVIDERS["cuda"] in ort.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise DeviceError(
+            f'{name}: device = "cuda", but this ONNX Runtime has no CUDA; '
+            'install the GPU package: pip uninstall onnxruntime && pip install "edged[gpu]"'
+        )
+    wanted = "cuda" if has_cuda and device != "cpu" else "cpu"
+    failure: str | None = None
+    session = None
+    if wanted == "cuda":
+        try:
+            session = _open(ort, model, "cuda", threads, name)
+        except BundleError as error:
+            failure = str(error)
+    if session is None or session.get_providers()[0] != _PROVIDERS[wanted]:
+        failure = failure or f"{name}: ONNX Runtime fell back to {_PROVIDERS['cpu']}; see its messages above"
+        if device == "cuda":
+            raise DeviceError(f'{failure}: device = "cuda" must run on CUDA; check the driver and the CUDA libraries')
+        session = _open(ort, model, "cpu", threads, name)
+    provider = session.get_providers()[0]
+    running = next(key for key, value in _PROVIDERS.items() if value == provider)
+    return Session(session, running, provider, failure if wanted == "cuda" and running == "cpu" else None)
+
+
+def import_onnxruntime() -> Any:
+    """The module onnxruntime, when exactly one of its packages is installed.
+
+    Raises:
+        RuntimeMissingError: none is installed, or both are.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) == 2:
+        raise RuntimeMissingError(
+            "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; keep one: "
+            'pip uninstall onnxruntime onnxruntime-gpu && pip install "edged[gpu]" (or "edged[cpu]")'
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeMissingError(
+            'ONNX Runtime is not installed; run: pip install "edged[cpu]" (or "edged[gpu]" on a box with an NVIDIA GPU)'
+        ) from error
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, cut to its cgroup's quota (rounded up); at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = min((quota for quota in _cgroup_quotas() if quota > 0), default=float(affinity))
+    return max(1, min(affinity, int(quota) + (quota > int(quota))))
+
+
+def _open(ort: Any, model: bytes, device: str, threads: int, name: str) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cpus()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads that wait in a loop would burn whole cores between pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena keeps the largest batch's memory for good; without it a small box keeps what one batch needs.
+    options.enable_cpu_mem_arena = False
+    # A graph that names files outside itself must find nothing.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    providers: list[Any] = [_PROVIDERS["cpu"]]
+    if device == "cuda":
+        # TF32 is on by default and changes scores between devices.
+        providers = [(_PROVIDERS["cuda"], {"use_tf32": "0"}), *providers]
+    try:
+        session = ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base below Exception
+        raise BundleError(f"{name}: ONNX Runtime cannot load it: {str(error)[:300]}") from error
+    session.disable_fallback()
+    return session
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cgroup_quotas() -> list[float]:
+    """CPU quotas of this process's cgroups, in CPUs: version 2 up to the root, or version 1."""
+    quotas: list[float] = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return quotas
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        folder = _CGROUP / path.lstrip("/")
+        if number == "0":
+            quotas += [
+                _quota(parent / "cpu.max")
+                for parent in (folder, *folder.parents)
+                if _CGROUP in (parent, *parent.parents)
+            ]
+        elif "cpu" in controllers.split(","):
+            quotas += [
+                _quota(root / "cpu.cfs_quota_us", root / "cpu.cfs_period_us") for root in (_CGROUP / "cpu", folder)
+            ]
+    return quotas
+
+
+def _quota(*files: Path) -> float:
+    try:
+        quota, period = " ".join(file.read_text(encoding="ascii").strip() for file in files).split()
+        return float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # absent, or "max"
+        return 0.0
