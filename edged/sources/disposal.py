@@ -1,0 +1,199 @@
+"""Moving and deleting scored files: never one that was not scored, never over another, whatever stops us in between.
+
+A name alone is not trusted, for another file may stand under it by now. So a file is first renamed to a private name
+outside the inbox on the same file system, where nobody replaces it; there it is compared with the one that was
+scored, and only then does it go on. Another file is put back under its name without overwriting.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from edged.arrivals import Disposal, Stamps
+from edged.errors import SourceError
+
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+_MAX_NAME: Final = 255
+
+
+class Disposer:
+    """Does the disposals of one source."""
+
+    def __init__(self, root: bytes, private: bytes, *, done: bytes | None, quarantine: bytes) -> None:
+        """Prepares the folders.
+
+        Args:
+            root: the inbox.
+            private: a folder of ours outside it, on the same file system.
+            done: for "move".
+            quarantine: for "quarantine".
+        """
+        self._root, self._private = root, private
+        self._targets = {"move": done, "quarantine": quarantine}
+
+    def dispose(self, disposal: Disposal) -> bytes | None:
+        """Moves or deletes one file; does nothing when it has gone, or when another stands under its name.
+
+        May be repeated after a crash at any instruction.
+
+        Returns:
+            Where the file is now; None when it was deleted, has gone, or was another one.
+
+        Raises:
+            OSError: the system refuses; the file is in the inbox, or under its private name for the next try.
+        """
+        held = os.path.join(self._private, os.fsencode(disposal.id))
+        if not os.path.lexists(held):
+            try:
+                if Stamps.of(os.lstat(disposal.path)) != disposal.stamps:
+                    return None
+                os.makedirs(self._private, mode=0o700, exist_ok=True)
+                rename_new(disposal.path, held)
+            except FileNotFoundError:
+                return None
+        if Stamps.of(os.lstat(held)) != disposal.stamps:
+            self._put_back(held, disposal.path)
+            return None
+        directory = self._targets.get(disposal.action)
+        if directory is None:
+            os.unlink(held)
+            return None
+        relative = os.path.relpath(disposal.path, self._root)
+        return self._deliver(held, os.path.join(directory, relative), disposal)
+
+    def sync(self, folders: Sequence[bytes]) -> None:
+        """Makes renames durable in the folders that files went to."""
+        for folder in {*folders, self._private}:
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def _deliver(self, held: bytes, wanted: bytes, disposal: Disposal) -> bytes:
+        folder = os.path.dirname(wanted)
+        os.makedirs(folder, exist_ok=True)
+        for target in (wanted, _with_id(wanted, disposal.id)):
+            sidecar = _sidecar(target) if disposal.sidecar else None
+            if sidecar is not None and not _claim(sidecar, disposal.sidecar):
+                continue
+            try:
+                _move_new(held, target)
+            except FileExistsError:
+                if sidecar is not None:
+                    os.unlink(sidecar)
+                continue
+            return target
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(wanted))
+
+    def _put_back(self, held: bytes, path: bytes) -> None:
+        try:
+            rename_new(held, path)
+        except FileExistsError:
+            rename_new(held, _with_id(path, os.path.basename(held).decode("ascii")))
+
+
+def private_folder(root: Path, candidates: Sequence[Path]) -> Path:
+    """A place for private names: outside `root`, on its file system.
+
+    Args:
+        root: the inbox; it exists.
+        candidates: folders that are ours, tried in this order; at last a hidden folder beside the inbox.
+
+    Raises:
+        SourceError: none of them is on the file system of `root`.
+    """
+    device = root.stat().st_dev
+    for candidate in (*candidates, root.parent):
+        existing = next(path for path in (candidate, *candidate.parents) if path.exists())
+        if existing.stat().st_dev == device and os.access(existing, os.W_OK):
+            return candidate / (f".{root.name}.edged" if candidate == root.parent else ".edged")
+    raise SourceError(
+        f"{root}: files can be moved or deleted safely only through a folder outside the inbox on the same file "
+        f"system, and neither {', '.join(map(str, candidates))} nor {root.parent} is one that can be written; make the "
+        "inbox a subfolder of that file system, or put done_dir or quarantine_dir on it"
+    )
+
+
+def rename_new(old: bytes, new: bytes) -> None:
+    """Renames without overwriting.
+
+    Raises:
+        OSError: FileExistsError when `new` exists; OSError with EXDEV across file systems.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    code = errno.ENOSYS
+    if renameat2 is not None:
+        if renameat2(_AT_FDCWD, ctypes.c_char_p(old), _AT_FDCWD, ctypes.c_char_p(new), _RENAME_NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+    if code not in {errno.ENOSYS, errno.EINVAL}:
+        raise OSError(code, os.strerror(code), os.fsdecode(old), None, os.fsdecode(new))
+    # File systems that do not know the flag: a link does not overwrite either.
+    os.link(old, new, follow_symlinks=False)
+    os.unlink(old)
+
+
+def _move_new(old: bytes, new: bytes) -> None:
+    """`rename_new`, or copy, fsync, rename and unlink where `new` is on another file system."""
+    try:
+        rename_new(old, new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    partial = os.path.join(os.path.dirname(new), b"." + os.path.basename(old) + b".part")
+    with open(old, "rb") as source, open(partial, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    shutil.copystat(old, partial)
+    try:
+        rename_new(partial, new)
+    except FileExistsError:
+        os.unlink(partial)
+        raise
+    os.unlink(old)
+
+
+def _with_id(path: bytes, id_: str) -> bytes:
+    folder, name = os.path.split(path)
+    stem, extension = os.path.splitext(name)
+    mark = b"." + id_.encode("ascii")
+    return os.path.join(folder, stem[: _MAX_NAME - len(mark) - len(extension) - len(b".json")] + mark + extension)
+
+
+def _sidecar(target: bytes) -> bytes:
+    folder, name = os.path.split(target)
+    return os.path.join(folder, name + b".json")
+
+
+def _claim(sidecar: bytes, text: str) -> bool:
+    """Writes a sidecar unless one of another file is there; a part of ours, left by a crash, is written again."""
+    try:
+        with open(sidecar, "xb") as file:
+            file.write(text.encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        with open(sidecar, "rb") as file:
+            found = file.read(len(text) + 1)
+        if found == text.encode("ascii"):
+            return True
+        if found and not text.encode("ascii").startswith(found):
+            return False
+        os.unlink(sidecar)
+        return _claim(sidecar, text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+    return True

@@ -1,0 +1,524 @@
+"""The folder source: the folder is the queue, a scan of it is the truth, and inotify only wakes the scanner.
+
+A file is taken when it was renamed into place, or when its stamps held still for `settle_seconds`. All state below
+belongs to the thread that runs `run`; other threads leave it messages.
+"""
+
+import contextlib
+import errno
+import fnmatch
+import heapq
+import os
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, Protocol
+
+import structlog
+
+from edged import __version__
+from edged.arrivals import Arrival, Disposal, Entry, Stamps
+from edged.errors import PictureError, SourceError
+from edged.imaging import PATTERNS
+from edged.journal import Journal
+from edged.results import QUARANTINED, Record, display_path, new_id
+from edged.sources.disposal import Disposer, private_folder
+from edged.sources.known import KnownFiles
+from edged.sources.watcher import Watcher
+
+MAX_CANDIDATES: Final = 10_000
+"""Files that are known to wait, at most; the rest stays in the folder, which is the queue."""
+
+_RETRIED: Final = frozenset({"empty", "undecodable", "unreadable"})
+_DOWN_SECONDS: Final = 2.0
+_DISPOSAL_RETRY_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 2.0
+_POLL_SHARE: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class FolderOptions:
+    """A `[[sources]]` table of type "folder"; the manual says what each key means."""
+
+    name: str
+    path: Path
+    patterns: tuple[str, ...] = PATTERNS
+    recursive: bool = True
+    settle_seconds: float = 2.0
+    retry_seconds: float = 30.0
+    rescan_seconds: float = 60.0
+    after: Literal["keep", "move", "delete"] = "keep"
+    done_dir: Path | None = None
+    quarantine_dir: Path | None = None
+
+
+class FolderEvents(Protocol):
+    """What a source reports while it works."""
+
+    def skipped(self, source: str, reason: str) -> None:
+        """Something that is not a picture file was passed over."""
+
+    def overflowed(self, source: str) -> None:
+        """Events of inotify were lost."""
+
+    def recovered(self, source: str, count: int) -> None:
+        """A scan found files that no event had told of."""
+
+    def up(self, source: str, is_up: bool) -> None:
+        """The folder can be read, or no longer."""
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A file that was seen and is not done. `still_since` and `due` are monotonic seconds; `ready` means settled."""
+
+    stamps: Stamps
+    found_at: float
+    still_since: float
+    due: float
+    whole: bool
+    ready: bool = False
+    tries: int = 0
+
+
+class FolderSource:
+    """One watched folder."""
+
+    def __init__(self, options: FolderOptions, journal: Journal, events: FolderEvents, state_dir: Path) -> None:
+        """Prepares the source; nothing is read before `run`."""
+        self.name = options.name
+        self.wake = threading.Event()
+        self._options, self._journal, self._events = options, journal, events
+        self._root = os.fsencode(os.path.realpath(options.path))
+        self._quarantine = options.quarantine_dir or state_dir / "quarantine" / options.name
+        self._state_dir = state_dir
+        self._patterns = tuple(pattern.lower() for pattern in options.patterns)
+        self._log = structlog.get_logger().bind(source=self.name)
+        self._messages: deque[Callable[[], None]] = deque()
+        self._candidates: dict[bytes, _Candidate] = {}
+        self._due: list[tuple[float, bytes]] = []
+        self._ready: list[tuple[int, bytes]] = []
+        self._claimed: set[bytes] = set()
+        self._known = KnownFiles()
+        self._owed: dict[bytes, Disposal] = {}
+        self._owed_due = 0.0
+        self._skipped: set[bytes] = set()
+        self._watcher: Watcher | None = None
+        self._unwatched: set[str] = set()
+        self._root_id: tuple[int, int] | None = None
+        self._disposer: Disposer | None = None
+        self._more = False
+        self._down = ""
+        self._scan_due = 0.0
+
+    # The scanner's thread.
+
+    def run(self, offer: Callable[[Arrival], bool], stop: threading.Event) -> None:
+        """Finds arrivals and offers them until `stop`; set `wake` after it.
+
+        Args:
+            offer: claims an arrival; False when there is no room, and `wake` is set when there is.
+            stop: ends the loop.
+
+        Raises:
+            JournalError: what was scored before cannot be read.
+        """
+        for path, size, mtime_ns in self._journal.kept(self.name):
+            self._known.add(path, size, mtime_ns)
+        self._owed = {disposal.path: disposal for disposal in self._journal.disposals(self.name)}
+        first = True
+        try:
+            while not stop.is_set():
+                self._work(offer, first=first)
+                first = False
+                self.wake.wait(self._sleep_seconds())
+                self.wake.clear()
+            self._handle_messages()
+            self._dispose()
+        finally:
+            self._unwatch()
+
+    def waiting(self) -> tuple[int, float | None]:
+        """How many files are known to wait or are in work, and when the oldest was found (monotonic seconds)."""
+        times = [candidate.found_at for candidate in list(self._candidates.values())]  # one step under the GIL
+        return len(times), min(times, default=None)
+
+    def _work(self, offer: Callable[[Arrival], bool], *, first: bool) -> None:
+        self._handle_messages()
+        self._dispose()
+        now = time.monotonic()
+        reason = "start" if first else self._scan_reason(now)
+        if reason:
+            self._scan(reason)
+        elif self._watcher is not None:
+            for path, whole in self._watcher.events():
+                self._look(path, whole=whole)
+        self._settle(time.monotonic())
+        self._offer(offer)
+
+    def _scan_reason(self, now: float) -> str:
+        watcher = self._watcher
+        if watcher is not None:
+            if overflows := watcher.overflows():
+                for _ in range(overflows):
+                    self._events.overflowed(self.name)
+                self._log.warning("inotify lost events; the folder is scanned", times=overflows)
+                return "overflow"
+            if watcher.stale:
+                self._unwatch()
+                return "watch"
+            if watcher.folder_came():
+                return "folder"
+        if now >= self._scan_due:
+            return "timer"
+        return "more" if self._more and len(self._candidates) < MAX_CANDIDATES // 2 else ""
+
+    def _scan(self, reason: str) -> None:
+        began = time.monotonic()
+        try:
+            status = os.stat(self._root)
+            if self._root_id != (status.st_dev, status.st_ino):
+                self._unwatch()  # another folder stands here now: a remount, or a replacement
+                self._prepare()
+                self._root_id = (status.st_dev, status.st_ino)
+            events = dict(self._watcher.events()) if self._watcher else {}
+            self._admit(self._unclaimed(), events, reason)
+        except (OSError, SourceError) as error:
+            self._go_down(error)
+            self._scan_due = time.monotonic() + _DOWN_SECONDS
+            return
+        if self._down:
+            self._down = ""
+            self._log.info("the folder can be read again")
+        self._events.up(self.name, True)
+        took = time.monotonic() - began
+        pause = self._options.rescan_seconds
+        if self._unwatched:  # without inotify the scan is all there is: poll, at a share of the time it takes
+            pause = min(pause, max(_POLL_SECONDS, _POLL_SHARE * took))
+        self._scan_due = time.monotonic() + pause
+
+    def _admit(self, found: Iterator[tuple[bytes, Stamps]], events: dict[bytes, bool], reason: str) -> None:
+        """Notes what a scan found: the oldest first, and no more than `MAX_CANDIDATES` in all."""
+        room = MAX_CANDIDATES - len(self._candidates)
+        newest_first: list[tuple[int, bytes, Stamps]] = []
+        self._more = False
+        for path, stamps in found:
+            if path in self._candidates or path in events:
+                self._note(path, stamps, whole=events.get(path, False))
+            elif len(newest_first) < room:
+                heapq.heappush(newest_first, (-stamps.mtime_ns, path, stamps))
+            else:
+                self._more = True
+                if newest_first:
+                    heapq.heappushpop(newest_first, (-stamps.mtime_ns, path, stamps))
+        for _, path, stamps in newest_first:
+            self._note(path, stamps, whole=False)
+        if newest_first and reason in {"timer", "overflow", "watch"} and not self._unwatched:
+            self._events.recovered(self.name, len(newest_first))
+
+    def _unclaimed(self) -> Iterator[tuple[bytes, Stamps]]:
+        """Every file of the tree that matches and is neither scored, claimed nor owed a disposal."""
+        folders = [self._root]
+        skipped: set[bytes] = set()
+        while folders:
+            folder = folders.pop()
+            self._watch(folder)
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            if self._options.recursive:
+                                folders.append(entry.path)
+                        elif self._matches(entry.name):
+                            with contextlib.suppress(FileNotFoundError):
+                                stamps = self._eligible(entry.path, entry.stat(follow_symlinks=False), skipped)
+                                if stamps is not None:
+                                    yield entry.path, stamps
+            except OSError as error:
+                if folder == self._root:
+                    raise
+                if error.errno != errno.ENOENT and folder not in self._skipped:
+                    self._log.warning("folder skipped", path=display_path(folder), error=error.strerror)
+                    self._events.skipped(self.name, "unreadable_folder")
+                skipped.add(folder)
+        self._skipped = skipped
+
+    def _eligible(self, path: bytes, status: os.stat_result, skipped: set[bytes]) -> Stamps | None:
+        """The stamps of a file that is to be scored; what is not a regular file is counted once and skipped."""
+        if not stat.S_ISREG(status.st_mode):
+            if path not in self._skipped and path not in skipped:
+                reason = "symlink" if stat.S_ISLNK(status.st_mode) else "not_a_file"
+                self._log.info("skipped", path=display_path(path), reason=reason)
+                self._events.skipped(self.name, reason)
+            if len(skipped) < MAX_CANDIDATES:
+                skipped.add(path)
+            return None
+        stamps = Stamps.of(status)
+        owed = self._owed.get(path)
+        if path in self._claimed or (path, stamps.size, stamps.mtime_ns) in self._known:
+            return None
+        return None if owed is not None and owed.stamps == stamps else stamps
+
+    def _look(self, path: bytes, *, whole: bool) -> None:
+        """Looks at one path that an event or a worker named."""
+        if path in self._claimed or not self._matches(os.path.basename(path)):
+            return  # a claimed path is looked at again when its result is durable
+        try:
+            stamps = self._eligible(path, os.lstat(path), self._skipped)
+        except OSError:
+            stamps = None
+        if stamps is None:
+            self._candidates.pop(path, None)
+        elif path in self._candidates or len(self._candidates) < MAX_CANDIDATES:
+            self._note(path, stamps, whole=whole)
+        else:
+            self._more = True
+
+    def _note(self, path: bytes, stamps: Stamps, *, whole: bool) -> None:
+        now = time.monotonic()
+        candidate = self._candidates.get(path)
+        if candidate is None:
+            candidate = self._candidates[path] = _Candidate(stamps, now, now, 0.0, whole=whole)
+        elif candidate.stamps == stamps and not (whole and not candidate.whole):
+            return
+        else:
+            candidate.stamps, candidate.still_since, candidate.tries = stamps, now, 0
+            candidate.whole = whole
+        self._schedule(path, candidate, now if whole else now + self._options.settle_seconds)
+
+    def _schedule(self, path: bytes, candidate: _Candidate, due: float) -> None:
+        candidate.due, candidate.ready = due, False
+        heapq.heappush(self._due, (due, path))
+
+    def _settle(self, now: float) -> None:
+        """Makes ready what has held still; what changed meanwhile starts anew."""
+        while self._due and self._due[0][0] <= now:
+            due, path = heapq.heappop(self._due)
+            candidate = self._candidates.get(path)
+            if candidate is None or candidate.due != due:
+                continue  # an older appointment of this path
+            try:
+                stamps = Stamps.of(os.lstat(path))
+            except OSError:
+                del self._candidates[path]
+                continue
+            if stamps == candidate.stamps:
+                candidate.ready = True
+                heapq.heappush(self._ready, (stamps.mtime_ns, path))
+            else:
+                self._note(path, stamps, whole=False)
+
+    def _offer(self, offer: Callable[[Arrival], bool]) -> None:
+        while self._ready:
+            _, path = self._ready[0]
+            candidate = self._candidates.get(path)
+            if candidate is not None and candidate.ready and path not in self._claimed:
+                arrival = Arrival(new_id(), self.name, path, candidate.stamps, candidate.found_at)
+                if not offer(arrival):
+                    return
+                self._claimed.add(path)
+            heapq.heappop(self._ready)
+
+    def _sleep_seconds(self) -> float:
+        now = time.monotonic()
+        waits = [self._scan_due - now]
+        if self._due:
+            waits.append(self._due[0][0] - now)
+        if self._owed:
+            waits.append(self._owed_due - now)
+        return max(0.0, min(waits))
+
+    def _matches(self, name: bytes) -> bool:
+        lowered = os.fsdecode(name).lower()
+        return any(fnmatch.fnmatchcase(lowered, pattern) for pattern in self._patterns)
+
+    # Watching.
+
+    def _prepare(self) -> None:
+        options = self._options
+        private = b""
+        if options.after != "keep":
+            ours = [path for path in (options.done_dir, self._quarantine, self._state_dir) if path is not None]
+            private = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
+        done = None if options.done_dir is None else os.fsencode(options.done_dir)
+        self._disposer = Disposer(self._root, private, done=done, quarantine=os.fsencode(self._quarantine))
+        try:
+            self._watcher = Watcher(self.wake.set)
+            self._unwatched.clear()
+        except OSError as error:
+            self._poll_instead(error)
+
+    def _watch(self, folder: bytes) -> None:
+        if self._watcher is None:
+            return
+        try:
+            self._watcher.watch(folder)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+                self._poll_instead(error)
+
+    def _poll_instead(self, error: OSError) -> None:
+        reason = errno.errorcode.get(error.errno or 0, "unknown")
+        if reason not in self._unwatched:
+            self._unwatched.add(reason)
+            self._log.warning("inotify cannot watch the folder, which is scanned more often instead", error=str(error))
+
+    def _unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+        self._root_id = None
+
+    def _go_down(self, error: OSError | SourceError) -> None:
+        text = str(error) if isinstance(error, SourceError) else error.strerror or str(error)
+        if text != self._down:
+            self._down = text
+            self._log.error("the folder cannot be read", path=str(self._options.path), error=text)
+        self._events.up(self.name, False)
+        self._unwatch()
+
+    # What workers call: their messages are handled by the scanner's thread.
+
+    def open(self, arrival: Arrival) -> BinaryIO | None:
+        """Opens the file of an arrival; None when another one, or none, stands under its name now.
+
+        Raises:
+            PictureError: the system refuses to open it.
+        """
+        try:
+            descriptor = os.open(arrival.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+                return None
+            if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+                raise
+            raise PictureError("unreadable", f"cannot be opened: {error.strerror}") from error
+        file = os.fdopen(descriptor, "rb", buffering=0)
+        # A folder on the way may have been replaced by a link out of the inbox.
+        same_place = os.readlink(b"/proc/self/fd/%d" % descriptor) == arrival.path
+        if same_place and self.unchanged(arrival, file):
+            return file
+        file.close()
+        return None
+
+    def unchanged(self, arrival: Arrival, file: BinaryIO) -> bool:
+        """Whether an open file is still what was found, and so was read whole."""
+        return Stamps.of(os.fstat(file.fileno())) == arrival.stamps
+
+    def is_repetition(self, arrival: Arrival, sha256: str | None) -> bool:
+        """Whether a kept file is what was last scored under its path, only with other stamps; notes these if so."""
+        if self._options.after != "keep" or sha256 is None:
+            return False
+        if self._journal.kept_sha256(self.name, arrival.path) != sha256:
+            return False
+        self._journal.refresh_kept(self.name, arrival.path, arrival.stamps)
+        self._post(lambda: self._finish(arrival, None))
+        return True
+
+    def entry(self, arrival: Arrival, record: Record) -> Entry:
+        """What is to become durable for an arrival: the record, and what its file is owed."""
+        if self._options.after == "keep":
+            return Entry(record, arrival.stamps)
+        sidecar = ""
+        action: Literal["move", "delete", "quarantine"] = self._options.after
+        if record.status == QUARANTINED:
+            action, sidecar = "quarantine", _sidecar(record)
+        disposal = Disposal(arrival.id, self.name, arrival.path, arrival.stamps, action, sidecar)
+        return Entry(record, arrival.stamps, disposal)
+
+    def committed(self, arrival: Arrival, entry: Entry) -> None:
+        """Takes note that an entry is durable."""
+        self._post(lambda: self._finish(arrival, entry.disposal))
+
+    def release(self, arrival: Arrival) -> None:
+        """Gives an arrival back that is not to be recorded: its file has gone or changed."""
+        self._post(lambda: self._release(arrival))
+
+    def defer(self, arrival: Arrival, error: PictureError) -> bool:
+        """Whether an arrival that failed is young enough to be tried again; it is given back if so."""
+        if error.reason not in _RETRIED:
+            return False
+        candidate = self._candidates.get(arrival.path)
+        if candidate is None or time.monotonic() - candidate.still_since >= self._options.retry_seconds:
+            return False
+        self._post(lambda: self._retry(arrival))
+        return True
+
+    def _post(self, message: Callable[[], None]) -> None:
+        self._messages.append(message)
+        self.wake.set()
+
+    def _handle_messages(self) -> None:
+        while self._messages:
+            self._messages.popleft()()
+
+    def _finish(self, arrival: Arrival, disposal: Disposal | None) -> None:
+        self._claimed.discard(arrival.path)
+        self._candidates.pop(arrival.path, None)
+        if disposal is None:
+            self._known.add(arrival.path, arrival.stamps.size, arrival.stamps.mtime_ns)
+            self._look(arrival.path, whole=False)  # it may have changed since it was read
+        else:
+            self._owed[arrival.path] = disposal
+            self._owed_due = 0.0
+
+    def _release(self, arrival: Arrival) -> None:
+        self._claimed.discard(arrival.path)
+        self._candidates.pop(arrival.path, None)
+        self._look(arrival.path, whole=False)
+
+    def _retry(self, arrival: Arrival) -> None:
+        self._claimed.discard(arrival.path)
+        candidate = self._candidates.get(arrival.path)
+        if candidate is None:
+            return
+        candidate.tries += 1
+        candidate.whole = False
+        now = time.monotonic()
+        last = candidate.still_since + self._options.retry_seconds
+        wait = max(self._options.settle_seconds, 0.5) * 2 ** min(candidate.tries - 1, 10)
+        self._schedule(arrival.path, candidate, min(now + wait, max(last, now)))
+
+    # Files whose results are durable.
+
+    def _dispose(self) -> None:
+        if not self._owed or self._disposer is None or time.monotonic() < self._owed_due:
+            return
+        done, folders = [], []
+        for path, disposal in list(self._owed.items()):
+            try:
+                target = self._disposer.dispose(disposal)
+            except OSError as error:
+                self._log.error(
+                    "a scored file cannot leave the inbox; it is tried again",
+                    path=display_path(path),
+                    action=disposal.action,
+                    error=str(error),
+                )
+                continue
+            done.append(disposal)
+            folders.append(os.path.dirname(path))
+            if target is not None:
+                folders.append(os.path.dirname(target))
+        self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
+        if not done:
+            return
+        self._disposer.sync(folders)
+        self._journal.disposed([disposal.id for disposal in done])
+        for disposal in done:
+            del self._owed[disposal.path]
+            self._look(disposal.path, whole=False)  # whatever stands there now is new
+
+
+def _sidecar(record: Record) -> str:
+    import json
+
+    keys = ("id", "source", "path", "sha256", "captured_at", "scored_at", "reason", "error")
+    about = record.to_dict()
+    return json.dumps({**{key: about[key] for key in keys}, "edged": __version__}, indent=2) + "\n"

@@ -1,0 +1,40 @@
+"""Which files were scored already: a set of fingerprints that stays small for a million kept files."""
+
+from array import array
+from bisect import bisect_left
+from typing import Final
+
+import numpy as np
+
+_MERGE_AT: Final = 20_000
+
+
+class KnownFiles:
+    """Fingerprints of (path, size, mtime_ns), 8 bytes each in one sorted array.
+
+    Two states of files have the same fingerprint with a chance of n / 2^61; the hash is keyed by process, so a
+    producer cannot aim at it.
+    """
+
+    def __init__(self) -> None:
+        self._sorted = array("q")
+        self._recent: set[int] = set()
+
+    def add(self, path: bytes, size: int, mtime_ns: int) -> None:
+        """Adds one state of a file."""
+        self._recent.add(hash((path, size, mtime_ns)))
+        if len(self._recent) >= _MERGE_AT:
+            recent = np.fromiter(self._recent, dtype=np.int64, count=len(self._recent))
+            merged = np.union1d(np.frombuffer(self._sorted, dtype=np.int64), recent)
+            self._sorted = array("q", merged.tobytes())
+            self._recent.clear()
+
+    def __contains__(self, state: tuple[bytes, int, int]) -> bool:
+        fingerprint = hash(state)
+        if fingerprint in self._recent:
+            return True
+        index = bisect_left(self._sorted, fingerprint)
+        return index < len(self._sorted) and self._sorted[index] == fingerprint
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._recent)
