@@ -60,11 +60,15 @@ class Outcome:
     seconds: float
 
 
+class DecodingAborted(Exception):  # noqa: N818 -- nothing went wrong
+    """Decoding was stopped before it had an answer."""
+
+
 class DecoderPool:
     """A few decoder processes, shared by threads; each is started when it is first needed."""
 
     def __init__(self, size: int, limits: Limits) -> None:
-        self._limits = limits
+        self._aborted = threading.Event()
         self._decoders = [_Decoder(limits) for _ in range(size)]
         self._free: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for decoder in self._decoders:
@@ -74,13 +78,16 @@ class DecoderPool:
         """Reads `file` from its start and decodes it; a dead or late decoder is replaced, at most `MAX_ATTEMPTS` times.
 
         Raises:
-            OSError: the file cannot be read, or no process can be started: no fault of the picture.
+            OSError: no process can be started, which is no fault of the picture.
+            DecodingAborted: the pool was told to stop.
         """
         began = time.perf_counter()
         with self._borrowed() as decoder:
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 file.seek(0)
                 sha256, answer = decoder.decode(file, spec)
+                if self._aborted.is_set():
+                    raise DecodingAborted
                 died = isinstance(answer, PictureError) and answer.reason in {"decoder_crashed", "decoder_timeout"}
                 if not died or attempt == MAX_ATTEMPTS:
                     break
@@ -88,6 +95,12 @@ class DecoderPool:
         if isinstance(answer, PictureError):
             return Outcome(sha256, None, answer, seconds)
         return Outcome(sha256, answer, None, seconds)
+
+    def abort(self) -> None:
+        """Kills every process at once, also from another thread; what is being decoded raises `DecodingAborted`."""
+        self._aborted.set()
+        for decoder in self._decoders:
+            decoder.kill()
 
     def close(self) -> None:
         """Ends every process. No thread may be decoding."""
@@ -129,7 +142,11 @@ class _Decoder:
         timer.daemon = True
         timer.start()
         try:
-            sha256, size = _send(child, file, spec, self._limits)
+            try:
+                sha256, size = _send(child, file, spec, self._limits)
+            except OSError as error:  # of the file: a broken pipe does not get here
+                self.close()
+                return None, PictureError("unreadable", f"cannot be read: {error.strerror or error}")
             if sha256 is None:
                 self.close()  # the request was left half-sent
                 return None, PictureError(
@@ -151,6 +168,11 @@ class _Decoder:
             how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
             return sha256, PictureError("decoder_crashed", f"the decoder process died ({how}) on these {size} bytes")
         return sha256, answer
+
+    def kill(self) -> None:
+        """Kills the process, from any thread; the one that waits for its answer finds it dead."""
+        if (child := self._child) is not None:
+            child.kill()
 
     def close(self) -> None:
         """Ends the process, if there is one."""

@@ -13,7 +13,7 @@ from edged import bundle as bundles
 from edged.bundle import Bundle
 from edged.calibration import Threshold, conformal_threshold, p_value, pictures_needed
 from edged.errors import BundleError, PictureError
-from edged.results import Frame, Result
+from edged.results import Frame, ModelIdentity, Result
 from edged.runtime import Device, Session, open_session
 
 DEFAULT_TARGET_FPR = 0.01
@@ -77,6 +77,11 @@ class Detector:
             chosen = Threshold(threshold, None, chosen.n, pictures_needed(DEFAULT_TARGET_FPR))
         golden = _check_golden(loaded, session)
         return cls(name or loaded.manifest.name, loaded, session, chosen, calibration, golden)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What records say of this model."""
+        return ModelIdentity(self.name, self.bundle.model_sha256, self.session.device)
 
     def scores(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores float32 (N,) and anomaly maps float32 (N, h, w) of image: uint8 (N, H, W, C)."""

@@ -2,7 +2,6 @@
 
 import threading
 from collections import deque
-from collections.abc import Mapping
 
 from edged.arrivals import Arrival
 
@@ -14,6 +13,7 @@ class Intake:
         self._capacity = capacity
         self._queues: dict[str, deque[Arrival]] = {}
         self._rooms: dict[str, threading.Event] = {}
+        self._in_work: dict[str, int] = {}
         self._turn: deque[str] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -22,16 +22,17 @@ class Intake:
         """Adds a source; `wake` is set when its queue, once full, has room again."""
         with self._changed:
             self._queues[source] = deque()
+            self._in_work[source] = 0
             self._rooms[source] = wake
             self._turn.append(source)
 
     def remove_source(self, source: str) -> None:
-        """Forgets a source and what it has waiting; its files are where they were."""
+        """Forgets a source and what it has waiting, whose files are where they were; waits for what is in work."""
         with self._changed:
-            self._queues.pop(source, None)
-            self._rooms.pop(source, None)
-            if source in self._turn:
-                self._turn.remove(source)
+            del self._queues[source], self._rooms[source]
+            self._turn.remove(source)
+            self._changed.wait_for(lambda: self._in_work[source] == 0)
+            del self._in_work[source]
 
     def offer(self, arrival: Arrival) -> bool:
         """Claims an arrival; False when its source's queue is full or intake has ended."""
@@ -44,7 +45,11 @@ class Intake:
             return True
 
     def take(self) -> Arrival | None:
-        """The next arrival, the sources in turn; waits for one. None when intake has ended."""
+        """The next arrival, the sources in turn; waits for one, and counts it as in work until `done`.
+
+        Returns:
+            None when intake has ended.
+        """
         with self._changed:
             while True:
                 if self._closed:
@@ -56,13 +61,15 @@ class Intake:
                     if queue:
                         if len(queue) == self._capacity // 2:
                             self._rooms[source].set()
+                        self._in_work[source] += 1
                         return queue.popleft()
                 self._changed.wait()
 
-    def waiting(self) -> Mapping[str, int]:
-        """How many claims wait, by source."""
+    def done(self, source: str) -> None:
+        """Counts one arrival of a source as no longer in work."""
         with self._changed:
-            return {source: len(queue) for source, queue in self._queues.items()}
+            self._in_work[source] -= 1
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Ends intake: nothing more is taken; what waits stays in its folder and is found at the next start."""

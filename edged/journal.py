@@ -78,7 +78,9 @@ CREATE TABLE sinks (
 """
 _COLUMNS: Final = tuple(Record.__dataclass_fields__)
 _SELECT: Final = f"SELECT seq, {', '.join(_COLUMNS)} FROM results"
-_INSERT: Final = f"INSERT INTO results ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_INSERT: Final = (
+    f"INSERT INTO results ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (id) DO NOTHING"
+)
 
 
 class Journal:
@@ -128,6 +130,8 @@ class Journal:
     def commit(self, entries: Sequence[Entry]) -> None:
         """Makes results durable together with the marks that their arrivals are done: all of them or none.
 
+        May be repeated with the same entries when it failed: an id that is there already is not added again.
+
         Raises:
             JournalError: the disk refuses (it is full, say); nothing was added.
         """
@@ -141,7 +145,7 @@ class Journal:
         with self._transaction() as db:
             db.executemany(_INSERT, [_result_row(entry.record) for entry in entries])
             db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", kept)
-            db.executemany("INSERT INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", owed)
+            db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", owed)
 
     def refresh_kept(self, source: str, path: bytes, stamps: Stamps) -> None:
         """Notes new stamps of a kept file whose content is what was scored: no new arrival."""
@@ -203,8 +207,8 @@ class Journal:
 
     def backlog(self, sink: str) -> int:
         """How many rows a sink has not been given."""
-        query = "SELECT count(*) FROM results WHERE seq > (SELECT delivered_seq FROM sinks WHERE name = ?)"
-        return int(self._fetch(query, (sink,))[0][0])
+        query = "SELECT coalesce((SELECT max(seq) FROM results), 0) - delivered_seq FROM sinks WHERE name = ?"
+        return max(0, int(self._fetch(query, (sink,))[0][0]))
 
     def prune(self, older_than: float, sinks: Sequence[str], *, limit: int = _PAGE) -> int:
         """Removes up to `limit` results that were scored before `older_than` (seconds) and reached all of `sinks`.

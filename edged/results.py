@@ -4,12 +4,14 @@ import json
 import os
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edged.errors import PictureError
 
 OK: Final = "ok"
 QUARANTINED: Final = "quarantined"
@@ -76,14 +78,14 @@ class Record:
     model: str
     model_sha256: str
     device: str
-    score: float | None = None
-    threshold: float | None = None
-    p_value: float | None = None
-    is_anomaly: bool | None = None
-    status: str = OK
-    reason: str | None = None
-    error: str | None = None
-    timings_ms: dict[str, float] = field(default_factory=dict)
+    score: float | None
+    threshold: float | None
+    p_value: float | None
+    is_anomaly: bool | None
+    status: str
+    reason: str | None
+    error: str | None
+    timings_ms: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's keys, times in RFC 3339."""
@@ -110,6 +112,50 @@ class Record:
     def to_json(self) -> str:
         """One line of ASCII; bytes of a path that are not UTF-8 come back from it by `os.fsencode`."""
         return json.dumps(self.to_dict(), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What a record says of the model that made it."""
+
+    name: str
+    sha256: str
+    device: str
+
+
+def make_record(
+    result: Result | PictureError,
+    *,
+    id_: str,
+    source: str,
+    path: str,
+    sha256: str | None,
+    captured_at: float,
+    model: ModelIdentity,
+    decode_seconds: float,
+) -> Record:
+    """The record of one picture, scored now, or not scorable for the reason that the error holds."""
+    scored = result if isinstance(result, Result) else None
+    error = result if isinstance(result, PictureError) else None
+    return Record(
+        id=id_,
+        source=source,
+        path=path,
+        sha256=sha256,
+        captured_at=captured_at,
+        scored_at=time.time(),
+        model=model.name,
+        model_sha256=model.sha256,
+        device=model.device,
+        score=scored.score if scored else None,
+        threshold=scored.threshold if scored else None,
+        p_value=scored.p_value if scored else None,
+        is_anomaly=scored.is_anomaly if scored else None,
+        status=QUARANTINED if error else OK,
+        reason=error.reason if error else None,
+        error=str(error) if error else None,
+        timings_ms={"decode": round(decode_seconds * 1000, 3), **(scored.timings if scored else {})},
+    )
 
 
 def new_id() -> str:

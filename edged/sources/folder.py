@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, Final, Literal
 
 import structlog
 
@@ -26,6 +26,7 @@ from edged.errors import PictureError, SourceError
 from edged.imaging import PATTERNS
 from edged.journal import Journal
 from edged.results import QUARANTINED, Record, display_path, new_id
+from edged.sources import Events
 from edged.sources.disposal import Disposer, private_folder
 from edged.sources.known import KnownFiles
 from edged.sources.watcher import Watcher
@@ -56,22 +57,6 @@ class FolderOptions:
     quarantine_dir: Path | None = None
 
 
-class FolderEvents(Protocol):
-    """What a source reports while it works."""
-
-    def skipped(self, source: str, reason: str) -> None:
-        """Something that is not a picture file was passed over."""
-
-    def overflowed(self, source: str) -> None:
-        """Events of inotify were lost."""
-
-    def recovered(self, source: str, count: int) -> None:
-        """A scan found files that no event had told of."""
-
-    def up(self, source: str, is_up: bool) -> None:
-        """The folder can be read, or no longer."""
-
-
 @dataclass(slots=True)
 class _Candidate:
     """A file that was seen and is not done. `still_since` and `due` are monotonic seconds; `ready` means settled."""
@@ -88,7 +73,7 @@ class _Candidate:
 class FolderSource:
     """One watched folder."""
 
-    def __init__(self, options: FolderOptions, journal: Journal, events: FolderEvents, state_dir: Path) -> None:
+    def __init__(self, options: FolderOptions, journal: Journal, events: Events, state_dir: Path) -> None:
         """Prepares the source; nothing is read before `run`."""
         self.name = options.name
         self.wake = threading.Event()

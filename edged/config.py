@@ -1,0 +1,321 @@
+"""TOML and environment -> a validated configuration; every problem is reported at once."""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from edged.errors import ConfigError
+from edged.imaging import PATTERNS
+
+ENVIRONMENT_PREFIX: Final = "EDGED_"
+
+_TABLES: Final = ("service", "http", "models", "limits", "retention")
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Service(_Table):
+    """Where the daemon keeps its state, and how it logs."""
+
+    state_dir: AbsolutePath
+    log_format: Literal["auto", "console", "json"] = "auto"
+
+
+class Http(_Table):
+    """Where metrics and health are served."""
+
+    listen: str = "127.0.0.1:9108"
+    token_file: AbsolutePath | None = None
+    tls_cert: AbsolutePath | None = None
+    tls_key: AbsolutePath | None = None
+    tls_client_ca: AbsolutePath | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def problems(self) -> list[str]:
+        """What is wrong with these keys together."""
+        host, _, port = self.listen.rpartition(":")
+        try:
+            loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+        except ValueError:
+            loopback = host == "localhost"
+            if not loopback:
+                return [f'http.listen: {self.listen!r} is no address; write it as "127.0.0.1:9108" or "[::1]:9108"']
+        if not port.isdecimal() or not 0 <= int(port) <= 65535:
+            return [f"http.listen: {port!r} is no port; take one from 1 to 65535 (0 lets the system choose)"]
+        found = []
+        if (self.tls_cert is None) != (self.tls_key is None):
+            found.append("http.tls_cert: tls_cert and tls_key belong together; give both")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            found.append("http.tls_client_ca: client certificates take TLS; give tls_cert and tls_key too")
+        if not loopback and self.token_file is None and self.tls_client_ca is None:
+            found.append(
+                f"http.listen: {host} can be reached from other machines; set token_file (or tls_client_ca with "
+                "tls_cert and tls_key), or listen on 127.0.0.1"
+            )
+        files = {"token_file": self.token_file, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
+        for key, path in {**files, "tls_client_ca": self.tls_client_ca}.items():
+            if path is not None and not os.access(path, os.R_OK):
+                found.append(f"http.{key}: {path} cannot be read; check the path and its permissions")
+        return found
+
+
+class Model(_Table):
+    """One model bundle and its threshold."""
+
+    path: AbsolutePath
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    target_fpr: float | None = Field(default=None, gt=0, lt=1)
+    threshold: float | None = Field(default=None, gt=0)
+    threads: int = Field(default=0, ge=0, le=1024)
+
+
+class DecodeLimits(_Table):
+    """What is refused before it can cost much."""
+
+    max_bytes: int = Field(default=100_000_000, ge=1, le=2_000_000_000)
+    max_pixels: int = Field(default=100_000_000, ge=1, le=2_000_000_000)
+    decode_seconds: float = Field(default=20.0, gt=0, le=3600)
+
+
+class Source(_Table):
+    """One watched folder."""
+
+    name: Name
+    type: Literal["folder"]
+    path: AbsolutePath
+    patterns: tuple[str, ...] = Field(default=PATTERNS, min_length=1)
+    recursive: bool = True
+    settle_seconds: float = Field(default=2.0, ge=0, le=3600)
+    retry_seconds: float = Field(default=30.0, ge=0, le=86_400)
+    rescan_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
+    after: Literal["keep", "move", "delete"] = "keep"
+    done_dir: AbsolutePath | None = None
+    quarantine_dir: AbsolutePath | None = None
+    model: str
+    denoiser: str | None = None
+
+    def problems(self, config: "Config") -> list[str]:
+        """What is wrong with these keys together, and with the rest of the configuration."""
+        where, found = f"sources.{self.name}", []
+        if self.model not in config.models:
+            found.append(f"{where}.model: there is no [models.{self.model}]; {_known('models', config.models)}")
+        if self.denoiser is not None:
+            found.append(f"{where}.denoiser: this version of edged runs no denoisers; remove the key")
+        if self.after == "move" and self.done_dir is None:
+            found.append(f'{where}.done_dir: after = "move" needs a folder to move to; set done_dir')
+        if not self.path.is_dir():
+            found.append(f"{where}.path: {self.path} is not a folder; create it, or correct the path")
+        elif not os.access(self.path, os.R_OK | os.X_OK):
+            found.append(f"{where}.path: {self.path} cannot be read by this user; change its owner or mode")
+        elif self.after != "keep" and not os.access(self.path, os.W_OK):
+            found.append(
+                f'{where}.after: "{self.after}" takes write permission on {self.path}; grant it, or use "keep"'
+            )
+        ours = {"done_dir": self.done_dir, "quarantine_dir": self.quarantine_dir}
+        for key, folder in {**ours, "service.state_dir": config.service.state_dir}.items():
+            if folder is not None and _inside(folder, self.path):
+                name = key if "." in key else f"{where}.{key}"
+                found.append(f"{name}: {folder} is in the inbox {self.path}; choose a folder outside it")
+        return found
+
+
+class JsonlSink(_Table):
+    """Appends every result to a file, one JSON object a line."""
+
+    name: Name
+    type: Literal["jsonl"]
+    path: AbsolutePath
+
+
+class ImagesSink(_Table):
+    """Writes heat-map overlays."""
+
+    name: Name
+    type: Literal["images"]
+    dir: AbsolutePath
+    only: Literal["anomalies", "all"] = "anomalies"
+
+
+Sink = Annotated[JsonlSink | ImagesSink, Field(discriminator="type")]
+
+
+class Retention(_Table):
+    """How long results and pictures of results are kept."""
+
+    results_days: float = Field(default=90, gt=0, le=36_500)
+    images_max_bytes: int = Field(default=2_000_000_000, ge=0)
+
+
+class Config(_Table):
+    """The whole configuration."""
+
+    service: Service
+    http: Http = Http()
+    models: dict[Name, Model] = Field(min_length=1)
+    limits: DecodeLimits = DecodeLimits()
+    sources: tuple[Source, ...] = Field(min_length=1)
+    sinks: tuple[Sink, ...] = ()
+    retention: Retention = Retention()
+
+    def problems(self) -> list[str]:
+        """What is wrong with keys together, and with the folders that they name."""
+        found = self.http.problems()
+        for name, model in self.models.items():
+            if model.target_fpr is not None and model.threshold is not None:
+                found.append(f"models.{name}.threshold: give target_fpr or threshold, not both")
+        for what, names in (("sources", [s.name for s in self.sources]), ("sinks", [s.name for s in self.sinks])):
+            found += [f"{what}.{name}.name: is used twice; names are unique" for name in _repeated(names)]
+        for source in self.sources:
+            found += source.problems(self)
+        for index, source in enumerate(self.sources):
+            for other in self.sources[:index]:
+                if _inside(source.path, other.path) or _inside(other.path, source.path):
+                    found.append(
+                        f"sources.{source.name}.path: {source.path} and {other.path} of sources.{other.name} overlap; "
+                        "each picture belongs to one source"
+                    )
+        paths = [sink.path if isinstance(sink, JsonlSink) else sink.dir for sink in self.sinks]
+        found += [f"sinks: {path} is used by two sinks; give each its own" for path in _repeated(paths)]
+        return found
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Reads, completes and validates a configuration.
+
+    Args:
+        path: of the TOML file.
+        environment: `EDGED_SECTION__KEY=value` sets a scalar key of a table.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}; give the file with -c"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: is not TOML: {error}"]) from error
+    return parse(tables, environment)
+
+
+def parse(tables: dict[str, Any], environment: Mapping[str, str]) -> Config:
+    """Validates tables as TOML gives them.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    problems = _overlay(tables, environment)
+    try:
+        config = Config.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(problems + [_explain(item, tables) for item in error.errors()]) from error
+    problems += config.problems()
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _overlay(tables: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Puts `EDGED_SECTION__KEY` of the environment into `tables`; returns what is wrong with them."""
+    problems = []
+    for variable, value in sorted(environment.items()):
+        section, *keys = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if not variable.startswith(ENVIRONMENT_PREFIX) or not keys:
+            continue
+        if section not in _TABLES or len(keys) != (2 if section == "models" else 1):
+            problems.append(
+                f"{variable}: is no key; it is EDGED_SECTION__KEY with SECTION one of {', '.join(_TABLES)} "
+                "(EDGED_MODELS__NAME__KEY)"
+            )
+            continue
+        table = tables.setdefault(section, {})
+        if section == "models" and isinstance(table, dict):
+            name = next((name for name in table if name.lower().replace("-", "_") == keys[0]), keys[0])
+            table = table.setdefault(name, {})
+        if isinstance(table, dict):
+            table[keys[-1]] = value
+    return problems
+
+
+def _explain(item: Any, tables: dict[str, Any]) -> str:
+    parts: list[str] = []
+    table: Any = tables
+    for part in item["loc"]:
+        if isinstance(part, str) and isinstance(table, dict) and part not in table and part in {"jsonl", "images"}:
+            continue  # the type of the sink, which pydantic puts in between
+        table = table[part] if _has(table, part) else None
+        named = isinstance(part, int) and isinstance(table, dict) and isinstance(table.get("name"), str)
+        parts.append(table["name"] if named else str(part))
+    where = ".".join(parts)
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_suggest(parts)}"
+    if item["type"] == "missing":
+        return f"{where}: is required; add it"
+    if item["type"] == "union_tag_not_found":
+        return f'{where}.type: is required; "jsonl" or "images"'
+    if item["type"] == "union_tag_invalid":
+        return f'{where}.type: there is no sink type {item["ctx"]["tag"]!r}; "jsonl" or "images"'
+    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if item["type"] == "string_pattern_mismatch":
+        message = "is letters, digits, _ and -, at most 64, and begins with a letter or digit"
+    given = item["input"]
+    return f"{where}: {message}" + (f", not {given!r}" if isinstance(given, str | int | float) else "")
+
+
+def _has(table: Any, part: Any) -> bool:
+    return (isinstance(table, dict) and part in table) or (
+        isinstance(table, list) and isinstance(part, int) and part < len(table)
+    )
+
+
+def _suggest(parts: list[str]) -> str:
+    models: dict[str, tuple[type[BaseModel], ...]] = {
+        "service": (Service,),
+        "http": (Http,),
+        "models": (Model,),
+        "limits": (DecodeLimits,),
+        "sources": (Source,),
+        "sinks": (JsonlSink, ImagesSink),
+        "retention": (Retention,),
+    }
+    tables = models.get(parts[0], ()) if len(parts) > 1 else (Config,)
+    keys = sorted({key for table in tables for key in table.model_fields})
+    close = difflib.get_close_matches(parts[-1], keys, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; remove it (known here: {', '.join(keys)})"
+
+
+def _known(what: str, names: Mapping[str, object]) -> str:
+    return f"{what}: {', '.join(names)}" if names else f"there are no {what}"
+
+
+def _repeated(items: list[Any]) -> list[Any]:
+    return sorted({item for item in items if items.count(item) > 1}, key=str)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    real, parent = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return real == parent or parent in real.parents

@@ -1,0 +1,413 @@
+"""The one place that times, catches and counts: arrivals -> decoded -> scored -> durable -> given to sinks.
+
+    source threads --claims--> Intake --decode threads--> a short queue --score thread--> journal --> publishers
+
+Every queue is bounded. An arrival that was claimed ends in exactly one way: its record is committed, or it is given
+back to its source. What raises unexpectedly is logged and tried again, with pauses that grow to a minute.
+"""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from edged.arrivals import Arrival, Entry
+from edged.decoding import DecoderPool, DecodingAborted, Outcome
+from edged.detector import Detector
+from edged.errors import JournalError, PictureError, SinkError
+from edged.imaging import Limits
+from edged.intake import Intake
+from edged.journal import Journal
+from edged.metrics import Metrics
+from edged.results import QUARANTINED, Frame, Record, Result, display_path, make_record
+from edged.sinks import RecordSink
+from edged.sinks.images import ImagesSink
+from edged.sources import Source
+
+MAX_BATCH: Final = 4
+"""Pictures a batch: a CPU gains nothing from more, and each costs memory."""
+
+_CLAIMS: Final = 64
+_OUTBOX_PAGE: Final = 500
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One arrival on its way from the decoders to the detector: with a frame, or with an error."""
+
+    arrival: Arrival
+    source: Source
+    detector: Detector
+    outcome: Outcome
+    frame: Frame | None
+
+
+class Pipeline:
+    """The workers between sources and sinks."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        metrics: Metrics,
+        limits: Limits,
+        decoders: int,
+        record_sinks: Sequence[RecordSink],
+        image_sinks: Sequence[ImagesSink],
+    ) -> None:
+        """Prepares the workers; `start` starts them."""
+        self._journal, self._metrics, self._limits = journal, metrics, limits
+        self._pool = DecoderPool(decoders, limits)
+        self._intake = Intake(_CLAIMS)
+        self._decoded: queue.Queue[_Item | None] = queue.Queue(2 * MAX_BATCH)
+        self._image_sinks = image_sinks
+        self._sources: dict[str, tuple[Source, threading.Event, threading.Thread]] = {}
+        self._detectors: Mapping[str, Detector] = {}
+        self._stopping = threading.Event()
+        self._troubles: dict[str, str] = {}
+        self._failing_sinks: set[str] = set()
+        self._busy_since: dict[str, float] = {}
+        self._log = structlog.get_logger()
+        self._decode_threads = [
+            threading.Thread(target=self._decode_loop, name=f"decode-{number}") for number in range(decoders)
+        ]
+        self._score_thread = threading.Thread(target=self._score_loop, name="score")
+        self._publishers = [_Publisher(sink, journal, metrics) for sink in record_sinks]
+
+    def start(self) -> None:
+        """Starts all workers; sources are added afterwards."""
+        for thread in (*self._decode_threads, self._score_thread):
+            thread.start()
+        for publisher in self._publishers:
+            publisher.start()
+
+    def set_detectors(self, detectors: Mapping[str, Detector]) -> None:
+        """Sets the detector of each source, by its name; what is in work ends with the one that it began with."""
+        self._detectors = dict(detectors)
+
+    def add_source(self, source: Source) -> None:
+        """Starts a source, whose detector is set."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._source_loop, args=(source, stop), name=f"source-{source.name}")
+        self._intake.add_source(source.name, source.wake)
+        self._metrics.watch_queue(source.name, source.waiting)
+        self._sources[source.name] = (source, stop, thread)
+        thread.start()
+
+    def remove_source(self, name: str) -> None:
+        """Stops a source, after what it has in work is done."""
+        self._intake.remove_source(name)
+        source, stop, thread = self._sources.pop(name)
+        stop.set()
+        source.wake.set()
+        thread.join()
+        self._trouble(f"source-{name}", None)
+
+    def stop(self, patience_s: float) -> None:
+        """Stops claiming, finishes what is in work, feeds the sinks, ends every worker.
+
+        Args:
+            patience_s: decoders that take longer are killed; their pictures are found again at the next start.
+        """
+        self._stopping.set()
+        self._intake.close()
+        killer = threading.Timer(patience_s, self._pool.abort)
+        killer.start()
+        for thread in self._decode_threads:
+            thread.join()
+        killer.cancel()
+        self._decoded.put(None)
+        self._score_thread.join()
+        for source, stop, thread in self._sources.values():
+            stop.set()
+            source.wake.set()
+            thread.join()
+        for publisher in self._publishers:
+            publisher.stop()
+        self._pool.close()
+
+    def troubles(self) -> list[str]:
+        """Why pictures are not being taken and scored just now, in words; empty when all is well."""
+        return sorted(self._troubles.values())
+
+    def stuck(self, longer_than_s: float) -> list[str]:
+        """Workers that died, or that have been at one piece of work for too long."""
+        threads = [*self._decode_threads, self._score_thread, *(entry[2] for entry in self._sources.values())]
+        dead = [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
+        latest = time.monotonic() - longer_than_s
+        return dead + [name for name, since in list(self._busy_since.items()) if since < latest]
+
+    # Sources.
+
+    def _source_loop(self, source: Source, stop: threading.Event) -> None:
+        pause = _FIRST_PAUSE_S
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                source.run(self._intake.offer, stop)
+                self._trouble(f"source-{source.name}", None)
+            except Exception as error:  # noqa: BLE001
+                if time.monotonic() - began > _LONGEST_PAUSE_S:
+                    pause = _FIRST_PAUSE_S
+                self._report(f"source-{source.name}", f"source {source.name} failed", error)
+                stop.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    # Decoding.
+
+    def _decode_loop(self) -> None:
+        worker = threading.current_thread().name
+        while (arrival := self._intake.take()) is not None:
+            self._busy_since[worker] = time.monotonic()
+            source = self._sources[arrival.source][0]
+            try:
+                item = self._decode(arrival, source)
+                self._trouble(worker, None)
+            except DecodingAborted:
+                item = None
+                source.release(arrival)
+            except Exception as error:  # noqa: BLE001
+                item = None
+                self._report(worker, f"decoding of {display_path(arrival.path)} failed", error)
+                self._stopping.wait(_FIRST_PAUSE_S)
+                source.release(arrival)
+            if item is None:
+                self._intake.done(arrival.source)
+            else:
+                self._decoded.put(item)
+            self._busy_since.pop(worker, None)
+
+    def _decode(self, arrival: Arrival, source: Source) -> _Item | None:
+        """Decodes one arrival; None when it was given back or turned out to be no new one."""
+        detector = self._detectors[arrival.source]
+        try:
+            file = source.open(arrival)
+            if file is None:
+                source.release(arrival)
+                return None
+            with file:
+                if arrival.stamps.size > self._limits.max_bytes:
+                    raise PictureError(
+                        "file_too_large",
+                        f"{arrival.stamps.size} bytes are more than limits.max_bytes = {self._limits.max_bytes}",
+                    )
+                outcome = self._pool.decode(file, detector.bundle.manifest.input)
+                if not source.unchanged(arrival, file):
+                    source.release(arrival)
+                    return None
+        except PictureError as error:
+            outcome = Outcome(None, None, error, 0.0)
+        self._metrics.stage_seconds.labels("decode").observe(outcome.seconds)
+        if source.is_repetition(arrival, outcome.sha256):
+            return None
+        if outcome.error is not None and source.defer(arrival, outcome.error):
+            return None
+        frame = None
+        if outcome.decoded is not None:
+            frame = Frame(arrival.source, arrival.id, arrival.captured_at, outcome.decoded.pixels)
+            if outcome.decoded.pages > 1:
+                self._metrics.multi_page.labels(arrival.source).inc()
+        return _Item(arrival, source, detector, outcome, frame)
+
+    # Scoring and committing.
+
+    def _score_loop(self) -> None:
+        ended = False
+        while not ended:
+            batch = [self._decoded.get()]
+            while batch[-1] is not None and len(batch) < MAX_BATCH:
+                try:
+                    batch.append(self._decoded.get_nowait())
+                except queue.Empty:
+                    break
+            ended = batch[-1] is None
+            items = [item for item in batch if item is not None]
+            if not items:
+                continue
+            self._busy_since["score"] = time.monotonic()
+            entries = self._commit_stubbornly(items)
+            for item, entry in zip(items, entries, strict=False):
+                item.source.committed(item.arrival, entry)
+                self._count(item, entry)
+            for item in items:
+                self._intake.done(item.arrival.source)
+            for publisher in self._publishers:
+                publisher.wake()
+            self._busy_since.pop("score", None)
+
+    def _commit_stubbornly(self, items: Sequence[_Item]) -> list[Entry]:
+        """`_commit`, again and again if need be; [] when the daemon stops meanwhile, and then nothing is lost."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                entries = self._commit(items)
+            except Exception as error:  # noqa: BLE001
+                what = "results cannot be made durable" if _is_expected(error) else "scoring failed"
+                self._report("score", what, error)
+                self._busy_since.pop("score", None)  # waiting is not being stuck
+                if self._stopping.wait(pause):
+                    return []
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            else:
+                self._trouble("score", None)
+                return entries
+
+    def _commit(self, items: Sequence[_Item]) -> list[Entry]:
+        """Scores a batch, draws what is to be drawn, and makes the results durable."""
+        results = self._detect(items)
+        entries = []
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, Result) and item.frame is not None:
+                self._draw(item.frame, result)
+            entries.append(item.source.entry(item.arrival, _record(item, result)))
+        began = time.perf_counter()
+        self._journal.commit(entries)
+        self._metrics.stage_seconds.labels("commit").observe(time.perf_counter() - began)
+        return entries
+
+    def _detect(self, items: Sequence[_Item]) -> list[Result | PictureError]:
+        """One result or error an item; frames of the same detector go through it together."""
+        found: dict[str, Result | PictureError] = {}
+        for detector in {id(item.detector): item.detector for item in items}.values():
+            frames = [item.frame for item in items if item.detector is detector and item.frame is not None]
+            if not frames:
+                continue
+            results = detector.detect(frames)
+            for frame, result in zip(frames, results, strict=True):
+                found[frame.frame_id] = result
+                if isinstance(result, Result):
+                    self._metrics.stage_seconds.labels("infer").observe(result.timings["infer"] / 1000)
+        return [found[item.arrival.id] if item.outcome.error is None else item.outcome.error for item in items]
+
+    def _draw(self, frame: Frame, result: Result) -> None:
+        """Gives an overlay to the image sinks; a failing one costs the overlay, never the result."""
+        for sink in self._image_sinks:
+            if not sink.wants(result):
+                continue
+            try:
+                sink.write(frame, result)
+                self._failing_sinks.discard(sink.name)
+            except SinkError as error:
+                self._metrics.sink_failures.labels(sink.name).inc()
+                if sink.name not in self._failing_sinks:
+                    self._log.error("overlays cannot be written", sink=sink.name, error=str(error))
+                self._failing_sinks.add(sink.name)
+
+    def _count(self, item: _Item, entry: Entry) -> None:
+        record, source = entry.record, item.arrival.source
+        if record.status == QUARANTINED:
+            outcome = "quarantined"
+            self._metrics.quarantined.labels(source, record.reason).inc()
+            self._log.warning(
+                "quarantined",
+                source=source,
+                path=display_path(record.path),
+                reason=record.reason,
+                error=record.error,
+                id=record.id,
+            )
+        else:
+            outcome = "anomaly" if record.is_anomaly else "ok"
+            assert record.score is not None
+            assert record.threshold is not None
+            self._metrics.score_ratio.labels(source, record.model).observe(record.score / record.threshold)
+        self._metrics.images.labels(source, outcome).inc()
+        self._metrics.arrival_to_result_seconds.labels(source).observe(time.monotonic() - item.arrival.found_at)
+        self._metrics.last_result_timestamp_seconds.labels(source).set(record.scored_at)
+
+    # Troubles: logged when they begin and when they end, not every time.
+
+    def _report(self, where: str, what: str, error: Exception) -> None:
+        text = f"{what}: {error}"
+        if self._troubles.get(where) != text:
+            self._log.error(what, error=str(error), exc_info=not _is_expected(error))
+        self._trouble(where, text)
+
+    def _trouble(self, where: str, text: str | None) -> None:
+        if text is not None:
+            self._troubles[where] = text
+        elif self._troubles.pop(where, None) is not None:
+            self._log.info("works again", worker=where)
+
+
+class _Publisher:
+    """Feeds one sink from the outbox, in a thread of its own: a sink that is down delays nobody else."""
+
+    def __init__(self, sink: RecordSink, journal: Journal, metrics: Metrics) -> None:
+        self._sink, self._journal, self._metrics = sink, journal, metrics
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._log = structlog.get_logger().bind(sink=sink.name)
+        self._thread = threading.Thread(target=self._loop, name=f"sink-{sink.name}")
+        self._failing = False
+        self.wake = self._wake.set
+
+    def start(self) -> None:
+        self._journal.add_sink(self._sink.name)
+        self._metrics.outbox_items.labels(self._sink.name).set_function(lambda: self._journal.backlog(self._sink.name))
+        self._wake.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Gives the sink what is left, once, and ends the thread."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+        self._sink.close()
+
+    def _loop(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while not self._publish():
+                if self._stopping.wait(pause):
+                    return
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            pause = _FIRST_PAUSE_S
+        self._publish()
+
+    def _publish(self) -> bool:
+        """Gives the sink all that the outbox holds; False when it or the journal failed."""
+        try:
+            while rows := self._journal.undelivered(self._sink.name, _OUTBOX_PAGE):
+                began = time.perf_counter()
+                self._sink.publish([record for _, record in rows])
+                self._journal.delivered(self._sink.name, rows[-1][0])
+                self._metrics.stage_seconds.labels("publish").observe(time.perf_counter() - began)
+        except Exception as error:  # noqa: BLE001
+            self._metrics.sink_failures.labels(self._sink.name).inc()
+            if not self._failing:
+                self._log.error(
+                    "the sink failed; it is tried again", error=str(error), exc_info=not _is_expected(error)
+                )
+            self._failing = True
+            return False
+        if self._failing:
+            self._log.info("the sink works again")
+        self._failing = False
+        return True
+
+
+def _record(item: _Item, result: Result | PictureError) -> Record:
+    arrival = item.arrival
+    return make_record(
+        result,
+        id_=arrival.id,
+        source=arrival.source,
+        path=os.fsdecode(arrival.path),
+        sha256=item.outcome.sha256,
+        captured_at=arrival.captured_at,
+        model=item.detector.identity,
+        decode_seconds=item.outcome.seconds,
+    )
+
+
+def _is_expected(error: Exception) -> bool:
+    return isinstance(error, JournalError | SinkError | OSError)

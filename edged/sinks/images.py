@@ -1,0 +1,61 @@
+"""The images sink: heat-map overlays, one file a result, within a bound on the disk."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from edged import overlays
+from edged.errors import SinkError
+from edged.results import Frame, Result
+
+_OURS: Final = re.compile(r"[0-9a-f]{26}\.png")
+_KEPT_SHARE: Final = 0.9
+
+
+class ImagesSink:
+    """Writes `<id>.png`. Ids grow with time, so the oldest overlay is the first by name."""
+
+    def __init__(self, name: str, folder: Path, *, anomalies_only: bool, max_bytes: int) -> None:
+        self.name = name
+        self._folder, self._anomalies_only, self._max_bytes = folder, anomalies_only, max_bytes
+        self._bytes: int | None = None
+
+    def wants(self, result: Result) -> bool:
+        """Whether this result gets an overlay."""
+        return result.is_anomaly or not self._anomalies_only
+
+    def write(self, frame: Frame, result: Result) -> None:
+        """Writes one overlay, whole or not at all, and removes the oldest when there are too many bytes.
+
+        Raises:
+            SinkError: the folder cannot be written.
+        """
+        try:
+            if self._bytes is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for leftover in self._folder.glob(".*.part"):
+                    leftover.unlink()
+                self._bytes = sum(path.stat().st_size for path in self._overlays())
+            partial = self._folder / f".{result.frame_id}.part"
+            overlays.render(frame.pixels, result.anomaly_map).save(partial, "PNG", compress_level=1)
+            size = partial.stat().st_size
+            partial.rename(self._folder / f"{result.frame_id}.png")
+            self._bytes += size
+            if self._bytes > self._max_bytes:
+                self._remove_oldest()
+        except OSError as error:
+            self._bytes = None
+            raise SinkError(f"{self._folder} cannot be written: {error.strerror}") from error
+
+    def _overlays(self) -> list[Path]:
+        return sorted(path for path in self._folder.iterdir() if _OURS.fullmatch(path.name))
+
+    def _remove_oldest(self) -> None:
+        sizes = [(path, path.stat().st_size) for path in self._overlays()]
+        total = sum(size for _, size in sizes)
+        for path, size in sizes:
+            if total <= self._max_bytes * _KEPT_SHARE:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+        self._bytes = total

@@ -1,0 +1,87 @@
+"""The jsonl sink: every result as one line of a file."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from edged.errors import SinkError
+from edged.results import Record
+
+_TAIL: Final = 1 << 16
+
+
+class JsonlSink:
+    """Appends lines, and fsyncs before it says that it has them.
+
+    A last line without its end, left by a crash, is cut off when the file is opened: its result is still in the
+    outbox. The file may be rotated by renaming it; the next results go to a new one.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self._path = path
+        self._descriptor: int | None = None
+
+    def publish(self, records: Sequence[Record]) -> None:
+        """Appends one line a record.
+
+        Raises:
+            SinkError: the file cannot be written; it is as it was.
+        """
+        lines = "".join(record.to_json() + "\n" for record in records).encode("ascii")
+        try:
+            descriptor = self._open()
+            end = os.fstat(descriptor).st_size
+            try:
+                view = memoryview(lines)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        except OSError as error:
+            self.close()
+            raise SinkError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is not None and not self._rotated(self._descriptor):
+            return self._descriptor
+        self.close()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._cut_torn_line(self._descriptor)
+        return self._descriptor
+
+    def _rotated(self, descriptor: int) -> bool:
+        try:
+            now = self._path.stat()
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(now, os.fstat(descriptor))
+
+    def _cut_torn_line(self, descriptor: int) -> None:
+        size = end = os.fstat(descriptor).st_size
+        while end > 0:
+            start = max(0, end - _TAIL)
+            newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+            end = start + newline + 1 if newline >= 0 else start
+            if newline >= 0:
+                break
+        if end < size:
+            structlog.get_logger().warning(
+                "cut off a torn last line; its result comes again",
+                sink=self.name,
+                path=str(self._path),
+                bytes=size - end,
+            )
+            os.ftruncate(descriptor, end)

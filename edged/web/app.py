@@ -1,0 +1,46 @@
+"""The ASGI application: /metrics, /healthz, /readyz."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from edged.metrics import exposition
+
+
+def make_app(registry: CollectorRegistry, troubles: Callable[[], list[str]], *, token: str | None = None) -> Starlette:
+    """Builds the application.
+
+    Args:
+        registry: what /metrics shows.
+        troubles: why the daemon is not ready; empty when it is. Called from the server's thread.
+        token: when given, /metrics takes it as a bearer token. Health is open: it says nothing of pictures.
+    """
+
+    def protected(
+        handle: Callable[[Request], Awaitable[Response]],
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def check(request: Request) -> Response:
+            given = request.headers.get("authorization", "")
+            if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+                return PlainTextResponse("a bearer token is required\n", 401, {"www-authenticate": "Bearer"})
+            return await handle(request)
+
+        return check
+
+    async def metrics(request: Request) -> Response:
+        body, content_type = exposition(registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def ready(_: Request) -> Response:
+        found = troubles()
+        return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
+
+    return Starlette(routes=[Route("/metrics", protected(metrics)), Route("/healthz", health), Route("/readyz", ready)])
