@@ -212,14 +212,32 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     Raises:
         ConfigError: with every problem that was found.
     """
+    return parse(_read(path), environment)
+
+
+def load_service(path: Path, environment: Mapping[str, str] = os.environ) -> Service:
+    """Only `[service]`: what reads a journal must not need the folders and bundles of the rest.
+
+    Raises:
+        ConfigError: the file or the table is wrong.
+    """
+    tables = _read(path)
+    problems = _overlay(tables, environment)
+    try:
+        return Service.model_validate(tables.get("service", {}))
+    except ValidationError as error:
+        located = ({**item, "loc": ("service", *item["loc"])} for item in error.errors())
+        raise ConfigError(problems + [_explain(item, tables) for item in located]) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            tables = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}; give the file with -c"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: is not TOML: {error}"]) from error
-    return parse(tables, environment)
 
 
 def parse(tables: dict[str, Any], environment: Mapping[str, str]) -> Config:

@@ -34,7 +34,17 @@ class GoldenCheck:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A model that is ready to score."""
+    """A model that is ready to score.
+
+    Attributes:
+        name: how results call it.
+        bundle: where it comes from.
+        session: what runs it.
+        threshold: what separates good from anomalous.
+        calibration: its calibration scores, float64 (n,), ascending.
+        golden: how close this device is to torch.
+        asked: the device and the threads that were asked for.
+    """
 
     name: str
     bundle: Bundle
@@ -42,6 +52,7 @@ class Detector:
     threshold: Threshold
     calibration: NDArray[np.float64]
     golden: GoldenCheck
+    asked: tuple[Device, int]
 
     @classmethod
     def load(
@@ -53,6 +64,7 @@ class Detector:
         threads: int = 0,
         target_fpr: float | None = None,
         threshold: float | None = None,
+        reuse: "Detector | None" = None,
     ) -> "Detector":
         """Loads a bundle, verifies it, and proves on its golden pictures that it computes what torch did.
 
@@ -63,20 +75,26 @@ class Detector:
             threads: 0 for the CPUs that this process may use.
             target_fpr: for the threshold; 0.01 when None.
             threshold: set by the operator, in place of `target_fpr`.
+            reuse: one that is running; its session is kept where model, device and threads are the same, for memory
+                grows with sessions that are made again and again.
 
         Raises:
             BundleError: the bundle is damaged, or computes something else here.
             DeviceError: `device` cannot run it.
         """
         loaded = bundles.load(path)
-        session = open_session(loaded.read(bundles.MODEL), device=device, threads=threads, name=str(path))
-        _check_graph(loaded, session)
+        asked = (device, threads)
+        if reuse is not None and (reuse.bundle.model_sha256, reuse.asked) == (loaded.model_sha256, asked):
+            session, golden = reuse.session, reuse.golden
+        else:
+            session = open_session(loaded.read(bundles.MODEL), device=device, threads=threads, name=str(path))
+            _check_graph(loaded, session)
+            golden = _check_golden(loaded, session)
         calibration = np.sort(np.asarray(loaded.calibration.scores, dtype=np.float64))
         chosen = conformal_threshold(calibration, DEFAULT_TARGET_FPR if target_fpr is None else target_fpr)
         if threshold is not None:
             chosen = Threshold(threshold, None, chosen.n, pictures_needed(DEFAULT_TARGET_FPR))
-        golden = _check_golden(loaded, session)
-        return cls(name or loaded.manifest.name, loaded, session, chosen, calibration, golden)
+        return cls(name or loaded.manifest.name, loaded, session, chosen, calibration, golden, asked)
 
     @property
     def identity(self) -> ModelIdentity:

@@ -6,9 +6,9 @@ exists at zero from the start.
 
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
 from edged import __version__
@@ -27,6 +27,7 @@ class Metrics:
     """The metrics of one daemon, in a registry of their own."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing here needs
         self.registry = registry
         self.build = Info("edged_build", "Versions of what runs.", registry=registry)
         self.ready = Gauge("edged_ready", "1 while pictures are taken and scored, else 0.", registry=registry)
@@ -119,15 +120,16 @@ class Metrics:
         )
         self.journal_bytes = Gauge("edged_journal_bytes", "Size of the journal on the disk.", registry=registry)
 
-    def declare(self, *, onnxruntime: str, sources: Iterable[str], sinks: Iterable[str]) -> None:
-        """Sets what is constant, and brings labelled series into being at zero."""
+    def declare(self, *, onnxruntime: str, sources: Mapping[str, str], sinks: Iterable[str]) -> None:
+        """Sets what is constant, and brings labelled series into being at zero; `sources` maps each to its model."""
         self.build.info({"version": __version__, "python": platform.python_version(), "onnxruntime": onnxruntime})
         for stage in STAGES:
             self.stage_seconds.labels(stage)
         for sink in sinks:
             self.sink_failures.labels(sink)
             self.outbox_items.labels(sink)
-        for source in sources:
+        for source, model in sources.items():
+            self.score_ratio.labels(source, model)
             for outcome in OUTCOMES:
                 self.images.labels(source, outcome)
             for reason in REASONS:
@@ -175,6 +177,7 @@ class SourceEvents:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.down: set[str] = set()
 
     def skipped(self, source: str, reason: str) -> None:
         """Something that is not a picture file was passed over."""
@@ -191,6 +194,7 @@ class SourceEvents:
     def up(self, source: str, is_up: bool) -> None:
         """The source can be read, or no longer."""
         self._metrics.source_up.labels(source).set(is_up)
+        (self.down.discard if is_up else self.down.add)(source)
 
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:

@@ -57,7 +57,7 @@ class Server:
         except (OSError, ssl.SSLError) as error:
             self._socket.close()
             raise ConfigError([f"http.tls_cert: {tls_cert} and its key cannot be used: {error}"]) from error
-        self._server = _Server(config)
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http")
 
     @property
@@ -77,11 +77,6 @@ class Server:
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close()
-
-
-class _Server(uvicorn.Server):
-    def install_signal_handlers(self) -> None:
-        """Signals belong to the daemon."""
 
 
 class _Protocol(H11Protocol):
@@ -114,8 +109,6 @@ def _bind(address: tuple[str, int]) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ConfigError(
-            [
-                f"http.listen: {host}:{port} cannot be bound: {error.strerror}; stop what listens there, or choose another"
-            ]
+            [f"http.listen: {host}:{port} cannot be bound: {error.strerror}; free it, or choose another"]
         ) from error
     return bound

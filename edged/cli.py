@@ -1,0 +1,264 @@
+"""The commands. Exit codes: 0 done; 1 some items failed; 2 usage, configuration or bundle is wrong; 3 an anomaly."""
+
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edged import __version__
+from edged.errors import ConfigError, EdgedError, JournalError
+from edged.results import printable
+
+app = typer.Typer(
+    name="edged",
+    help="Anomaly detection at the edge: score pictures with a model of good parts, once or as a daemon.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class DeviceChoice(StrEnum):
+    """What runs the model."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class FormatChoice(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `python -m export` wrote.")]
+ConfigOption = Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration, in TOML.")]
+DeviceOption = Annotated[
+    DeviceChoice, typer.Option(help="auto takes CUDA where it works; cuda fails where it does not.")
+]
+RateOption = Annotated[float | None, typer.Option(min=1e-6, max=0.999999, help="False-positive rate; default 0.01.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _errors_to_exit_codes(command: Callable[..., int]) -> Callable[..., None]:
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+            sys.stdout.flush()
+        except ConfigError as error:
+            for problem in error.problems:
+                _complain(problem)
+            code = 2
+        except JournalError as error:
+            _complain(str(error))
+            code = 1
+        except EdgedError as error:
+            _complain(str(error))
+            code = 2
+        except BrokenPipeError:  # the reader of our output has seen enough
+            sys.stderr.close()
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        raise typer.Exit(code)
+
+    return run
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edged {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@_errors_to_exit_codes
+def run(config: ConfigOption) -> int:
+    """Run the daemon: watch folders, score what arrives, serve metrics.
+
+    Example: edged run -c /etc/edged/edged.toml
+    """
+    from edged import logs
+    from edged.daemon import Daemon
+
+    logs.configure()
+    return Daemon(config).run()
+
+
+@app.command()
+@_errors_to_exit_codes
+def check(config: ConfigOption) -> int:
+    """Validate a configuration, its folders and its bundles, and print what is in force.
+
+    Example: edged check -c /etc/edged/edged.toml
+    """
+    from edged import config as configuration
+    from edged import logs, reports
+    from edged.daemon import load_detectors
+
+    logs.configure("console")
+    loaded = configuration.load(config)
+    load_detectors(loaded)
+    typer.echo(reports.toml(loaded.model_dump(mode="json", exclude_none=True)), nl=False)
+    return 0
+
+
+@app.command()
+@_errors_to_exit_codes
+def score(
+    bundle: BundleArgument,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders of them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture, and nothing else.")] = False,
+    heatmaps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each picture with its heat map into DIR.")
+    ] = None,
+    device: DeviceOption = DeviceChoice.AUTO,
+    target_fpr: RateOption = None,
+    threshold: Annotated[float | None, typer.Option(min=0.0, help="Use this threshold.")] = None,
+    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 on an anomaly.")] = False,
+) -> int:
+    """Score pictures and say which are anomalous.
+
+    Example: edged score bundles/solar pictures/ --heatmaps heatmaps/
+    """
+    from edged import scoring
+
+    if target_fpr is not None and threshold is not None:
+        raise ConfigError(["give --target-fpr or --threshold, not both"])
+    detector = scoring.load(bundle, device.value, target_fpr=target_fpr, threshold=threshold)
+    pictures = scoring.find(paths)
+    failed = anomalies = 0
+    for record in scoring.score(detector, pictures, heatmaps=heatmaps):
+        failed += record.error is not None
+        anomalies += bool(record.is_anomaly)
+        if as_json:
+            typer.echo(record.to_json())
+        elif record.error is None:
+            verdict = "ANOMALY" if record.is_anomaly else "ok"
+            typer.echo(f"{verdict:8}{record.score:10.4f}  p={record.p_value:.4f}  {printable(record.path)}")
+        if record.error is not None:
+            _complain(f"{printable(record.path)}: {record.reason}: {record.error}")
+    if not as_json:
+        scored = len(pictures) - failed
+        typer.echo(
+            f"{scored} scored, {anomalies} anomalous (score above {detector.threshold.value:.4f}), {failed} failed",
+            err=True,
+        )
+    if fail_on_anomaly and anomalies:
+        return 3
+    return 1 if failed else 0
+
+
+@app.command()
+@_errors_to_exit_codes
+def calibrate(
+    bundle: BundleArgument,
+    good: Annotated[Path, typer.Option(metavar="DIR", help="Good pictures that the model was not trained on.")],
+    target_fpr: RateOption = None,
+    device: DeviceOption = DeviceChoice.AUTO,
+) -> int:
+    """Give a bundle a new calibration, from good pictures of your own line.
+
+    Example: edged calibrate bundles/solar --good this-week/
+    """
+    from edged import scoring
+
+    detector = scoring.load(bundle, device.value, target_fpr=target_fpr)
+    records = list(scoring.score(detector, scoring.find([good])))
+    failed = [record for record in records if record.error is not None]
+    for record in failed:
+        _complain(f"{printable(record.path)}: {record.reason}: {record.error}; left out")
+    chosen, repeated = scoring.calibrate(detector, records, target_fpr)
+    if repeated:
+        _complain(f"{repeated} pictures are repetitions of others and were counted once")
+    typer.echo(f"threshold {detector.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} pictures")
+    if chosen.shortfall:
+        _complain(chosen.shortfall)
+    typer.echo(f"{bundle}: calibrated; a running daemon takes it on SIGHUP (systemctl reload edged)", err=True)
+    return 1 if failed else 0
+
+
+@app.command()
+@_errors_to_exit_codes
+def results(
+    config: ConfigOption,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="2026-11-22T14:00:00Z, or 2h, 3d ago.")] = None,
+    anomalies: Annotated[bool, typer.Option("--anomalies", help="Only anomalies.")] = False,
+    quarantined: Annotated[bool, typer.Option("--quarantined", help="Only what could not be scored.")] = False,
+    output: Annotated[FormatChoice, typer.Option("--format", help="How to print.")] = FormatChoice.TABLE,
+) -> int:
+    """Print results from the journal, oldest first; the daemon may be running.
+
+    Example: edged results -c /etc/edged/edged.toml --since 2h --anomalies
+    """
+    from edged import config as configuration
+    from edged import reports
+    from edged.journal import read_results
+
+    state_dir = configuration.load_service(config).state_dir
+    rows = read_results(
+        state_dir, since=None if since is None else parse_time(since), anomalies=anomalies, quarantined=quarantined
+    )
+    for line in reports.lines(rows, output.value):
+        typer.echo(line, nl=False)
+    return 0
+
+
+@app.command()
+@_errors_to_exit_codes
+def inspect(bundle: BundleArgument, device: DeviceOption = DeviceChoice.AUTO) -> int:
+    """Print what a bundle holds, whether it is intact, and whether this device computes what torch did.
+
+    Example: edged inspect bundles/solar
+    """
+    from edged import reports, scoring
+
+    for line in reports.about_bundle(scoring.load(bundle, device.value)):
+        typer.echo(line)
+    return 0
+
+
+def parse_time(text: str, now: datetime | None = None) -> float:
+    """`--since`: an RFC 3339 time or `90s`, `30m`, `2h`, `3d`, `1w` ago -> seconds since 1970.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if ago := re.fullmatch(r"(\d{1,6})([smhdw])", text):
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[ago[2]]
+        return (now or datetime.now(UTC)).timestamp() - timedelta(**{unit: int(ago[1])}).total_seconds()
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            [f"--since: {text!r} is no time; write 2026-11-22T14:00:00Z, or 2h, 3d for as long ago"]
+        ) from None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"edged: {printable(message)}", err=True)

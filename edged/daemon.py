@@ -1,0 +1,271 @@
+"""The daemon: start in order, loop, stop in reverse.
+
+Signals are waited for by the main thread, never handled in the middle of something: SIGTERM and SIGINT stop, SIGHUP
+reloads models, thresholds and sources; a second SIGTERM or SIGINT kills.
+"""
+
+import faulthandler
+import signal
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from edged import __version__, logs
+from edged import config as configuration
+from edged.config import Config, ImagesSink, JsonlSink
+from edged.detector import Detector
+from edged.errors import BundleError, ConfigError, DeviceError, EdgedError
+from edged.imaging import Limits
+from edged.journal import Journal
+from edged.metrics import Metrics, SourceEvents
+from edged.notify import Notifier
+from edged.pipeline import Pipeline
+from edged.runtime import usable_cpus
+from edged.sinks.images import ImagesSink as ImagesWriter
+from edged.sinks.jsonl import JsonlSink as JsonlWriter
+from edged.sources.folder import FolderOptions, FolderSource
+from edged.web.app import make_app
+from edged.web.server import Server
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_DECODE_PATIENCE_S: Final = 10.0
+_HOUSEKEEPING_S: Final = 600.0
+_STUCK_S: Final = 300.0
+_PRUNE_STEPS: Final = 100
+
+
+class Daemon:
+    """One running `edged run`."""
+
+    def __init__(self, path: Path) -> None:
+        """Prepares a daemon for the configuration at `path`; nothing is read before `run`."""
+        self._path = path
+        self._log = structlog.get_logger()
+        self._notifier = Notifier()
+        self._phase = "starting"
+
+    def run(self) -> int:
+        """Runs until SIGTERM or SIGINT.
+
+        Returns:
+            0, after a clean stop.
+
+        Raises:
+            EdgedError: it cannot start.
+        """
+        # Before any thread is there: threads inherit the mask, so that signals come to `sigtimedwait` alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._start()
+        try:
+            self._loop()
+        finally:
+            self._stop()
+        return 0
+
+    def _start(self) -> None:
+        config = self._config = configuration.load(self._path)
+        logs.configure(config.service.log_format)
+        self._log.info("starting", edged=__version__, config=str(self._path))
+        if not faulthandler.is_enabled():
+            faulthandler.enable()  # the watchdog's SIGABRT prints every thread's stack
+        self._journal = Journal(config.service.state_dir)
+        try:
+            self._detectors = load_detectors(config)
+            self._metrics = Metrics(CollectorRegistry())
+            self._events = SourceEvents(self._metrics)
+            self._server = self._make_server(config)
+        except BaseException:
+            self._journal.close()
+            raise
+        self._pipeline = Pipeline(
+            journal=self._journal,
+            metrics=self._metrics,
+            limits=Limits(**config.limits.model_dump()),
+            decoders=usable_cpus(),
+            record_sinks=[JsonlWriter(sink.name, sink.path) for sink in config.sinks if isinstance(sink, JsonlSink)],
+            image_sinks=[
+                ImagesWriter(
+                    sink.name,
+                    sink.dir,
+                    anomalies_only=sink.only == "anomalies",
+                    max_bytes=config.retention.images_max_bytes,
+                )
+                for sink in config.sinks
+                if isinstance(sink, ImagesSink)
+            ],
+        )
+        self._declare(config)
+        self._server.start()
+        self._pipeline.start()
+        self._pipeline.set_detectors(_by_source(config, self._detectors))
+        for source in config.sources:
+            self._add_source(config, source.name)
+        self._phase = ""
+        self._log.info("ready", http=self._server.url, sources=[source.name for source in config.sources])
+        self._notifier.ready(f"watching {len(config.sources)} source(s)")
+
+    def _loop(self) -> None:
+        interval = self._notifier.watchdog_interval_s or _HOUSEKEEPING_S
+        housekeeping_due = time.monotonic()
+        while True:
+            stuck = self._pipeline.stuck(_STUCK_S)
+            if stuck:
+                self._log.error("workers are stuck; the watchdog is not held off", workers=stuck)
+            else:
+                self._notifier.alive()
+            if time.monotonic() >= housekeeping_due:
+                self._prune()
+                housekeeping_due = time.monotonic() + _HOUSEKEEPING_S
+            pause = min(interval, max(0.0, housekeeping_due - time.monotonic()))
+            received = signal.sigtimedwait(_SIGNALS, pause)
+            if received is not None and received.si_signo == signal.SIGHUP:
+                self._reload()
+            elif received is not None:
+                self._log.info("stopping", signal=signal.Signals(received.si_signo).name)
+                return
+
+    def _stop(self) -> None:
+        self._phase = "stopping"
+        for forced in (signal.SIGTERM, signal.SIGINT):  # a second one kills
+            signal.signal(forced, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        self._notifier.stopping()
+        self._pipeline.stop(_DECODE_PATIENCE_S)
+        self._server.close()
+        self._journal.close()
+        self._log.info("stopped")
+
+    def _reload(self) -> None:
+        self._notifier.reloading()
+        before = self._config
+        try:
+            config = configuration.load(self._path)
+            detectors = load_detectors(config, self._detectors)
+        except EdgedError as error:
+            self._log.error("not reloaded; the running configuration stays", error=str(error))
+            self._notifier.ready("reload failed; the running configuration stays")
+            return
+        fixed = [key for key in ("service", "http", "limits", "sinks", "retention") if _differs(config, before, key)]
+        if fixed:
+            self._log.warning("these tables are read at start only; restart edged for them", tables=fixed)
+            config = config.model_copy(update={key: getattr(before, key) for key in fixed})
+        for source in before.sources:
+            if source not in config.sources:
+                self._pipeline.remove_source(source.name)
+                self._events.down.discard(source.name)
+        self._config, self._detectors = config, detectors
+        self._declare(config)
+        self._pipeline.set_detectors(_by_source(config, detectors))
+        for source in config.sources:
+            if source not in before.sources:
+                self._add_source(config, source.name)
+        self._log.info("reloaded")
+        self._notifier.ready(f"watching {len(config.sources)} source(s)")
+
+    def _declare(self, config: Config) -> None:
+        runtime = next(
+            f"{name} {metadata.version(name)}"
+            for name in ("onnxruntime", "onnxruntime-gpu")
+            if any(metadata.distributions(name=name))
+        )
+        self._metrics.declare(
+            onnxruntime=runtime,
+            sources={source.name: source.model for source in config.sources},
+            sinks=[sink.name for sink in config.sinks],
+        )
+        self._metrics.forget_models()
+        for name, detector in self._detectors.items():
+            self._metrics.declare_model(
+                model=name,
+                kind=detector.bundle.manifest.kind,
+                sha256=detector.bundle.model_sha256,
+                provider=detector.session.provider,
+                precision=detector.bundle.manifest.precision,
+                fell_back=detector.session.fell_back is not None,
+                threshold=detector.threshold.value,
+            )
+        self._metrics.ready.set_function(lambda: not self._troubles())
+        self._metrics.journal_bytes.set_function(self._journal.size_bytes)
+
+    def _add_source(self, config: Config, name: str) -> None:
+        source = next(source for source in config.sources if source.name == name)
+        options = FolderOptions(**source.model_dump(exclude={"type", "model", "denoiser"}))
+        self._pipeline.add_source(FolderSource(options, self._journal, self._events, config.service.state_dir))
+
+    def _make_server(self, config: Config) -> Server:
+        http = config.http
+        token = None if http.token_file is None else http.token_file.read_text(encoding="utf-8").strip()
+        if token == "":
+            raise ConfigError([f"http.token_file: {http.token_file} is empty; put a long random token into it"])
+        app = make_app(self._metrics.registry, self._troubles, token=token)
+        return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
+
+    def _troubles(self) -> list[str]:
+        """Why the daemon is not ready, in words."""
+        if self._phase:
+            return [self._phase]
+        found = self._pipeline.troubles()
+        if len(self._events.down) == len(self._config.sources):
+            found.append(f"no source can be read: {', '.join(sorted(self._events.down))}")
+        return found
+
+    def _prune(self) -> None:
+        older_than = time.time() - self._config.retention.results_days * 86_400
+        sinks = [sink.name for sink in self._config.sinks if isinstance(sink, JsonlSink)]
+        try:
+            for _ in range(_PRUNE_STEPS):
+                if not self._journal.prune(older_than, sinks):
+                    return
+        except EdgedError as error:
+            self._log.error("old results cannot be removed", error=str(error))
+
+
+def load_detectors(config: Config, running: Mapping[str, Detector] | None = None) -> dict[str, Detector]:
+    """Loads every model of a configuration; says so where a threshold or a device is not what was asked for.
+
+    Raises:
+        ConfigError: models cannot be loaded; each is named.
+    """
+    log = structlog.get_logger()
+    detectors, problems = {}, []
+    for name, model in config.models.items():
+        try:
+            detectors[name] = Detector.load(
+                model.path,
+                name=name,
+                device=model.device,
+                threads=model.threads,
+                target_fpr=model.target_fpr,
+                threshold=model.threshold,
+                reuse=(running or {}).get(name),
+            )
+        except (BundleError, DeviceError) as error:
+            problems.append(f"models.{name}.{'device' if isinstance(error, DeviceError) else 'path'}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    for name, detector in detectors.items():
+        log.info(
+            "model loaded",
+            model=name,
+            provider=detector.session.provider,
+            threshold=round(detector.threshold.value, 4),
+            calibration_pictures=detector.threshold.n,
+        )
+        if detector.threshold.shortfall:
+            log.warning("the false-positive rate is not promised", model=name, why=detector.threshold.shortfall)
+        if detector.session.fell_back:
+            log.warning("CUDA was expected, the CPU runs", model=name, why=detector.session.fell_back)
+    return detectors
+
+
+def _by_source(config: Config, detectors: Mapping[str, Detector]) -> dict[str, Detector]:
+    return {source.name: detectors[source.model] for source in config.sources}
+
+
+def _differs(config: Config, other: Config, key: str) -> bool:
+    return bool(getattr(config, key) != getattr(other, key))

@@ -1,0 +1,114 @@
+"""Text for people and programs: results as table, JSON or CSV, a bundle in words, a configuration as TOML."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from edged import bundle as bundles
+from edged.detector import Detector
+from edged.results import Record, printable, rfc3339
+
+_COLUMNS: Final = tuple(Record.__dataclass_fields__)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>7}  {}\n"
+
+
+def lines(records: Iterable[Record], output: Literal["table", "json", "csv"]) -> Iterator[str]:
+    """Records as lines, ends included; nothing at all where there are none."""
+    if output == "json":
+        return (record.to_json() + "\n" for record in records)
+    return _csv(records) if output == "csv" else _table(records)
+
+
+def about_bundle(detector: Detector) -> Iterator[str]:
+    """What a loaded bundle is, file by file; its golden check has passed, or it would not be loaded."""
+    bundle, manifest = detector.bundle, detector.bundle.manifest
+    height, width, channels = manifest.input.shape
+    yield f"{manifest.name}: {manifest.kind} on {manifest.backbone}, {manifest.precision}"
+    yield f"made: {manifest.created:%Y-%m-%d %H:%M} UTC"
+    yield f"input: {width}x{height} px, {channels} channel(s), {manifest.input.resize}, {manifest.input.filter}"
+    for name in sorted(manifest.files):
+        yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
+    threshold = detector.threshold
+    yield (
+        f"calibration: {threshold.n} good pictures, {bundle.calibration.created:%Y-%m-%d}; threshold "
+        f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
+        + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
+    )
+    golden = detector.golden
+    yield (
+        f"golden check: passed on {detector.session.provider}: {golden.n} pictures, "
+        f"at most {golden.worst:.2f} of the tolerance away from torch"
+    )
+    image = bundle.golden().image[:1]
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        detector.scores(image)
+        seconds.append(time.perf_counter() - began)
+    yield f"speed: {np.median(seconds) * 1000:.1f} ms a picture, one at a time"
+    for what, licence in sorted(manifest.licences.items()):
+        yield f"licence: {what}: {printable(licence)}"
+    yield f"sha256 of {bundles.MODEL}: {bundle.model_sha256}"
+
+
+def toml(tables: Mapping[str, Any]) -> str:
+    """A validated configuration as TOML: tables of scalars and lists, one level of named tables, arrays of tables."""
+    out = []
+    for name, table in tables.items():
+        if isinstance(table, list):
+            out += [_toml_table(f"[[{name}]]", item) for item in table]
+        elif table and all(isinstance(value, dict) for value in table.values()):
+            out += [_toml_table(f"[{name}.{key}]", item) for key, item in table.items()]
+        else:
+            out.append(_toml_table(f"[{name}]", table))
+    return "\n".join(out)
+
+
+def _toml_table(header: str, table: Mapping[str, Any]) -> str:
+    return header + "\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def _table(records: Iterable[Record]) -> Iterator[str]:
+    first = True
+    for record in records:
+        if first:
+            yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "P", "PATH")
+            first = False
+        verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
+        numbers = [
+            "" if value is None else f"{value:.4f}" for value in (record.score, record.threshold, record.p_value)
+        ]
+        what = printable(record.path) + (f"  ({record.reason}: {printable(record.error)})" if record.error else "")
+        yield _ROW.format(rfc3339(record.scored_at), record.source[:12], verdict, *numbers, what)
+
+
+def _csv(records: Iterable[Record]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")  # RFC 4180
+    first = True
+    for record in records:
+        if first:
+            writer.writerow(_COLUMNS)
+            first = False
+        writer.writerow([_cell(value) for value in record.to_dict().values()])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    # A spreadsheet would take it for a formula.
+    return f"'{text}" if text.startswith(_FORMULA) else text
