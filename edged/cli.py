@@ -62,7 +62,7 @@ def _errors_to_exit_codes(command: Callable[..., int]) -> Callable[..., None]:
             sys.stdout.flush()
         except ConfigError as error:
             for problem in error.problems:
-                _complain(problem)
+                typer.echo(printable(problem), err=True)
             code = 2
         except JournalError as error:
             _complain(str(error))

@@ -134,11 +134,13 @@ class Source(_Table):
             found.append(
                 f'{where}.after: "{self.after}" takes write permission on {self.path}; grant it, or use "keep"'
             )
-        ours = {"done_dir": self.done_dir, "quarantine_dir": self.quarantine_dir}
-        for key, folder in {**ours, "service.state_dir": config.service.state_dir}.items():
+        folders = {f"{where}.done_dir": self.done_dir, f"{where}.quarantine_dir": self.quarantine_dir}
+        folders |= {"service.state_dir": config.service.state_dir}
+        folders |= {f"models.{name}.path": model.path for name, model in config.models.items()}
+        folders |= {f"sinks.{sink.name}.{sink.place}": getattr(sink, sink.place) for sink in config.sinks}
+        for key, folder in folders.items():
             if folder is not None and _inside(folder, self.path):
-                name = key if "." in key else f"{where}.{key}"
-                found.append(f"{name}: {folder} is in the inbox {self.path}; choose a folder outside it")
+                found.append(f"{key}: {folder} is in the inbox {self.path}; choose a place outside it")
         return found
 
 
@@ -149,6 +151,11 @@ class JsonlSink(_Table):
     type: Literal["jsonl"]
     path: AbsolutePath
 
+    @property
+    def place(self) -> str:
+        """The key that says where it writes."""
+        return "path"
+
 
 class ImagesSink(_Table):
     """Writes heat-map overlays."""
@@ -157,6 +164,11 @@ class ImagesSink(_Table):
     type: Literal["images"]
     dir: AbsolutePath
     only: Literal["anomalies", "all"] = "anomalies"
+
+    @property
+    def place(self) -> str:
+        """The key that says where it writes."""
+        return "dir"
 
 
 Sink = Annotated[JsonlSink | ImagesSink, Field(discriminator="type")]
@@ -197,7 +209,7 @@ class Config(_Table):
                         f"sources.{source.name}.path: {source.path} and {other.path} of sources.{other.name} overlap; "
                         "each picture belongs to one source"
                     )
-        paths = [sink.path if isinstance(sink, JsonlSink) else sink.dir for sink in self.sinks]
+        paths = [getattr(sink, sink.place) for sink in self.sinks]
         found += [f"sinks: {path} is used by two sinks; give each its own" for path in _repeated(paths)]
         return found
 
