@@ -121,8 +121,14 @@ def check(config: ConfigOption) -> int:
     from edged.daemon import load_detectors
 
     logs.configure("console")
-    loaded = configuration.load(config)
-    load_detectors(loaded)
+    loaded, problems = configuration.examine(config)
+    if loaded is not None:
+        try:
+            load_detectors(loaded)
+        except ConfigError as error:
+            problems += error.problems
+    if problems or loaded is None:
+        raise ConfigError(problems)
     typer.echo(reports.toml(loaded.model_dump(mode="json", exclude_none=True)), nl=False)
     return 0
 

@@ -4,7 +4,8 @@ import difflib
 import ipaddress
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -224,7 +225,32 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     Raises:
         ConfigError: with every problem that was found.
     """
-    return parse(_read(path), environment)
+    config, problems = examine(path, environment)
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def examine(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Config | None, list[str]]:
+    """`load` for those who want to go on in spite of problems.
+
+    Returns:
+        What could be made of the configuration, if anything, and every problem that was found.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML.
+    """
+    tables = _read(path)
+    problems = _overlay(tables, environment)
+    try:
+        config = Config.model_validate(tables)
+    except ValidationError as error:
+        problems += [_explain(item, tables) for item in error.errors()]
+        try:  # without the keys that are wrong, so that what is wrong beside them is reported in the same run
+            config = Config.model_validate(_without(tables, [item["loc"] for item in error.errors()]))
+        except ValidationError:
+            return None, problems
+    return config, problems + config.problems()
 
 
 def load_service(path: Path, environment: Mapping[str, str] = os.environ) -> Service:
@@ -252,23 +278,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: is not TOML: {error}"]) from error
 
 
-def parse(tables: dict[str, Any], environment: Mapping[str, str]) -> Config:
-    """Validates tables as TOML gives them.
-
-    Raises:
-        ConfigError: with every problem that was found.
-    """
-    problems = _overlay(tables, environment)
-    try:
-        config = Config.model_validate(tables)
-    except ValidationError as error:
-        raise ConfigError(problems + [_explain(item, tables) for item in error.errors()]) from error
-    problems += config.problems()
-    if problems:
-        raise ConfigError(problems)
-    return config
-
-
 def _overlay(tables: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
     """Puts `EDGED_SECTION__KEY` of the environment into `tables`; returns what is wrong with them."""
     problems = []
@@ -289,6 +298,18 @@ def _overlay(tables: dict[str, Any], environment: Mapping[str, str]) -> list[str
         if isinstance(table, dict):
             table[keys[-1]] = value
     return problems
+
+
+def _without(tables: dict[str, Any], locations: Sequence[tuple[int | str, ...]]) -> dict[str, Any]:
+    """A copy of `tables` without the keys at these places."""
+    copy = deepcopy(tables)
+    for location in locations:
+        table: Any = copy
+        for part in location[:-1]:
+            table = table[part] if _has(table, part) else table  # pydantic puts a sink's type in between
+        if isinstance(table, dict):
+            table.pop(location[-1], None)
+    return copy
 
 
 def _explain(item: Any, tables: dict[str, Any]) -> str:
