@@ -147,6 +147,10 @@ class Journal:
             db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", kept)
             db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", owed)
 
+    def absent(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that no result has."""
+        return {id_ for id_ in ids if not self._fetch("SELECT 1 FROM results WHERE id = ?", (id_,))}
+
     def refresh_kept(self, source: str, path: bytes, stamps: Stamps) -> None:
         """Notes new stamps of a kept file whose content is what was scored: no new arrival."""
         with self._transaction() as db:

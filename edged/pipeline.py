@@ -34,6 +34,7 @@ MAX_BATCH: Final = 4
 
 _CLAIMS: Final = 64
 _OUTBOX_PAGE: Final = 500
+_OVERLAYS_CHECKED: Final = 1000
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
 
@@ -83,6 +84,8 @@ class Pipeline:
 
     def start(self) -> None:
         """Starts all workers; sources are added afterwards."""
+        for sink in self._image_sinks:  # a crash between drawing and committing leaves overlays of no result
+            sink.remove(self._journal.absent(sink.newest(_OVERLAYS_CHECKED)))
         for thread in (*self._decode_threads, self._score_thread):
             thread.start()
         for publisher in self._publishers:

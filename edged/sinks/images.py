@@ -1,6 +1,7 @@
 """The images sink: heat-map overlays, one file a result, within a bound on the disk."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,18 @@ class ImagesSink:
         except OSError as error:
             self._bytes = None
             raise SinkError(f"{self._folder} cannot be written: {error.strerror}") from error
+
+    def newest(self, count: int) -> list[str]:
+        """Ids of the newest overlays."""
+        try:
+            return [path.stem for path in self._overlays()[-count:]]
+        except OSError:  # there is no folder yet
+            return []
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Removes overlays, such as those whose results never became durable."""
+        for id_ in ids:
+            (self._folder / f"{id_}.png").unlink(missing_ok=True)
 
     def _overlays(self) -> list[Path]:
         return sorted(path for path in self._folder.iterdir() if _OURS.fullmatch(path.name))
