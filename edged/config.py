@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edged.errors import ConfigError
+from edged.filesystems import is_network
 from edged.imaging import PATTERNS
 
 ENVIRONMENT_PREFIX: Final = "EDGED_"
@@ -196,6 +197,11 @@ class Config(_Table):
     def problems(self) -> list[str]:
         """What is wrong with keys together, and with the folders that they name."""
         found = self.http.problems()
+        if is_network(self.service.state_dir):
+            found.append(
+                f"service.state_dir: {self.service.state_dir} is on a network file system, where SQLite cannot keep "
+                "its promises; choose a folder on a local disk"
+            )
         for name, model in self.models.items():
             if model.target_fpr is not None and model.threshold is not None:
                 found.append(f"models.{name}.threshold: give target_fpr or threshold, not both")

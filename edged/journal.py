@@ -172,6 +172,14 @@ class Journal:
                 return
             last = rows[-1][0]
 
+    def forget_kept(self, source: str, files: Iterable[tuple[bytes, int, int]]) -> None:
+        """Removes the marks of these (path, size, mtime_ns); a mark that was renewed meanwhile stays."""
+        with self._transaction() as db:
+            db.executemany(
+                "DELETE FROM kept WHERE source = ? AND path = ? AND size = ? AND mtime_ns = ?",
+                [(source, *file) for file in files],
+            )
+
     def kept_sha256(self, source: str, path: bytes) -> str | None:
         """SHA-256 of what was last scored under this path and is kept there."""
         rows = self._fetch("SELECT sha256 FROM kept WHERE source = ? AND path = ?", (source, path))

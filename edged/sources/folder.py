@@ -23,6 +23,7 @@ import structlog
 from edged import __version__
 from edged.arrivals import Arrival, Disposal, Entry, Stamps
 from edged.errors import PictureError, SourceError
+from edged.filesystems import is_network
 from edged.imaging import PATTERNS
 from edged.journal import Journal
 from edged.results import QUARANTINED, Record, display_path, new_id
@@ -36,6 +37,7 @@ MAX_CANDIDATES: Final = 10_000
 
 _RETRIED: Final = frozenset({"empty", "undecodable", "unreadable"})
 _DOWN_SECONDS: Final = 2.0
+_FORGET_SECONDS: Final = 3600.0
 _DISPOSAL_RETRY_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 2.0
 _POLL_SHARE: Final = 20.0
@@ -99,6 +101,7 @@ class FolderSource:
         self._more = False
         self._down = ""
         self._scan_due = 0.0
+        self._forget_due = time.monotonic() + _FORGET_SECONDS
 
     # The scanner's thread.
 
@@ -144,6 +147,29 @@ class FolderSource:
                 self._look(path, whole=whole)
         self._settle(time.monotonic())
         self._offer(offer)
+        if now >= self._forget_due:
+            self.forget_gone()
+            self._forget_due = time.monotonic() + _FORGET_SECONDS
+
+    def forget_gone(self) -> None:
+        """Removes the marks of kept files that are no longer there, so that the marks do not grow without end."""
+        known, gone = KnownFiles(), []
+        for path, size, mtime_ns in self._journal.kept(self.name):
+            try:
+                os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                gone.append((path, size, mtime_ns))
+            except OSError:
+                known.add(path, size, mtime_ns)
+            else:
+                known.add(path, size, mtime_ns)
+        try:
+            status = os.stat(self._root)
+        except OSError:
+            return
+        if self._root_id == (status.st_dev, status.st_ino):  # else the folder has gone, not its files
+            self._journal.forget_kept(self.name, gone)
+            self._known = known
 
     def _scan_reason(self, now: float) -> str:
         watcher = self._watcher
@@ -331,9 +357,13 @@ class FolderSource:
             private = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
         done = None if options.done_dir is None else os.fsencode(options.done_dir)
         self._disposer = Disposer(self._root, private, done=done, quarantine=os.fsencode(self._quarantine))
+        self._unwatched.clear()
+        if is_network(self._options.path):
+            self._unwatched.add("network")  # other machines' writes raise no events here
+            self._log.info("the folder is on a network file system and is scanned often instead of watched")
+            return
         try:
             self._watcher = Watcher(self.wake.set)
-            self._unwatched.clear()
         except OSError as error:
             self._poll_instead(error)
 
