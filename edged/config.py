@@ -56,6 +56,22 @@ class Http(_Table):
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
+    def token(self) -> str | None:
+        """The bearer token that `token_file` holds; None when there is none.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        if self.token_file is None:
+            return None
+        try:
+            token = self.token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([f"http.token_file: {self.token_file} cannot be read as ASCII text: {error}"]) from error
+        if not token:
+            raise ConfigError([f"http.token_file: {self.token_file} is empty; put a long random token into it"])
+        return token
+
     def problems(self) -> list[str]:
         """What is wrong with these keys together."""
         host, _, port = self.listen.rpartition(":")
@@ -77,8 +93,12 @@ class Http(_Table):
                 f"http.listen: {host} can be reached from other machines; set token_file (or tls_client_ca with "
                 "tls_cert and tls_key), or listen on 127.0.0.1"
             )
-        files = {"token_file": self.token_file, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
-        for key, path in {**files, "tls_client_ca": self.tls_client_ca}.items():
+        try:
+            self.token()
+        except ConfigError as error:
+            found += error.problems
+        files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_client_ca": self.tls_client_ca}
+        for key, path in files.items():
             if path is not None and not os.access(path, os.R_OK):
                 found.append(f"http.{key}: {path} cannot be read; check the path and its permissions")
         return found

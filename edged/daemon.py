@@ -35,6 +35,7 @@ from edged.web.server import Server
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DECODE_PATIENCE_S: Final = 10.0
 _HOUSEKEEPING_S: Final = 600.0
+_DRAIN_PATIENCE_S: Final = 30.0
 _STUCK_S: Final = 300.0
 _PRUNE_STEPS: Final = 100
 
@@ -154,10 +155,15 @@ class Daemon:
         if fixed:
             self._log.warning("these tables are read at start only; restart edged for them", tables=fixed)
             config = config.model_copy(update={key: getattr(before, key) for key in fixed})
-        for source in before.sources:
-            if source not in config.sources:
-                self._pipeline.remove_source(source.name)
-                self._events.down.discard(source.name)
+        leaving = [source.name for source in before.sources if source not in config.sources]
+        if not all([self._pipeline.drain_source(name, _DRAIN_PATIENCE_S) for name in leaving]):
+            self._log.error("not reloaded; pictures of a source that changes are still in work", sources=leaving)
+            self._notifier.ready("reload failed; the running configuration stays")
+            return
+        for name in leaving:
+            self._pipeline.remove_source(name)
+            self._events.down.discard(name)
+            self._metrics.forget_source(name)
         self._config, self._detectors = config, detectors
         self._declare(config)
         self._pipeline.set_detectors(_by_source(config, detectors))
@@ -199,10 +205,7 @@ class Daemon:
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
-        token = None if http.token_file is None else http.token_file.read_text(encoding="utf-8").strip()
-        if token == "":
-            raise ConfigError([f"http.token_file: {http.token_file} is empty; put a long random token into it"])
-        app = make_app(self._metrics.registry, self._troubles, token=token)
+        app = make_app(self._metrics.registry, self._troubles, token=http.token())
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
     def _troubles(self) -> list[str]:

@@ -168,17 +168,20 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
 def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Path]:
     """The files below `root` that match, in the order of their paths; `root` itself when it is a file.
 
-    Patterns match the file's name whatever its case. Links to folders are not followed.
+    Patterns match the file's name whatever its case. Links to folders are not followed. A folder that cannot be read
+    is given itself, at the end, so that it is not passed over in silence.
     """
     if not root.is_dir():
         yield root
         return
     lowered = [pattern.lower() for pattern in patterns]
-    for folder, folders, names in os.walk(root):
+    unreadable: list[Path] = []
+    for folder, folders, names in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
         folders.sort()
         for name in sorted(names):
             if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in lowered):
                 yield Path(folder, name)
+    yield from unreadable
 
 
 def _turn(image: Image.Image) -> Image.Image:

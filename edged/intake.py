@@ -15,6 +15,7 @@ class Intake:
         self._rooms: dict[str, threading.Event] = {}
         self._in_work: dict[str, int] = {}
         self._turn: deque[str] = deque()
+        self._paused: set[str] = set()
         self._changed = threading.Condition()
         self._closed = False
 
@@ -26,19 +27,33 @@ class Intake:
             self._rooms[source] = wake
             self._turn.append(source)
 
-    def remove_source(self, source: str) -> None:
-        """Forgets a source and what it has waiting, whose files are where they were; waits for what is in work."""
+    def drain(self, source: str, patience_s: float) -> bool:
+        """Refuses a source's arrivals and waits for those in work.
+
+        Returns:
+            Whether none is left in work; if not, the source goes on.
+        """
         with self._changed:
-            del self._queues[source], self._rooms[source]
+            self._paused.add(source)
+            drained = self._changed.wait_for(lambda: self._in_work[source] == 0, patience_s)
+            if not drained:
+                self._paused.discard(source)
+                self._rooms[source].set()
+                self._changed.notify_all()
+            return drained
+
+    def remove_source(self, source: str) -> None:
+        """Forgets a drained source and what it has waiting, whose files are where they were."""
+        with self._changed:
+            del self._queues[source], self._rooms[source], self._in_work[source]
             self._turn.remove(source)
-            self._changed.wait_for(lambda: self._in_work[source] == 0)
-            del self._in_work[source]
+            self._paused.discard(source)
 
     def offer(self, arrival: Arrival) -> bool:
         """Claims an arrival; False when its source's queue is full or intake has ended."""
         with self._changed:
             queue = self._queues.get(arrival.source)
-            if self._closed or queue is None or len(queue) >= self._capacity:
+            if self._closed or queue is None or arrival.source in self._paused or len(queue) >= self._capacity:
                 return False
             queue.append(arrival)
             self._changed.notify()
@@ -58,7 +73,7 @@ class Intake:
                     source = self._turn[0]
                     self._turn.rotate(-1)
                     queue = self._queues[source]
-                    if queue:
+                    if queue and source not in self._paused:
                         if len(queue) == self._capacity // 2:
                             self._rooms[source].set()
                         self._in_work[source] += 1

@@ -161,6 +161,24 @@ class Metrics:
         for family in (self.model_info, self.model_threshold, self.model_fallback):
             family.clear()
 
+    def forget_source(self, source: str) -> None:
+        """Removes the series of a source that is no longer configured."""
+        for family in (
+            self.images,
+            self.quarantined,
+            self.skipped,
+            self.score_ratio,
+            self.arrival_to_result_seconds,
+            self.queue_items,
+            self.queue_oldest_age_seconds,
+            self.multi_page,
+            self.watch_overflows,
+            self.rescan_recovered,
+            self.source_up,
+            self.last_result_timestamp_seconds,
+        ):
+            family.remove_by_labels({"source": source})
+
     def watch_queue(self, source: str, waiting: Callable[[], tuple[int, float | None]]) -> None:
         """Reads a source's queue at every scrape; `waiting` gives its length and the oldest's monotonic time."""
 

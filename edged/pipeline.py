@@ -104,8 +104,12 @@ class Pipeline:
         self._sources[source.name] = (source, stop, thread)
         thread.start()
 
+    def drain_source(self, name: str, patience_s: float) -> bool:
+        """Stops claiming from a source and waits for what it has in work; goes on claiming when that takes too long."""
+        return self._intake.drain(name, patience_s)
+
     def remove_source(self, name: str) -> None:
-        """Stops a source, after what it has in work is done."""
+        """Stops a source that is drained."""
         self._intake.remove_source(name)
         source, stop, thread = self._sources.pop(name)
         stop.set()
@@ -181,11 +185,11 @@ class Pipeline:
                 self._report(worker, f"decoding of {display_path(arrival.path)} failed", error)
                 self._stopping.wait(_FIRST_PAUSE_S)
                 source.release(arrival)
+            self._busy_since.pop(worker, None)  # waiting for room in the queue is not being stuck
             if item is None:
                 self._intake.done(arrival.source)
             else:
                 self._decoded.put(item)
-            self._busy_since.pop(worker, None)
 
     def _decode(self, arrival: Arrival, source: Source) -> _Item | None:
         """Decodes one arrival; None when it was given back or turned out to be no new one."""

@@ -71,7 +71,10 @@ def toml(tables: Mapping[str, Any]) -> str:
 
 
 def _toml_table(header: str, table: Mapping[str, Any]) -> str:
-    return header + "\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    # JSON's strings, numbers and lists are TOML's as well, but for DEL, and for the pairs that escape what is beyond
+    # the basic plane.
+    values = {key: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for key, value in table.items()}
+    return header + "\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
 
 
 def _table(records: Iterable[Record]) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Scoring files once, without a daemon: `edged score`, `edged calibrate`, `edged inspect`."""
 
+import os
+import stat
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -143,7 +145,12 @@ def calibrate(detector: Detector, records: Sequence[Record], target_fpr: float |
 
 def _decode(pool: DecoderPool, path: Path, detector: Detector) -> Outcome:
     try:
-        with path.open("rb", buffering=0) as file:
+        # A FIFO would keep an ordinary open waiting for a writer.
+        with open(
+            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb", 0
+        ) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return Outcome(None, None, PictureError("unreadable", "not a regular file"), 0.0)
             return pool.decode(file, detector.bundle.manifest.input)
     except OSError as error:
         return Outcome(None, None, PictureError("unreadable", error.strerror or str(error)), 0.0)

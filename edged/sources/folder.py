@@ -91,8 +91,9 @@ class FolderSource:
         self._ready: list[tuple[int, bytes]] = []
         self._claimed: set[bytes] = set()
         self._known = KnownFiles()
-        self._owed: dict[bytes, Disposal] = {}
+        self._owed: dict[bytes, list[Disposal]] = {}
         self._owed_due = 0.0
+        self._stuck: set[str] = set()
         self._skipped: set[bytes] = set()
         self._watcher: Watcher | None = None
         self._unwatched: set[str] = set()
@@ -117,7 +118,9 @@ class FolderSource:
         """
         for path, size, mtime_ns in self._journal.kept(self.name):
             self._known.add(path, size, mtime_ns)
-        self._owed = {disposal.path: disposal for disposal in self._journal.disposals(self.name)}
+        self._owed = {}
+        for disposal in self._journal.disposals(self.name):
+            self._owed.setdefault(disposal.path, []).append(disposal)
         first = True
         try:
             while not stop.is_set():
@@ -163,11 +166,7 @@ class FolderSource:
                 known.add(path, size, mtime_ns)
             else:
                 known.add(path, size, mtime_ns)
-        try:
-            status = os.stat(self._root)
-        except OSError:
-            return
-        if self._root_id == (status.st_dev, status.st_ino):  # else the folder has gone, not its files
+        if self._root_stands():  # else the folder has gone, not its files
             self._journal.forget_kept(self.name, gone)
             self._known = known
 
@@ -269,10 +268,10 @@ class FolderSource:
                 skipped.add(path)
             return None
         stamps = Stamps.of(status)
-        owed = self._owed.get(path)
         if path in self._claimed or (path, stamps.size, stamps.mtime_ns) in self._known:
             return None
-        return None if owed is not None and owed.stamps == stamps else stamps
+        is_owed = any(disposal.stamps == stamps for disposal in self._owed.get(path, ()))
+        return None if is_owed else stamps
 
     def _look(self, path: bytes, *, whole: bool) -> None:
         """Looks at one path that an event or a worker named."""
@@ -339,7 +338,7 @@ class FolderSource:
         waits = [self._scan_due - now]
         if self._due:
             waits.append(self._due[0][0] - now)
-        if self._owed:
+        if self._owed and self._disposer is not None:
             waits.append(self._owed_due - now)
         return max(0.0, min(waits))
 
@@ -480,7 +479,7 @@ class FolderSource:
             self._known.add(arrival.path, arrival.stamps.size, arrival.stamps.mtime_ns)
             self._look(arrival.path, whole=False)  # it may have changed since it was read
         else:
-            self._owed[arrival.path] = disposal
+            self._owed.setdefault(arrival.path, []).append(disposal)
             self._owed_due = 0.0
 
     def _release(self, arrival: Arrival) -> None:
@@ -505,30 +504,45 @@ class FolderSource:
     def _dispose(self) -> None:
         if not self._owed or self._disposer is None or time.monotonic() < self._owed_due:
             return
+        self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
+        if not self._root_stands():
+            return
         done, folders = [], []
-        for path, disposal in list(self._owed.items()):
+        for disposal in [disposal for owed in self._owed.values() for disposal in owed]:
             try:
                 target = self._disposer.dispose(disposal)
             except OSError as error:
-                self._log.error(
-                    "a scored file cannot leave the inbox; it is tried again",
-                    path=display_path(path),
-                    action=disposal.action,
-                    error=str(error),
-                )
+                if disposal.id not in self._stuck:
+                    self._log.error(
+                        "a scored file cannot leave the inbox; it is tried again",
+                        path=display_path(disposal.path),
+                        action=disposal.action,
+                        error=str(error),
+                    )
+                self._stuck.add(disposal.id)
                 continue
             done.append(disposal)
-            folders.append(os.path.dirname(path))
+            folders.append(os.path.dirname(disposal.path))
             if target is not None:
                 folders.append(os.path.dirname(target))
-        self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
-        if not done:
-            return
+        if not done or not self._root_stands():
+            return  # with the folder unmounted, every file seems to have left it
         self._disposer.sync(folders)
         self._journal.disposed([disposal.id for disposal in done])
         for disposal in done:
-            del self._owed[disposal.path]
+            self._stuck.discard(disposal.id)
+            self._owed[disposal.path].remove(disposal)
+            if not self._owed[disposal.path]:
+                del self._owed[disposal.path]
             self._look(disposal.path, whole=False)  # whatever stands there now is new
+
+    def _root_stands(self) -> bool:
+        """Whether the folder that was scanned is still the one under its path."""
+        try:
+            status = os.stat(self._root)
+        except OSError:
+            return False
+        return self._root_id == (status.st_dev, status.st_ino)
 
 
 def _sidecar(record: Record) -> str:

@@ -87,10 +87,19 @@ class _Protocol(H11Protocol):
         if len(self.connections) > _MAX_CONNECTIONS:
             transport.abort()
             return
+        self._expect_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._silence.cancel()
+        self._expect_request()
+
+    def _expect_request(self) -> None:
         self._silence = asyncio.get_running_loop().call_later(_SILENCE_SECONDS, self._drop_if_silent)
 
     def _drop_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        waits = self.cycle is None or self.cycle.response_complete
+        if waits and not self.transport.is_closing():
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
