@@ -156,7 +156,7 @@ class Daemon:
             self._log.warning("these tables are read at start only; restart edged for them", tables=fixed)
             config = config.model_copy(update={key: getattr(before, key) for key in fixed})
         leaving = [source.name for source in before.sources if source not in config.sources]
-        if not all([self._pipeline.drain_source(name, _DRAIN_PATIENCE_S) for name in leaving]):
+        if not self._pipeline.drain(leaving, _DRAIN_PATIENCE_S):
             self._log.error("not reloaded; pictures of a source that changes are still in work", sources=leaving)
             self._notifier.ready("reload failed; the running configuration stays")
             return

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Collection
 
 from edged.arrivals import Arrival
 
@@ -27,18 +28,19 @@ class Intake:
             self._rooms[source] = wake
             self._turn.append(source)
 
-    def drain(self, source: str, patience_s: float) -> bool:
-        """Refuses a source's arrivals and waits for those in work.
+    def drain(self, sources: Collection[str], patience_s: float) -> bool:
+        """Refuses arrivals of these sources and waits for those in work.
 
         Returns:
-            Whether none is left in work; if not, the source goes on.
+            Whether none is left in work; if not, all of them go on.
         """
         with self._changed:
-            self._paused.add(source)
-            drained = self._changed.wait_for(lambda: self._in_work[source] == 0, patience_s)
+            self._paused.update(sources)
+            drained = self._changed.wait_for(lambda: not any(self._in_work[name] for name in sources), patience_s)
             if not drained:
-                self._paused.discard(source)
-                self._rooms[source].set()
+                self._paused.difference_update(sources)
+                for name in sources:
+                    self._rooms[name].set()
                 self._changed.notify_all()
             return drained
 

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,9 +104,9 @@ class Pipeline:
         self._sources[source.name] = (source, stop, thread)
         thread.start()
 
-    def drain_source(self, name: str, patience_s: float) -> bool:
-        """Stops claiming from a source and waits for what it has in work; goes on claiming when that takes too long."""
-        return self._intake.drain(name, patience_s)
+    def drain(self, names: Collection[str], patience_s: float) -> bool:
+        """Stops claiming from sources and waits for what they have in work; they go on when that takes too long."""
+        return self._intake.drain(names, patience_s)
 
     def remove_source(self, name: str) -> None:
         """Stops a source that is drained."""
