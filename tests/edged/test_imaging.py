@@ -202,12 +202,12 @@ def test_any_bytes_are_pixels_or_a_known_reason(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 6))):
         original[data.draw(st.integers(0, len(original) - 1))] = data.draw(st.integers(0, 255))
     hostile = data.draw(st.one_of(st.just(bytes(original)), st.binary(max_size=200)))
+    reason = shape = None
     try:
-        decoded = decode(hostile, GREY8, Limits(max_pixels=10_000))
+        shape = decode(hostile, GREY8, Limits(max_pixels=10_000)).pixels.shape
     except PictureError as error:
-        assert error.reason in REASONS
-    else:
-        assert decoded.pixels.shape == (8, 8, 1)
+        reason = error.reason
+    assert shape == (8, 8, 1) or reason in REASONS
 
 
 # Size.
