@@ -136,6 +136,7 @@ class _Decoder:
         """One attempt at one file: its SHA-256, and the picture or why there is none."""
         child = self._child
         if child is None or child.poll() is not None:
+            self.close()
             child = self._child = _start()
         self._late = False
         timer = threading.Timer(self._limits.decode_seconds, self._expire, [child])

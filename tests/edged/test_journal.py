@@ -138,10 +138,10 @@ def test_a_journal_that_is_not_ours_is_refused_and_kept(tmp_path: Path, content:
         db.close()
         content = path.read_bytes()
     path.write_bytes(content)
-    with pytest.raises(JournalError, match="newer edged|cannot be opened"):
+    with pytest.raises(JournalError, match=r"newer edged|cannot be opened"):
         Journal(tmp_path)
     assert path.read_bytes()[:100] == content[:100]
-    with pytest.raises(JournalError, match="newer edged|cannot be opened"):  # the lock was let go of
+    with pytest.raises(JournalError, match=r"newer edged|cannot be opened"):  # the lock was let go of
         Journal(tmp_path)
 
 
