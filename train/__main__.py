@@ -1,0 +1,146 @@
+"""`python -m train ae`: a folder of good pictures -> a run directory."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from edged.results import printable
+from train import config as configs
+from train.config import AutoencoderConfig
+from train.errors import ConfigError, TrainError
+
+EPILOG = """\
+example:
+  python -m train ae --good pictures/good --out runs/solar
+  python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
+
+hyper-parameters, for --set and for the file of --config (TOML, the same keys at top level):
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and trains; returns the exit code: 0 done, 2 something given is wrong."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        _train(options, console)
+    except ConfigError as error:
+        for problem in error.problems:
+            _say(console, problem)
+        return 2
+    except TrainError as error:
+        _say(console, str(error))
+        return 2
+    except KeyboardInterrupt:
+        _say(console, "interrupted; nothing was written")
+        return 130
+    return 0
+
+
+def _train(options: argparse.Namespace, console: Console) -> None:
+    config = configs.load(options.config, options.set)
+    # torch takes seconds to import: what is wrong with the command line shows before that.
+    from train import pictures, progress, run
+    from train.ae import train_detector
+
+    run.check_absent(options.out)
+    track = progress.on(console)
+    began = time.monotonic()
+    with run.writing(options.out) as folder, _cache(folder.parent) as name:
+        cache = Path(name)
+        with track("pictures") as advance:
+            found = pictures.read(options.good, config.image_input, store=cache / "good.npy", advance=advance)
+        good = pictures.split(
+            found, target_fpr=config.target_fpr, statistics_share=config.statistics_share, seed=config.seed
+        )
+        bad = None
+        if options.bad is not None:
+            with track("bad pictures") as advance:
+                found = pictures.read(
+                    options.bad, config.image_input, store=cache / "bad.npy", part="bad", advance=advance
+                )
+            bad = pictures.without(found, good)
+        warnings = (*good.warnings, *(bad.warnings if bad else ()))
+        for warning in warnings:
+            _say(console, f"warning: {warning}")
+        parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
+        console.print(f"{len(good.pictures)} good pictures: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
+
+        with (folder / run.METRICS).open("w", encoding="ascii") as file:
+
+            def log(line: dict[str, Any]) -> None:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+
+            trained = train_detector(config, good, cache=cache, log=log, track=track)
+        run.save(
+            folder,
+            config=config,
+            pictures=good.pictures + (bad.pictures if bad else ()),
+            detector=trained.detector,
+            facts={
+                "command": "ae",
+                "seconds": round(time.monotonic() - began, 1),
+                "warnings": list(warnings),
+                "parts": parts,
+                "epoch": trained.epoch,
+                "loss_statistics": trained.loss,
+                "held_out_ratio": trained.report.held_out_ratio,
+                "statistics_scores": [round(float(score), 6) for score in trained.report.statistics_scores],
+                "map_reference": trained.report.reference,
+            },
+        )
+    console.print(
+        f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
+        f"{trained.loss:.4f} on held-out good pictures"
+    )
+    console.print(f"next: python -m export {options.out} --out bundles/{options.out.name}")
+
+
+def _cache(parent: Path) -> TemporaryDirectory[str]:
+    # Beside the run, where there is room for it, and not in /tmp, which may be memory.
+    return TemporaryDirectory(prefix=".train-cache.", dir=parent, ignore_cleanup_errors=True)
+
+
+def _say(console: Console, message: str) -> None:
+    console.print("\n".join(f"train: {printable(line)}" for line in message.splitlines()), markup=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train", description="Trains a model on pictures of good parts.")
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    ae = kinds.add_parser(
+        "ae",
+        help="an autoencoder that scores a picture by how badly it is reconstructed",
+        description="Trains an autoencoder on pictures of good parts and writes a run directory.",
+        epilog=EPILOG + "\n".join(_hyper_parameters()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ae.add_argument("--good", type=Path, required=True, metavar="DIR", help="pictures of good parts, subfolders too")
+    ae.add_argument("--bad", type=Path, metavar="DIR", help="pictures of defects: reported on, never learnt from")
+    ae.add_argument("--config", type=Path, metavar="FILE", help="hyper-parameters in TOML")
+    ae.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable")
+    ae.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
+    return parser
+
+
+def _hyper_parameters() -> list[str]:
+    defaults = AutoencoderConfig()
+    pixels = AutoencoderConfig(backbone="pixels")
+    lines = []
+    for key, field in AutoencoderConfig.model_fields.items():
+        default, other = (json.dumps(getattr(config, key)) for config in (defaults, pixels))
+        values = default if default == other or key == "backbone" else f"{default}, or {other} for pixels"
+        lines.append(f"  {key:17} {field.description} ({values})")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Training an autoencoder detector, the loop in sight: pictures -> features -> autoencoder -> head."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.config import AutoencoderConfig
+from train.detector import Detector, make_detector
+from train.features import Features, compute
+from train.head_fit import HeadReport, fit_head
+from train.models import ConvAutoencoder
+from train.pictures import PictureSet
+from train.progress import Track
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes one line of metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training made.
+
+    Attributes:
+        detector: fitted, in evaluation mode.
+        epoch: the one whose weights were kept, from 1.
+        loss: mean squared error there on the statistics pictures; 1 is what predicting the mean would give.
+        report: of the head.
+    """
+
+    detector: Detector
+    epoch: int
+    loss: float
+    report: HeadReport
+
+
+def train_detector(config: AutoencoderConfig, good: PictureSet, *, cache: Path, log: Log, track: Track) -> Trained:
+    """Trains the autoencoder on the fit pictures and fits the head; calibration pictures are not looked at.
+
+    Args:
+        config: hyper-parameters.
+        good: pictures in their parts.
+        cache: a folder for what is computed once.
+        log: metrics, one line an epoch and one for the head.
+        track: shows progress.
+    """
+    torch.manual_seed(config.seed)
+    detector = make_detector(config).eval()
+    fit, statistics = good.rows("fit"), good.rows("statistics")
+    with track("features") as advance:
+        features = compute(
+            detector.extractor,
+            good.pixels,
+            rows=np.concatenate([fit, statistics]),
+            fit=fit,
+            store=cache / "features.npy",
+            advance=advance,
+        )
+    detector.center.copy_(features.center)
+    detector.scale.copy_(features.scale)
+
+    model = detector.autoencoder
+    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    steps = config.epochs * max(1, len(fit) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_warm_cosine, total=steps))
+    best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), math.inf, 0
+    began = time.monotonic()
+
+    with track("training") as advance:
+        for epoch in range(1, config.epochs + 1):
+            model.train()
+            order = fit[torch.randperm(len(fit)).numpy()]
+            total = 0.0
+            # The last, smaller batch is left to another epoch's shuffle: its batch statistics would be noise.
+            for start in range(0, max(1, len(fit) - config.batch_size + 1), config.batch_size):
+                x = features.batch(order[start : start + config.batch_size])  # (N, C, h, w)
+                noisy = x + config.noise * torch.randn_like(x) if config.noise else x
+                loss = (model(noisy) - x).square().mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+
+            model.eval()
+            held_out = _loss(model, features, statistics)
+            log(
+                {
+                    "event": "epoch",
+                    "epoch": epoch,
+                    "loss_fit": total / max(1, len(fit) // config.batch_size),
+                    "loss_statistics": held_out,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+            )
+            if held_out < best_loss:
+                best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), held_out, epoch
+            advance(epoch, config.epochs)
+            if epoch - best_epoch >= config.patience:
+                break
+
+    model.load_state_dict(best)
+    model.requires_grad_(False).eval()
+
+    def residuals(rows: Any) -> Any:
+        return lambda: (x - model(x) for x in features.batches(rows))
+
+    with track("statistics") as advance:
+        report = fit_head(detector.head, residuals(fit), residuals(statistics), shrinkage=config.shrinkage)
+        advance(1, 1)
+    log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
+    return Trained(detector, best_epoch, best_loss, report)
+
+
+@torch.no_grad()
+def _loss(model: ConvAutoencoder, features: Features, rows: Any) -> float:
+    """Mean squared error over whole pictures, of standardised features."""
+    losses: list[Tensor] = [(model(x) - x).square().mean(dim=(1, 2, 3)) for x in features.batches(rows)]
+    return float(torch.cat(losses).mean())
+
+
+def _warm_cosine(step: int, *, total: int) -> float:
+    """Share of the peak learning rate: a linear rise over the first tenth, then a cosine down to 0."""
+    warm = max(1, total // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))

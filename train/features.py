@@ -1,0 +1,135 @@
+"""What the autoencoder sees: features of the frozen trunk, or pixels folded into patches; computed once and cached."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from train import backbone
+from train.config import FOLD, PIXELS, AutoencoderConfig
+
+_BATCH: Final = 16
+_LEAST_DEVIATION: Final = 1e-3  # of a channel; one that never moves must not blow up
+
+
+class TrunkFeatures(nn.Module):
+    """Both maps of the trunk, 3x3-averaged and joined at stride 8.
+
+    As in Defard et al., *PaDiM* (2021), and Roth et al., *PatchCore* (2022): the average makes a position stand for
+    its neighbourhood, so that small shifts matter less.
+    """
+
+    channels: Final = sum(backbone.CHANNELS)
+    stride: Final = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = backbone.load_trunk()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: float32 (N, 3, H, W), 0 to 255 -> float32 (N, 152, H/8, W/8)."""
+        fine, coarse = (F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False) for x in self.trunk(image))
+        coarse = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+        return torch.cat([fine, coarse], dim=1)
+
+
+class FoldedPixels(nn.Module):
+    """The picture itself, each patch of FOLD x FOLD pixels folded into the channels of one position."""
+
+    stride: Final = FOLD
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels * FOLD * FOLD
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: float32 (N, C, H, W), 0 to 255 -> float32 (N, 16 C, H/4, W/4), 0 to 1."""
+        return F.pixel_unshuffle(image / 255.0, FOLD)
+
+    def unfold(self, folded: Tensor) -> Tensor:
+        """The inverse: float32 (N, 16 C, H/4, W/4) -> uint8 (N, H, W, C), clipped to what a picture can hold."""
+        image = F.pixel_shuffle(folded, FOLD) * 255.0
+        return image.round().clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+Extractor = TrunkFeatures | FoldedPixels
+
+
+def make_extractor(config: AutoencoderConfig) -> Extractor:
+    """The extractor that a configuration names, in evaluation mode."""
+    return (FoldedPixels(config.channels) if config.backbone == PIXELS else TrunkFeatures()).eval()
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Cached features and the standardising of their channels.
+
+    Attributes:
+        values: float16 (n, C, h, w), on disk.
+        center: float32 (C, 1, 1), each channel's mean on the fit pictures.
+        scale: float32 (C, 1, 1), each channel's deviation there.
+    """
+
+    values: NDArray[np.float16]
+    center: Tensor
+    scale: Tensor
+
+    def batch(self, rows: NDArray[np.int64]) -> Tensor:
+        """Standardised features of these rows: float32 (N, C, h, w)."""
+        return (torch.from_numpy(self.values[rows]).float() - self.center) / self.scale
+
+    def batches(self, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+        """The same in batches, in the order of `rows`."""
+        for start in range(0, len(rows), _BATCH):
+            yield self.batch(rows[start : start + _BATCH])
+
+
+@torch.no_grad()
+def compute(
+    extractor: Extractor,
+    pixels: NDArray[np.uint8],
+    *,
+    rows: NDArray[np.int64],
+    fit: NDArray[np.int64],
+    store: Path,
+    advance: Callable[[int, int], None],
+) -> Features:
+    """Runs the extractor once over the pictures that training uses.
+
+    Args:
+        extractor: in evaluation mode.
+        pixels: uint8 (rows, H, W, C).
+        rows: of the pictures; the features of others are left zero.
+        fit: rows whose features the standardising comes from.
+        store: a file for the features, made anew.
+        advance: called with (done, total).
+    """
+    height, width = pixels.shape[1] // extractor.stride, pixels.shape[2] // extractor.stride
+    shape = (len(pixels), extractor.channels, height, width)
+    # Half precision is far below the features' own noise, and halves what a large set takes on disk.
+    values = np.lib.format.open_memmap(store, mode="w+", dtype=np.float16, shape=shape)
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        values[some] = extractor(torch.from_numpy(pixels[some]).permute(0, 3, 1, 2).float()).numpy()
+        advance(min(start + _BATCH, len(rows)), len(rows))
+    center, scale = _moments(values, fit)
+    return Features(values, center, scale)
+
+
+def _moments(values: NDArray[np.float16], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    total = np.zeros(values.shape[1])
+    squares = np.zeros(values.shape[1])
+    for row in rows:
+        picture = values[row].astype(np.float64)
+        total += picture.sum(axis=(1, 2))
+        squares += np.square(picture).sum(axis=(1, 2))
+    count = len(rows) * values.shape[2] * values.shape[3]
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, _LEAST_DEVIATION**2))
+    return tuple(torch.from_numpy(x).float().view(-1, 1, 1) for x in (mean, deviation))  # type: ignore[return-value]

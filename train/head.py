@@ -1,0 +1,136 @@
+"""The scoring head: residual -> anomaly map and score. Everything in it is fitted on good pictures and then fixed.
+
+residual r (C) at a position, minus that position's mean
+length     d = |W r|, W the inverse Cholesky factor of its region's covariance: the Mahalanobis length
+shape      z = (d - mean) / deviation of d at that position, on the fit pictures
+level      z = (z - mean) / deviation of z over all positions, on the statistics pictures
+smoothing  a small Gaussian
+score      mean of softplus(z) over the highest positions; the map is softplus(z) / its reference
+"""
+
+import math
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+REFERENCE_QUANTILE: Final = 0.999
+"""Good pictures exceed 1.0 of the anomaly map at one position in a thousand."""
+
+
+class Head(nn.Module):
+    """The head as a graph; `train.head_fit` fills its buffers."""
+
+    mean: Tensor
+    factors: Tensor
+    length_mean: Tensor
+    length_deviation: Tensor
+    level: Tensor
+    spread: Tensor
+    reference: Tensor
+    kernel: Tensor
+    unpacking: Tensor
+
+    def __init__(self, *, channels: int, height: int, width: int, regions: int, smoothing: float, top: int) -> None:
+        """Makes room for what is fitted.
+
+        Args:
+            channels: C of the residual.
+            height: h of the map.
+            width: w of the map.
+            regions: g, the map has g x g covariances; it divides h and w.
+            smoothing: sigma of the Gaussian, map positions; 0 for none.
+            top: highest positions that the score is the mean of.
+        """
+        super().__init__()
+        self.regions = regions
+        self.top = min(top, height * width)
+        packed = channels * (channels + 1) // 2
+        self.register_buffer("mean", torch.zeros(channels, height, width))
+        # The factors are most of the model's bytes: lower triangles alone, in half precision.
+        self.register_buffer("factors", torch.zeros(regions * regions, packed, dtype=torch.float16))
+        self.register_buffer("length_mean", torch.zeros(height, width))
+        self.register_buffer("length_deviation", torch.ones(height, width))
+        self.register_buffer("level", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("reference", torch.ones(()))
+        self.register_buffer("unpacking", _unpacking(channels), persistent=False)
+        self.register_buffer("kernel", _gaussian(smoothing), persistent=False)
+
+    def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores residuals.
+
+        Args:
+            residual: float32 (N, C, h, w), of standardised channels.
+
+        Returns:
+            Score float32 (N,), above 0, larger is worse; anomaly map float32 (N, h, w), above 0, where 1.0 is the
+            level that good pictures exceed at one position in a thousand.
+        """
+        excess = self.excess(residual)
+        score = excess.flatten(1).topk(self.top, dim=1).values.mean(dim=1)
+        return score, excess / self.reference
+
+    def excess(self, residual: Tensor) -> Tensor:
+        """softplus(z), smoothed: float32 (N, h, w), above 0, in deviations."""
+        z = (self.shape(residual) - self.level) / self.spread
+        return F.softplus(self.smooth(z))
+
+    def shape(self, residual: Tensor) -> Tensor:
+        """The length standardised by its position: float32 (N, h, w)."""
+        return (self.length(residual) - self.length_mean) / self.length_deviation
+
+    def length(self, residual: Tensor) -> Tensor:
+        """Mahalanobis length at each position: (N, C, h, w) -> (N, h, w), 0 or more."""
+        by_region = to_regions(residual - self.mean, self.regions)  # (g*g, C, N*a*b)
+        whitened = self.whitening() @ by_region
+        lengths = whitened.square().sum(dim=1, keepdim=True).sqrt()
+        return from_regions(lengths, self.regions, residual.shape[2], residual.shape[3]).squeeze(1)
+
+    def whitening(self) -> Tensor:
+        """The factors as matrices: float32 (g*g, C, C), lower triangular."""
+        channels = math.isqrt(self.unpacking.numel())
+        padded = F.pad(self.factors, (0, 1))  # the zero that every place above the diagonal points to
+        return padded.index_select(1, self.unpacking).view(-1, channels, channels).float()
+
+    def smooth(self, z: Tensor) -> Tensor:
+        """Gaussian smoothing, borders repeated: (N, h, w) -> (N, h, w)."""
+        radius = self.kernel.numel() // 2
+        if radius == 0:
+            return z
+        padded = F.pad(z.unsqueeze(1), (radius, radius, radius, radius), mode="replicate")
+        rows = F.conv2d(padded, self.kernel.view(1, 1, -1, 1))
+        return F.conv2d(rows, self.kernel.view(1, 1, 1, -1)).squeeze(1)
+
+
+def to_regions(x: Tensor, regions: int) -> Tensor:
+    """(N, C, h, w) -> (g*g, C, N*a*b), where a region has a x b positions."""
+    _, channels, height, width = x.shape
+    a, b = height // regions, width // regions
+    split = x.reshape(-1, channels, regions, a, regions, b)
+    return split.permute(2, 4, 1, 0, 3, 5).reshape(regions * regions, channels, -1)
+
+
+def from_regions(x: Tensor, regions: int, height: int, width: int) -> Tensor:
+    """The inverse: (g*g, C, N*a*b) -> (N, C, h, w)."""
+    a, b = height // regions, width // regions
+    channels = x.shape[1]
+    split = x.reshape(regions, regions, channels, -1, a, b)
+    return split.permute(3, 2, 0, 4, 1, 5).reshape(-1, channels, height, width)
+
+
+def _unpacking(channels: int) -> Tensor:
+    """Where each element of a (C, C) matrix stands in its packed lower triangle: int32 (C*C,)."""
+    row, column = torch.tril_indices(channels, channels)
+    place = torch.full((channels, channels), row.numel(), dtype=torch.int32)
+    place[row, column] = torch.arange(row.numel(), dtype=torch.int32)
+    return place.flatten()
+
+
+def _gaussian(sigma: float) -> Tensor:
+    """Weights that sum to 1, out to three sigma: float32 (2r+1,)."""
+    radius = math.ceil(3 * sigma)
+    x = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (x / max(sigma, 1e-6)) ** 2)
+    return weights / weights.sum()

