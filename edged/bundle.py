@@ -79,6 +79,13 @@ class Tolerance(_Model):
     atol: float = Field(ge=0, le=10)
 
 
+class DenoiserReference(_Model):
+    """The denoiser whose output a detector was fitted and calibrated on."""
+
+    name: str
+    sha256: Digest
+
+
 class Manifest(_Model):
     """manifest.json: what the bundle holds and where it comes from."""
 
@@ -93,6 +100,7 @@ class Manifest(_Model):
     map_reference: MapReference
     drift_reference: DriftReference
     tolerance: Tolerance
+    denoiser: DenoiserReference | None = None
     licences: dict[str, str]
     provenance: dict[str, Any]
     files: dict[str, FileEntry]
@@ -189,6 +197,8 @@ def load(path: Path) -> Bundle:
     for name in ("score", "anomaly_map"):
         if name not in manifest.outputs:
             raise BundleError(f"{path}: {MANIFEST}: outputs: {name} is missing; export the bundle again")
+    if manifest.kind == "denoiser" and "reconstruction" not in manifest.outputs:
+        raise BundleError(f"{path}: {MANIFEST}: outputs: a denoiser has a reconstruction; export the bundle again")
     calibration = _parse(path, CALIBRATION, Calibration)
     bundle = Bundle(path, manifest, calibration)
     if calibration.model_sha256 != bundle.model_sha256:

@@ -41,6 +41,9 @@ class FormatChoice(StrEnum):
     CSV = "csv"
 
 
+DenoiserOption = Annotated[
+    Path | None, typer.Option(metavar="BUNDLE", help="The denoiser that the model was calibrated with, if it was.")
+]
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `python -m export` wrote.")]
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration, in TOML.")]
 DeviceOption = Annotated[
@@ -118,13 +121,15 @@ def check(config: ConfigOption) -> int:
     """
     from edged import config as configuration
     from edged import logs, reports
-    from edged.daemon import load_detectors
+    from edged.daemon import load_detectors, pair
 
     logs.configure("console")
     loaded, problems = configuration.examine(config)
     if loaded is not None:
         try:
-            load_detectors(loaded)
+            detectors = load_detectors(loaded)
+            if not problems:
+                pair(loaded, detectors)
         except ConfigError as error:
             problems += error.problems
     if problems or loaded is None:
@@ -145,6 +150,7 @@ def score(
     device: DeviceOption = DeviceChoice.AUTO,
     target_fpr: RateOption = None,
     threshold: Annotated[float | None, typer.Option(min=0.0, help="Use this threshold.")] = None,
+    denoiser: DenoiserOption = None,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 on an anomaly.")] = False,
 ) -> int:
     """Score pictures and say which are anomalous.
@@ -155,7 +161,7 @@ def score(
 
     if target_fpr is not None and threshold is not None:
         raise ConfigError(["give --target-fpr or --threshold, not both"])
-    detector = scoring.load(bundle, device.value, target_fpr=target_fpr, threshold=threshold)
+    detector = scoring.load(bundle, device.value, target_fpr=target_fpr, threshold=threshold, denoiser=denoiser)
     pictures = scoring.find(paths)
     failed = anomalies = 0
     for record in scoring.score(detector, pictures, heatmaps=heatmaps):
@@ -181,11 +187,37 @@ def score(
 
 @app.command()
 @_errors_to_exit_codes
+def denoise(
+    bundle: BundleArgument,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders of them.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the cleaned pictures go, as PNG.")],
+    device: DeviceOption = DeviceChoice.AUTO,
+) -> int:
+    """Clean pictures with a denoiser, at the size of its model.
+
+    Example: edged denoise bundles/clean pictures/ --out cleaned/
+    """
+    from edged import scoring
+
+    denoiser = scoring.load(bundle, device.value)
+    done = failed = 0
+    for picture, error in scoring.denoise(denoiser, scoring.find(paths), out):
+        done += error is None
+        failed += error is not None
+        if error is not None:
+            _complain(f"{printable(str(picture.path))}: {error.reason}: {error}")
+    typer.echo(f"{done} cleaned into {out}, {failed} failed", err=True)
+    return 1 if failed else 0
+
+
+@app.command()
+@_errors_to_exit_codes
 def calibrate(
     bundle: BundleArgument,
     good: Annotated[Path, typer.Option(metavar="DIR", help="Good pictures that the model was not trained on.")],
     target_fpr: RateOption = None,
     device: DeviceOption = DeviceChoice.AUTO,
+    denoiser: DenoiserOption = None,
 ) -> int:
     """Give a bundle a new calibration, from good pictures of your own line.
 
@@ -193,7 +225,7 @@ def calibrate(
     """
     from edged import scoring
 
-    detector = scoring.load(bundle, device.value, target_fpr=target_fpr)
+    detector = scoring.load(bundle, device.value, target_fpr=target_fpr, denoiser=denoiser)
     records = list(scoring.score(detector, scoring.find([good])))
     failed = [record for record in records if record.error is not None]
     for record in failed:

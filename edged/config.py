@@ -144,8 +144,8 @@ class Source(_Table):
         where, found = f"sources.{self.name}", []
         if self.model not in config.models:
             found.append(f"{where}.model: there is no [models.{self.model}]; {_known('models', config.models)}")
-        if self.denoiser is not None:
-            found.append(f"{where}.denoiser: this version of edged runs no denoisers; remove the key")
+        if self.denoiser is not None and self.denoiser not in config.models:
+            found.append(f"{where}.denoiser: there is no [models.{self.denoiser}]; {_known('models', config.models)}")
         if self.after == "move" and self.done_dir is None:
             found.append(f'{where}.done_dir: after = "move" needs a folder to move to; set done_dir')
         if not self.path.is_dir():

@@ -77,6 +77,7 @@ class Daemon:
         self._journal = Journal(config.service.state_dir)
         try:
             self._detectors = load_detectors(config)
+            paired = pair(config, self._detectors)
             self._metrics = Metrics(CollectorRegistry())
             self._events = SourceEvents(self._metrics)
             self._server = self._make_server(config)
@@ -103,7 +104,7 @@ class Daemon:
         self._declare(config)
         self._server.start()
         self._pipeline.start()
-        self._pipeline.set_detectors(_by_source(config, self._detectors))
+        self._pipeline.set_detectors(paired)
         for source in config.sources:
             self._add_source(config, source.name)
         self._phase = ""
@@ -147,6 +148,7 @@ class Daemon:
         try:
             config = configuration.load(self._path)
             detectors = load_detectors(config, self._detectors)
+            paired = pair(config, detectors)
         except EdgedError as error:
             self._log.error("not reloaded; the running configuration stays", error=str(error))
             self._notifier.ready("reload failed; the running configuration stays")
@@ -166,7 +168,7 @@ class Daemon:
             self._metrics.forget_source(name)
         self._config, self._detectors = config, detectors
         self._declare(config)
-        self._pipeline.set_detectors(_by_source(config, detectors))
+        self._pipeline.set_detectors(paired)
         for source in config.sources:
             if source not in before.sources:
                 self._add_source(config, source.name)
@@ -266,8 +268,24 @@ def load_detectors(config: Config, running: Mapping[str, Detector] | None = None
     return detectors
 
 
-def _by_source(config: Config, detectors: Mapping[str, Detector]) -> dict[str, Detector]:
-    return {source.name: detectors[source.model] for source in config.sources}
+def pair(config: Config, detectors: Mapping[str, Detector]) -> dict[str, Detector]:
+    """The detector of each source, by the source's name, behind the source's denoiser.
+
+    Raises:
+        ConfigError: a detector was not calibrated with that denoiser.
+    """
+    paired: dict[tuple[str, str | None], Detector] = {}  # sources of the same two share one, and so their batches
+    problems = []
+    for source in config.sources:
+        denoiser = None if source.denoiser is None else detectors[source.denoiser]
+        try:
+            key = (source.model, source.denoiser)
+            paired[key] = paired.get(key) or detectors[source.model].with_denoiser(denoiser)
+        except BundleError as error:
+            problems.append(f"sources.{source.name}.denoiser: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return {source.name: paired[source.model, source.denoiser] for source in config.sources}
 
 
 def _differs(config: Config, other: Config, key: str) -> bool:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class Detector:
         calibration: its calibration scores, float64 (n,), ascending.
         golden: how close this device is to torch.
         asked: the device and the threads that were asked for.
+        denoiser: what cleans a picture before it is scored; the one that the calibration went through.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Detector:
     calibration: NDArray[np.float64]
     golden: GoldenCheck
     asked: tuple[Device, int]
+    denoiser: "Detector | None" = None
 
     @classmethod
     def load(
@@ -101,6 +103,49 @@ class Detector:
         """What records say of this model."""
         return ModelIdentity(self.name, self.bundle.model_sha256, self.session.device)
 
+    def with_denoiser(self, denoiser: "Detector | None") -> "Detector":
+        """This detector behind a denoiser, or behind none.
+
+        Raises:
+            BundleError: that is not what it was calibrated with.
+        """
+        wanted, name = self.bundle.manifest.denoiser, self.bundle.path
+        if denoiser is None:
+            if wanted is not None:
+                raise BundleError(
+                    f"{name} was calibrated behind the denoiser {wanted.name}, and none is given; give that"
+                )
+            return replace(self, denoiser=None)
+        if denoiser.bundle.manifest.kind != "denoiser":
+            raise BundleError(f"{denoiser.bundle.path} is no denoiser but of the kind {denoiser.bundle.manifest.kind}")
+        if wanted is None:
+            raise BundleError(
+                f"{name} was calibrated without a denoiser; use it without, or train and export it with "
+                f"--denoiser {denoiser.bundle.path}"
+            )
+        if (
+            wanted.sha256 != denoiser.bundle.model_sha256
+            or denoiser.bundle.manifest.input != self.bundle.manifest.input
+        ):
+            raise BundleError(
+                f"{name} was calibrated behind another denoiser than {denoiser.bundle.path}: {wanted.name}, whose "
+                f"{bundles.MODEL} has the SHA-256 {wanted.sha256}; use that, or train and export the detector again"
+            )
+        return replace(self, denoiser=denoiser)
+
+    def reconstruct(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the model makes of image: uint8 (N, H, W, C), of the same shape; a denoiser cleans it.
+
+        Raises:
+            BundleError: the model works on features and has no pictures to give.
+        """
+        if "reconstruction" not in self.bundle.manifest.outputs:
+            raise BundleError(
+                f"{self.bundle.path} gives no pictures, only scores and maps; take a denoiser or another pixel model"
+            )
+        (reconstruction,) = self.session.run(["reconstruction"], image)
+        return reconstruction
+
     def scores(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores float32 (N,) and anomaly maps float32 (N, h, w) of image: uint8 (N, H, W, C)."""
         score, anomaly_map = self.session.run(["score", "anomaly_map"], image)
@@ -108,16 +153,28 @@ class Detector:
 
     def detect(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
         """One result a frame, in their order; a `PictureError` where the model gave no finite score."""
+        image, timings = np.stack([frame.pixels for frame in frames]), {}
+        cleaned: list[NDArray[np.uint8] | None] = [None] * len(frames)
+        if self.denoiser is not None:
+            began = time.perf_counter()
+            image = self.denoiser.reconstruct(image)
+            cleaned = list(image)
+            timings["denoise"] = round((time.perf_counter() - began) * 1000 / len(frames), 3)
         began = time.perf_counter()
-        scores, maps = self.scores(np.stack([frame.pixels for frame in frames]))
-        each_ms = (time.perf_counter() - began) * 1000 / len(frames)
+        scores, maps = self.scores(image)
+        timings["infer"] = round((time.perf_counter() - began) * 1000 / len(frames), 3)
         return [
-            self._result(frame, float(score), anomaly_map, each_ms)
-            for frame, score, anomaly_map in zip(frames, scores, maps, strict=True)
+            self._result(frame, float(score), anomaly_map, clean, timings)
+            for frame, score, anomaly_map, clean in zip(frames, scores, maps, cleaned, strict=True)
         ]
 
     def _result(
-        self, frame: Frame, score: float, anomaly_map: NDArray[np.float32], infer_ms: float
+        self,
+        frame: Frame,
+        score: float,
+        anomaly_map: NDArray[np.float32],
+        cleaned: NDArray[np.uint8] | None,
+        timings: dict[str, float],
     ) -> Result | PictureError:
         if not math.isfinite(score):
             return PictureError("model_failed", f"the model {self.name} gave the score {score}")
@@ -130,7 +187,8 @@ class Detector:
             is_anomaly=score > self.threshold.value,
             anomaly_map=anomaly_map,
             model=self.name,
-            timings={"infer": round(infer_ms, 3)},
+            timings=timings,
+            cleaned=cleaned,
         )
 
 

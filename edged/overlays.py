@@ -13,15 +13,18 @@ _COLOURS = np.array([[255, 221, 0], [255, 128, 0], [220, 0, 0]], dtype=np.float6
 _MAX_OPACITY = 0.6
 
 
-def render(pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32]) -> Image.Image:
-    """The picture, and beside it the same picture under its heat map.
+def render(
+    pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], cleaned: NDArray[np.uint8] | None = None
+) -> Image.Image:
+    """The picture, what a denoiser made of it where there is one, and the picture under its heat map, side by side.
 
     Args:
         pixels: uint8 (H, W, C), C 1 or 3.
         anomaly_map: float32 (h, w) in the manifest's units.
+        cleaned: uint8 (H, W, C), or None.
 
     Returns:
-        RGB, 2·W wide and H high.
+        RGB, 2·W or 3·W wide and H high.
     """
     height, width = pixels.shape[:2]
     plain = np.broadcast_to(pixels, (height, width, 3)).astype(np.float64)
@@ -30,4 +33,5 @@ def render(pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32]) -> Image
     colour = np.stack([np.interp(strength, _LEVELS, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
     opacity = np.where(strength > 0, 0.25 + (_MAX_OPACITY - 0.25) * strength, 0.0)[..., None]
     overlay = plain * (1 - opacity) + colour * opacity
-    return Image.fromarray(np.concatenate([plain, overlay], axis=1).round().astype(np.uint8))
+    middle = [] if cleaned is None else [np.broadcast_to(cleaned, (height, width, 3)).astype(np.float64)]
+    return Image.fromarray(np.concatenate([plain, *middle, overlay], axis=1).round().astype(np.uint8))

@@ -290,7 +290,8 @@ class Pipeline:
             for frame, result in zip(frames, results, strict=True):
                 found[frame.frame_id] = result
                 if isinstance(result, Result):
-                    self._metrics.stage_seconds.labels("infer").observe(result.timings["infer"] / 1000)
+                    for stage, milliseconds in result.timings.items():
+                        self._metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
         return [found[item.arrival.id] if item.outcome.error is None else item.outcome.error for item in items]
 
     def _draw(self, frame: Frame, result: Result) -> None:

@@ -48,6 +48,7 @@ class Result:
         anomaly_map: float32 (h, w); 1.0 is the level that good pictures exceed at one pixel in a thousand.
         model: name of the model.
         timings: milliseconds by stage.
+        cleaned: uint8 (H, W, C), what the denoiser made of the frame and was scored; None without one.
     """
 
     frame_id: str
@@ -59,6 +60,7 @@ class Result:
     anomaly_map: NDArray[np.float32]
     model: str
     timings: dict[str, float]
+    cleaned: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)

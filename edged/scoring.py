@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,13 +43,20 @@ class Picture:
     relative: Path
 
 
-def load(bundle: Path, device: Device, *, target_fpr: float | None = None, threshold: float | None = None) -> Detector:
+def load(
+    bundle: Path,
+    device: Device,
+    *,
+    target_fpr: float | None = None,
+    threshold: float | None = None,
+    denoiser: Path | None = None,
+) -> Detector:
     """Loads a bundle for one command, and says on standard error what a person should know of it."""
     detector = Detector.load(bundle, device=device, target_fpr=target_fpr, threshold=threshold)
     for warning in (detector.session.fell_back, detector.threshold.shortfall):
         if warning:
             print(f"edged: {printable(warning)}", file=sys.stderr)  # noqa: T201
-    return detector
+    return detector.with_denoiser(None if denoiser is None else Detector.load(denoiser, device=device))
 
 
 def find(paths: Sequence[Path]) -> list[Picture]:
@@ -78,7 +88,7 @@ def score(
     heatmaps: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008
 ) -> Iterator[Record]:
-    """One record a picture, in their order; decodes ahead in other processes, shows progress on a terminal.
+    """One record a picture, in their order.
 
     Args:
         detector: what scores.
@@ -86,32 +96,59 @@ def score(
         heatmaps: a folder for overlays.
         limits: what is refused.
     """
+    for batch in _decoded(detector, pictures, limits):
+        yield from _score_batch(detector, batch, heatmaps)
+
+
+def denoise(
+    denoiser: Detector,
+    pictures: Sequence[Picture],
+    out: Path,
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+) -> Iterator[tuple[Picture, PictureError | None]]:
+    """Writes the cleaned pictures as PNG below `out`; gives each picture, with its error where it had one.
+
+    Raises:
+        BundleError: the model gives no pictures.
+        ConfigError: `out` cannot be written.
+    """
+    for batch in _decoded(denoiser, pictures, limits):
+        images = [outcome.decoded.pixels for _, outcome in batch if outcome.decoded is not None]
+        cleaned = iter(denoiser.reconstruct(np.stack(images)) if images else ())
+        for picture, outcome in batch:
+            if outcome.decoded is not None:
+                pixels: NDArray[np.uint8] = next(cleaned)
+                _save(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), out / picture.relative)
+            yield picture, outcome.error
+
+
+def _decoded(
+    detector: Detector, pictures: Sequence[Picture], limits: Limits
+) -> Iterator[Sequence[tuple[Picture, Outcome]]]:
+    """Small batches in the order of `pictures`, decoded ahead in other processes; shows progress on a terminal."""
     cpus = usable_cpus()
     progress = Progress(
-        TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        # A bar only where it disturbs nothing: not when both streams are the same terminal.
+        disable=not sys.stderr.isatty() or sys.stdout.isatty(),
     )
-    # A bar only where it disturbs nothing: not when both streams are the same terminal.
-    shown = sys.stderr.isatty() and not sys.stdout.isatty()
-    with DecoderPool(cpus, limits) as pool, ThreadPoolExecutor(cpus) as executor:
+    with DecoderPool(cpus, limits) as pool, ThreadPoolExecutor(cpus) as executor, progress:
+        task = progress.add_task("pictures", total=len(pictures))
         waiting: deque[tuple[Picture, Future[Outcome]]] = deque()
-        batch: list[tuple[Picture, Outcome]] = []
-        task = progress.add_task("scoring", total=len(pictures))
-        if shown:
-            progress.start()
-        try:
-            for index in range(len(pictures) + _AHEAD):
-                if index < len(pictures):
-                    picture = pictures[index]
-                    waiting.append((picture, executor.submit(_decode, pool, picture.path, detector)))
-                if index >= _AHEAD and waiting:
-                    done, future = waiting.popleft()
-                    batch.append((done, future.result()))
-                if len(batch) == _BATCH or (batch and not waiting):
-                    yield from _score_batch(detector, batch, heatmaps)
-                    progress.advance(task, len(batch))
-                    batch.clear()
-        finally:
-            progress.stop()
+        for start in range(0, len(pictures) + _AHEAD, _BATCH):
+            waiting.extend(
+                (picture, executor.submit(_decode, pool, picture.path, detector))
+                for picture in pictures[start : start + _BATCH]
+            )
+            if start >= _AHEAD and waiting:
+                ready = [waiting.popleft() for _ in range(min(_BATCH, len(waiting)))]
+                yield [(picture, future.result()) for picture, future in ready]
+                progress.advance(task, len(ready))
 
 
 def calibrate(detector: Detector, records: Sequence[Record], target_fpr: float | None) -> tuple[Threshold, int]:
@@ -187,12 +224,16 @@ def _score_batch(
 
 
 def _draw(frame: Frame, result: Result, wanted: Path) -> None:
+    _save(overlays.render(frame.pixels, result.anomaly_map, result.cleaned), wanted)
+
+
+def _save(image: Image.Image, wanted: Path) -> None:
     named = wanted if wanted.suffix.lower() == ".png" else wanted.with_name(wanted.name + ".png")
     try:
         named.parent.mkdir(parents=True, exist_ok=True)
-        overlays.render(frame.pixels, result.anomaly_map).save(named, "PNG")
+        image.save(named, "PNG")
     except OSError as error:
-        raise ConfigError([f"--heatmaps: {named} cannot be written: {error.strerror}"]) from error
+        raise ConfigError([f"{named} cannot be written: {error.strerror}; choose another folder"]) from error
 
 
 def _captured_at(path: Path) -> float:
