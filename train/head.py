@@ -46,7 +46,7 @@ class Head(nn.Module):
         super().__init__()
         self.regions = regions
         self.top = min(top, height * width)
-        packed = channels * (channels + 1) // 2
+        packed = channels * (channels + 1) // 2 + 1  # and a zero, for what stands above the diagonal
         self.register_buffer("mean", torch.zeros(channels, height, width))
         # The factors are most of the model's bytes: lower triangles alone, in half precision.
         self.register_buffer("factors", torch.zeros(regions * regions, packed, dtype=torch.float16))
@@ -91,8 +91,7 @@ class Head(nn.Module):
     def whitening(self) -> Tensor:
         """The factors as matrices: float32 (g*g, C, C), lower triangular."""
         channels = math.isqrt(self.unpacking.numel())
-        padded = F.pad(self.factors, (0, 1))  # the zero that every place above the diagonal points to
-        return padded.index_select(1, self.unpacking).view(-1, channels, channels).float()
+        return self.factors.index_select(1, self.unpacking).view(-1, channels, channels).float()
 
     def smooth(self, z: Tensor) -> Tensor:
         """Gaussian smoothing, borders repeated: (N, h, w) -> (N, h, w)."""

@@ -83,9 +83,10 @@ def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDA
 
 
 def pack(factors: NDArray[np.float64]) -> Tensor:
-    """Lower triangles, row by row: (G, C, C) -> float16 (G, C (C + 1) / 2)."""
+    """Lower triangles, row by row, and a zero: (G, C, C) -> float16 (G, C (C + 1) / 2 + 1)."""
     row, column = np.tril_indices(factors.shape[1])
-    return torch.from_numpy(factors[:, row, column].astype(np.float16))
+    packed = np.pad(factors[:, row, column], ((0, 0), (0, 1)))
+    return torch.from_numpy(packed.astype(np.float16))
 
 
 def _mean(batches: Iterable[Tensor]) -> Tensor:

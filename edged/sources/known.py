@@ -22,6 +22,8 @@ class KnownFiles:
 
     def add(self, path: bytes, size: int, mtime_ns: int) -> None:
         """Adds one state of a file."""
+        if (path, size, mtime_ns) in self:
+            return
         self._recent.add(hash((path, size, mtime_ns)))
         if len(self._recent) >= _MERGE_AT:
             recent = np.fromiter(self._recent, dtype=np.int64, count=len(self._recent))
