@@ -121,7 +121,7 @@ def check(config: ConfigOption) -> int:
     """
     from edged import config as configuration
     from edged import logs, reports
-    from edged.daemon import load_detectors, pair
+    from edged.daemon import load_canaries, load_detectors, pair
 
     logs.configure("console")
     loaded, problems = configuration.examine(config)
@@ -130,6 +130,7 @@ def check(config: ConfigOption) -> int:
             detectors = load_detectors(loaded)
             if not problems:
                 pair(loaded, detectors)
+                load_canaries(loaded, detectors)
         except ConfigError as error:
             problems += error.problems
     if problems or loaded is None:
@@ -208,6 +209,43 @@ def denoise(
             _complain(f"{printable(str(picture.path))}: {error.reason}: {error}")
     typer.echo(f"{done} cleaned into {out}, {failed} failed", err=True)
     return 1 if failed else 0
+
+
+@app.command()
+@_errors_to_exit_codes
+def sample(
+    bundle: BundleArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the grid goes, as PNG.")],
+    n: Annotated[int, typer.Option("-n", min=1, max=4096, help="How many pictures.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")] = 0,
+    around: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw from the posterior of this picture.")
+    ] = None,
+    interpolate: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="A B", help="Walk from picture A to picture B.")
+    ] = None,
+    device: DeviceOption = DeviceChoice.AUTO,
+) -> int:
+    """Draw new normal pictures from a VAE, as one grid.
+
+    Example: edged sample bundles/cells -n 64 --seed 0 --out grid.png
+    """
+    from edged import sampling, scoring
+
+    if around is not None and interpolate is not None:
+        raise ConfigError(["give --around or --interpolate, not both"])
+    detector = scoring.load(bundle, device.value)
+    sampler = sampling.Sampler.load(detector, device=device.value)
+    if around is not None:
+        images = sampler.around(scoring.read(detector, around), n, seed)
+    elif interpolate is not None:
+        first, second = (scoring.read(detector, path) for path in interpolate)
+        images = sampler.between(first, second, n)
+    else:
+        images = sampler.prior(n, seed)
+    scoring.save(sampling.grid(images), out)
+    typer.echo(f"{out}: {n} pictures", err=True)
+    return 0
 
 
 @app.command()

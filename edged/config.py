@@ -112,6 +112,7 @@ class Model(_Table):
     target_fpr: float | None = Field(default=None, gt=0, lt=1)
     threshold: float | None = Field(default=None, gt=0)
     threads: int = Field(default=0, ge=0, le=1024)
+    canary_seconds: float | None = Field(default=None, ge=0.1, le=86_400)
 
 
 class DecodeLimits(_Table):

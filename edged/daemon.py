@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from edged import __version__, logs
 from edged import config as configuration
+from edged.canary import Canary
 from edged.config import Config, ImagesSink, JsonlSink
 from edged.detector import Detector
 from edged.errors import BundleError, ConfigError, DeviceError, EdgedError
@@ -78,6 +79,7 @@ class Daemon:
         try:
             self._detectors = load_detectors(config)
             paired = pair(config, self._detectors)
+            canaries = load_canaries(config, self._detectors)
             self._metrics = Metrics(CollectorRegistry())
             self._events = SourceEvents(self._metrics)
             self._server = self._make_server(config)
@@ -105,6 +107,7 @@ class Daemon:
         self._server.start()
         self._pipeline.start()
         self._pipeline.set_detectors(paired)
+        self._pipeline.set_canaries(canaries)
         for source in config.sources:
             self._add_source(config, source.name)
         self._phase = ""
@@ -149,6 +152,7 @@ class Daemon:
             config = configuration.load(self._path)
             detectors = load_detectors(config, self._detectors)
             paired = pair(config, detectors)
+            canaries = load_canaries(config, detectors)
         except EdgedError as error:
             self._log.error("not reloaded; the running configuration stays", error=str(error))
             self._notifier.ready("reload failed; the running configuration stays")
@@ -169,6 +173,7 @@ class Daemon:
         self._config, self._detectors = config, detectors
         self._declare(config)
         self._pipeline.set_detectors(paired)
+        self._pipeline.set_canaries(canaries)
         for source in config.sources:
             if source not in before.sources:
                 self._add_source(config, source.name)
@@ -286,6 +291,25 @@ def pair(config: Config, detectors: Mapping[str, Detector]) -> dict[str, Detecto
     if problems:
         raise ConfigError(problems)
     return {source.name: paired[source.model, source.denoiser] for source in config.sources}
+
+
+def load_canaries(config: Config, detectors: Mapping[str, Detector]) -> dict[str, tuple[Canary, float]]:
+    """The canary of each model that has `canary_seconds`, and that interval.
+
+    Raises:
+        ConfigError: such a model is no VAE on pixels.
+    """
+    canaries, problems = {}, []
+    for name, model in config.models.items():
+        if model.canary_seconds is None:
+            continue
+        try:
+            canaries[name] = (Canary.load(detectors[name]), model.canary_seconds)
+        except BundleError as error:
+            problems.append(f"models.{name}.canary_seconds: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return canaries
 
 
 def _differs(config: Config, other: Config, key: str) -> bool:

@@ -118,6 +118,15 @@ class Metrics:
         self.outbox_items = Gauge(
             "edged_outbox_items", "Results that a sink has not been given.", ["sink"], registry=registry
         )
+        self.canary_ok = Gauge(
+            "edged_canary_ok",
+            "1 while sampled and golden pictures come through as they should, else 0; for models with canary_seconds.",
+            ["model"],
+            registry=registry,
+        )
+        self.canary_score_ratio = Gauge(
+            "edged_canary_score_ratio", "Score / threshold of the last sampled picture.", ["model"], registry=registry
+        )
         self.journal_bytes = Gauge("edged_journal_bytes", "Size of the journal on the disk.", registry=registry)
 
     def declare(self, *, onnxruntime: str, sources: Mapping[str, str], sinks: Iterable[str]) -> None:
@@ -158,7 +167,13 @@ class Metrics:
 
     def forget_models(self) -> None:
         """Removes the series of all models, before others are shown."""
-        for family in (self.model_info, self.model_threshold, self.model_fallback):
+        for family in (
+            self.model_info,
+            self.model_threshold,
+            self.model_fallback,
+            self.canary_ok,
+            self.canary_score_ratio,
+        ):
             family.clear()
 
     def forget_source(self, source: str) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from edged.arrivals import Arrival, Entry
+from edged.canary import Canary
 from edged.decoding import DecoderPool, DecodingAborted, Outcome
 from edged.detector import Detector
 from edged.errors import JournalError, PictureError, SinkError
@@ -75,6 +76,8 @@ class Pipeline:
         self._troubles: dict[str, str] = {}
         self._failing_sinks: set[str] = set()
         self._busy_since: dict[str, float] = {}
+        self._canary_stop = threading.Event()
+        self._canary_threads: list[threading.Thread] = []
         self._log = structlog.get_logger()
         self._decode_threads = [
             threading.Thread(target=self._decode_loop, name=f"decode-{number}") for number in range(decoders)
@@ -117,6 +120,19 @@ class Pipeline:
         thread.join()
         self._trouble(f"source-{name}", None)
 
+    def set_canaries(self, canaries: Mapping[str, tuple[Canary, float]]) -> None:
+        """Replaces the canaries: by the name of their model, each with its interval in seconds."""
+        self._canary_stop.set()
+        for thread in self._canary_threads:
+            thread.join()
+        self._canary_stop = threading.Event()
+        self._canary_threads = [
+            threading.Thread(target=self._canary_loop, args=(name, *canary, self._canary_stop), name=f"canary-{name}")
+            for name, canary in canaries.items()
+        ]
+        for thread in self._canary_threads:
+            thread.start()
+
     def stop(self, patience_s: float) -> None:
         """Stops claiming, finishes what is in work, feeds the sinks, ends every worker.
 
@@ -124,10 +140,13 @@ class Pipeline:
             patience_s: decoders that take longer are killed; their pictures are found again at the next start.
         """
         self._stopping.set()
+        self._canary_stop.set()
         self._intake.close()
         killer = threading.Timer(patience_s, self._pool.abort)
         killer.start()
         for thread in self._decode_threads:
+            thread.join()
+        for thread in self._canary_threads:
             thread.join()
         killer.cancel()
         self._decoded.put(None)
@@ -166,6 +185,31 @@ class Pipeline:
                 self._report(f"source-{source.name}", f"source {source.name} failed", error)
                 stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    # Canaries.
+
+    def _canary_loop(self, model: str, canary: Canary, interval_s: float, stop: threading.Event) -> None:
+        ok, ratio = self._metrics.canary_ok.labels(model), self._metrics.canary_score_ratio.labels(model)
+        seed, was_ok = 0, True
+        while True:
+            try:
+                ratio.set(canary.check(self._pool.decode, seed))
+                is_ok = True
+            except DecodingAborted:
+                return
+            except Exception as error:  # noqa: BLE001
+                is_ok = False
+                if was_ok:
+                    self._log.error(
+                        "the canary failed: the path from file to score is broken", model=model, error=str(error)
+                    )
+            if is_ok and not was_ok:
+                self._log.info("the canary is well again", model=model)
+            ok.set(is_ok)
+            was_ok = is_ok
+            seed += 1
+            if stop.wait(interval_s):
+                return
 
     # Decoding.
 

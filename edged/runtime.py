@@ -6,7 +6,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edged.errors import BundleError, DeviceError, RuntimeMissingError
@@ -35,9 +34,9 @@ class Session:
     provider: str
     fell_back: str | None
 
-    def run(self, outputs: list[str], image: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """The named outputs for image: uint8 (N, H, W, C)."""
-        return list(self.ort.run(outputs, {"image": image}))
+    def run(self, outputs: list[str], value: NDArray[Any]) -> list[NDArray[Any]]:
+        """The named outputs for the graph's one input, whose first axis is the batch."""
+        return list(self.ort.run(outputs, {self.ort.get_inputs()[0].name: value}))
 
 
 def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = "model.onnx") -> Session:

@@ -119,8 +119,21 @@ def denoise(
         for picture, outcome in batch:
             if outcome.decoded is not None:
                 pixels: NDArray[np.uint8] = next(cleaned)
-                _save(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), out / picture.relative)
+                save(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), out / picture.relative)
             yield picture, outcome.error
+
+
+def read(detector: Detector, path: Path) -> NDArray[np.uint8]:
+    """One picture at the model's size: uint8 (H, W, C).
+
+    Raises:
+        ConfigError: it cannot be read or decoded.
+    """
+    with DecoderPool(1, Limits()) as pool:
+        outcome = _decode(pool, path, detector)
+    if outcome.decoded is None:
+        raise ConfigError([f"{printable(str(path))}: {outcome.error}"])
+    return outcome.decoded.pixels
 
 
 def _decoded(
@@ -224,10 +237,15 @@ def _score_batch(
 
 
 def _draw(frame: Frame, result: Result, wanted: Path) -> None:
-    _save(overlays.render(frame.pixels, result.anomaly_map, result.cleaned), wanted)
+    save(overlays.render(frame.pixels, result.anomaly_map, result.cleaned), wanted)
 
 
-def _save(image: Image.Image, wanted: Path) -> None:
+def save(image: Image.Image, wanted: Path) -> None:
+    """Writes a picture as PNG; its name gets the ending if it has another.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     named = wanted if wanted.suffix.lower() == ".png" else wanted.with_name(wanted.name + ".png")
     try:
         named.parent.mkdir(parents=True, exist_ok=True)

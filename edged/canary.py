@@ -1,0 +1,76 @@
+"""Proof that the whole path still works when no parts arrive: a VAE's own sample, and a golden picture, end to end."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edged.bundle import Golden
+from edged.decoding import Outcome
+from edged.detector import Detector
+from edged.errors import EdgedError
+from edged.imaging import ImageInput
+from edged.results import Frame, Result, new_id
+from edged.sampling import Sampler
+
+SOURCE = "canary"
+
+Decode = Callable[[BinaryIO, ImageInput], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """One model's canary; what it scores is never a row of the journal."""
+
+    detector: Detector
+    sampler: Sampler
+    golden: Golden
+
+    @classmethod
+    def load(cls, detector: Detector) -> "Canary":
+        """Opens the decoder of a loaded VAE on the device that its model runs on.
+
+        Raises:
+            BundleError: the model is no VAE on pixels.
+        """
+        device, threads = detector.asked
+        sampler = Sampler.load(detector, device=device, threads=threads)
+        return cls(detector, sampler, detector.bundle.golden())
+
+    def check(self, decode: Decode, seed: int) -> float:
+        """Samples a picture and scores it, and a golden one, as if both had arrived as files.
+
+        Args:
+            decode: of the pool that decodes pictures.
+            seed: of the sample, and of the choice of the golden picture.
+
+        Returns:
+            Score / threshold of the sample.
+
+        Raises:
+            EdgedError: a picture did not come through, or the golden one's score is not what it was at export.
+        """
+        index = seed % len(self.golden.score)
+        score = self._score(decode, self.golden.image[index]).score
+        expected, tolerance = float(self.golden.score[index]), self.detector.bundle.manifest.tolerance
+        if abs(score - expected) > tolerance.atol + tolerance.rtol * abs(expected):
+            raise EdgedError(f"the golden picture {index} scores {score:.6g}; at export it was {expected:.6g}")
+        sampled = self._score(decode, self.sampler.prior(1, seed)[0])
+        return sampled.score / sampled.threshold
+
+    def _score(self, decode: Decode, pixels: NDArray[np.uint8]) -> Result:
+        png = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, "PNG")
+        png.seek(0)
+        outcome = decode(png, self.detector.bundle.manifest.input)
+        if outcome.error is not None:
+            raise outcome.error
+        assert outcome.decoded is not None
+        (result,) = self.detector.detect([Frame(SOURCE, new_id(), 0.0, outcome.decoded.pixels)])
+        if not isinstance(result, Result):
+            raise result
+        return result
