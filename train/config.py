@@ -30,9 +30,6 @@ class AutoencoderConfig(BaseModel):
     backbone: Literal["efficientnet-lite0", "pixels"] = Field(
         EFFICIENTNET, description="what the autoencoder sees: features of a frozen ImageNet trunk, or the pixels"
     )
-    name: str = Field(
-        "model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="how the bundle calls the model"
-    )
     size: tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]] = Field(
         (256, 256), description="height and width of the model's picture, px; one number for a square"
     )

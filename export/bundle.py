@@ -1,0 +1,171 @@
+"""A run directory -> a bundle: trace, prove, calibrate through edged, describe; whole or not at all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+
+from edged import bundle as bundles
+from edged.detector import Detector as ServedDetector
+from export import calibrate, card, graph, manifest, parity, plots, quantise, sources
+from export.calibrate import Outcome
+from export.sources import Intact
+from train.detector import Detector
+from train.errors import TrainError
+from train.progress import Track
+from train.run import Run
+
+PARITY_PICTURES: Final = 8
+GOLDEN_PICTURES: Final = 3
+QUANTISING_PICTURES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What export made.
+
+    Attributes:
+        outcome: scores, threshold, and the report on bad pictures.
+        difference: of ONNX Runtime from torch, 1 is the tolerance.
+        model_bytes: size of model.onnx.
+        warnings: of training and export.
+    """
+
+    outcome: Outcome
+    difference: float
+    model_bytes: int
+    warnings: tuple[str, ...]
+
+
+def export_bundle(run: Run, out: Path, *, name: str, precision: str, track: Track) -> Exported:
+    """Writes a bundle.
+
+    Args:
+        run: what was trained.
+        out: where it goes; must not exist.
+        name: how results call the model.
+        precision: "fp32", "fp16" or "int8".
+        track: shows progress.
+
+    Raises:
+        TrainError: a check failed; nothing was written.
+        BundleError: `out` exists, or edged refuses what was made.
+    """
+    with bundles.writing(out) as folder:
+        with track("pictures") as advance:
+            intact = sources.find_intact(run, advance)
+        with track("graph") as advance:
+            detector = graph.with_half_weights(run.detector) if precision == "fp16" else run.detector
+            model = _model(detector, run, intact, precision)
+            (folder / bundles.MODEL).write_bytes(model)
+            pictures = (intact.part("statistics") or intact.part("calibration"))[:PARITY_PICTURES]
+            expected = parity.reference(detector, sources.read_pixels(pictures, run.config.image_input))
+            difference = _prove(folder, model, expected, parity.TOLERANCES[precision])
+            advance(1, 1)
+
+        licences = manifest.add_licences(folder, run)
+        facts = manifest.of_run(run, name=name, precision=precision, licences=licences)
+        with track("calibration") as advance:
+            served = calibrate.serve(folder, facts, run.config.target_fpr)
+            outcome = calibrate.score(
+                served,
+                intact.part("calibration"),
+                intact.part("bad"),
+                target_fpr=run.config.target_fpr,
+                advance=advance,
+            )
+        if precision == "int8":
+            with track("float32, to compare") as advance:
+                _gate(run, intact, outcome)
+                advance(1, 1)
+
+        facts["drift_reference"] = manifest.drift_reference(outcome.good, outcome.brightness)
+        facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
+        warnings = (*run.facts["warnings"], *intact.warnings)
+        _describe(folder, facts, run=run, served=served, intact=intact, outcome=outcome, warnings=warnings)
+        sealed = bundles.seal(folder, facts)
+        bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr))
+        ServedDetector.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
+    return Exported(outcome, difference, len(model), warnings)
+
+
+def _model(detector: Detector, run: Run, intact: Intact, precision: str) -> bytes:
+    traced = graph.trace(detector, run.config.image_input)
+    if precision == "fp16":
+        graph.store_weights_as_half(traced)
+    elif precision == "int8":
+        some = (intact.part("fit") or intact.part("statistics"))[:QUANTISING_PICTURES]
+        if not some:
+            raise TrainError("--precision int8 needs pictures of the fit part, and all have gone; put them back")
+        traced = quantise.quantise(traced, sources.read_pixels(some, run.config.image_input))
+    return graph.checked(traced)
+
+
+def _prove(folder: Path, model: bytes, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
+    """Checks ONNX Runtime against torch, and keeps a few of the pictures as the golden ones."""
+    difference = parity.check(model, expected, tolerance)
+    n = GOLDEN_PICTURES
+    with (folder / bundles.GOLDEN).open("wb") as file:
+        np.savez(file, image=expected.image[:n], score=expected.score[:n], anomaly_map=expected.anomaly_map[:n])
+    return difference
+
+
+def _gate(run: Run, intact: Intact, outcome: Outcome) -> None:
+    """Scores the same pictures with the float32 model, and lets the gate judge."""
+
+    def scores(part: Any) -> np.ndarray:
+        pictures, size = intact.part(part), PARITY_PICTURES
+        batches = (pictures[start : start + size] for start in range(0, len(pictures), size))
+        images = (sources.read_pixels(batch, run.config.image_input) for batch in batches)
+        return np.concatenate([parity.reference(run.detector, image).score for image in images]).astype(np.float64)
+
+    bad = None if outcome.bad is None else (scores("bad"), outcome.bad)
+    quantise.gate(scores("calibration"), outcome.good, bad)
+
+
+def _metrics(run: Run, outcome: Outcome, difference: float) -> dict[str, float]:
+    measured = {
+        "loss_statistics": run.facts["loss_statistics"],
+        "held_out_ratio": run.facts["held_out_ratio"],
+        "parity": difference,
+        "threshold": outcome.threshold.value,
+    }
+    if outcome.report is not None:
+        report = outcome.report
+        measured |= {"auroc": report.auroc, "recall": report.recall, "bad_pictures": report.n_bad}
+    return measured
+
+
+def _describe(
+    folder: Path,
+    facts: dict[str, Any],
+    *,
+    run: Run,
+    served: ServedDetector,
+    intact: Intact,
+    outcome: Outcome,
+    warnings: tuple[str, ...],
+) -> None:
+    """The card and its pictures: the median and the worst of the good ones, and of the bad ones."""
+    plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=outcome.threshold.value)
+    shown = [intact.part("calibration")[int(i)] for i in np.argsort(outcome.good)[[len(outcome.good) // 2, -1]]]
+    if outcome.bad is not None and outcome.report is not None:
+        plots.roc_curve(folder / plots.ROC, good=outcome.good, bad=outcome.bad, area=outcome.report.auroc)
+        shown += [intact.part("bad")[int(i)] for i in np.argsort(outcome.bad)[[len(outcome.bad) // 2, -1]]]
+    image = sources.read_pixels(shown, run.config.image_input)
+    plots.examples(folder / plots.EXAMPLES, image, served.scores(image)[1])
+    height, width = run.config.size
+    text = card.write(
+        bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
+        threshold=outcome.threshold,
+        report=outcome.report,
+        parts=facts["provenance"]["pictures"],
+        source_px=(
+            median(picture.source_px[0] for picture in run.pictures) / width,
+            median(picture.source_px[1] for picture in run.pictures) / height,
+        ),
+        warnings=warnings,
+    )
+    (folder / "card.md").write_text(text, encoding="utf-8")

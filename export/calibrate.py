@@ -1,0 +1,92 @@
+"""Scores of good and bad pictures computed through edged itself, as it will compute them when it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged import bundle as bundles
+from edged.bundle import Calibration, Manifest
+from edged.calibration import Threshold, conformal_threshold
+from edged.detector import Detector
+from export import metrics, sources
+from export.metrics import Report, Scores
+from train.errors import TrainError
+from train.pictures import Picture
+from train.progress import Advance
+
+_BATCH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What edged gives for the pictures of a run.
+
+    Attributes:
+        good: scores of the calibration pictures, (n,).
+        brightness: their mean brightness, (n,), 0 to 1.
+        bad: scores of the bad pictures, (m,); None where none were given.
+        threshold: that the calibration gives.
+        report: on the bad pictures; None where none were given.
+    """
+
+    good: Scores
+    brightness: NDArray[np.float64]
+    bad: Scores | None
+    threshold: Threshold
+    report: Report | None
+
+
+def serve(folder: Path, manifest: dict[str, Any], target_fpr: float) -> Detector:
+    """The unfinished bundle as edged loads it, with a provisional calibration that is overwritten later.
+
+    Raises:
+        BundleError: edged refuses it.
+    """
+    sealed = bundles.seal(folder, manifest)
+    bundles.write_calibration(folder, calibration(sealed, np.ones(1), target_fpr))
+    return Detector.load(folder, device="cpu")
+
+
+def score(
+    served: Detector, good: Sequence[Picture], bad: Sequence[Picture], *, target_fpr: float, advance: Advance
+) -> Outcome:
+    """Scores every picture and calibrates on the good ones.
+
+    Raises:
+        TrainError: a score is not above 0, or a picture cannot be read.
+    """
+    total = len(good) + len(bad)
+    good_scores, brightness = _scores(served, good, lambda done: advance(done, total))
+    if not (np.isfinite(good_scores).all() and (good_scores > 0).all()):
+        raise TrainError("a calibration score is not a number above 0; nothing was written. Train again")
+    threshold = conformal_threshold(good_scores, target_fpr)
+    if not bad:
+        return Outcome(good_scores, brightness, None, threshold, None)
+    bad_scores, _ = _scores(served, bad, lambda done: advance(len(good) + done, total))
+    report = metrics.report(good_scores, bad_scores, threshold.value)
+    return Outcome(good_scores, brightness, bad_scores, threshold, report)
+
+
+def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibration:
+    """What goes into calibration.json."""
+    return Calibration(
+        model_sha256=manifest.files[bundles.MODEL].sha256,
+        created=manifest.created,
+        target_fpr=target_fpr,
+        n=len(scores),
+        scores=np.sort(scores).tolist(),
+    )
+
+
+def _scores(served: Detector, pictures: Sequence[Picture], advance: Any) -> tuple[Scores, NDArray[np.float64]]:
+    scores, brightness = [], []
+    for start in range(0, len(pictures), _BATCH):
+        image = sources.read_pixels(pictures[start : start + _BATCH], served.bundle.manifest.input)
+        scores.append(served.scores(image)[0].astype(np.float64))
+        brightness.append(image.mean(axis=(1, 2, 3)) / 255)
+        advance(min(start + _BATCH, len(pictures)))
+    return np.concatenate(scores), np.concatenate(brightness)

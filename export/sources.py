@@ -1,0 +1,86 @@
+"""The pictures that a run names: which are still what they were, and their pixels."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.calibration import pictures_needed
+from edged.errors import PictureError
+from edged.imaging import ImageInput, Limits, decode
+from train.errors import TrainError
+from train.pictures import Part, Picture
+from train.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Intact:
+    """The pictures of a run that are still the same bytes.
+
+    Attributes:
+        pictures: of all parts.
+        warnings: one line each, naming what has gone or changed.
+    """
+
+    pictures: tuple[Picture, ...]
+    warnings: tuple[str, ...]
+
+    def part(self, part: Part) -> list[Picture]:
+        """The pictures of one part."""
+        return [picture for picture in self.pictures if picture.part == part]
+
+
+def find_intact(run: Run, advance: Callable[[int, int], None]) -> Intact:
+    """Hashes every picture of a run again.
+
+    Raises:
+        TrainError: so many calibration pictures are lost that the rate cannot be promised any more.
+    """
+    kept, lost = [], []
+    for done, picture in enumerate(run.pictures, start=1):
+        problem = _problem(picture)
+        if problem is None:
+            kept.append(picture)
+        else:
+            lost.append((picture, problem))
+        advance(done, len(run.pictures))
+    intact = Intact(tuple(kept), tuple(f"{p.path}: has {problem} since training ({p.part})" for p, problem in lost))
+    had, have = len(run.part("calibration")), len(intact.part("calibration"))
+    needed = pictures_needed(run.config.target_fpr)
+    if have < min(had, needed):
+        some = "; ".join(f"{p.path} has {problem}" for p, problem in lost if p.part == "calibration")
+        raise TrainError(
+            f"{run.path}: {have} of {had} calibration pictures are left, and a false-positive rate of "
+            f"{run.config.target_fpr:g} takes {needed}: {some[:2000]}. Put them back, or train again"
+        )
+    return intact
+
+
+def read_pixels(
+    pictures: Sequence[Picture], spec: ImageInput, advance: Callable[[int, int], None] | None = None
+) -> NDArray[np.uint8]:
+    """Decodes pictures by the rule that serving uses: uint8 (n, H, W, C), in their order.
+
+    Raises:
+        TrainError: one cannot be decoded any more.
+    """
+    pixels = np.empty((len(pictures), *spec.shape), dtype=np.uint8)
+    for index, picture in enumerate(pictures):
+        try:
+            pixels[index] = decode(Path(picture.path).read_bytes(), spec, Limits()).pixels
+        except (OSError, PictureError) as error:
+            raise TrainError(f"{picture.path}: cannot be read any more: {error}") from error
+        if advance is not None:
+            advance(index + 1, len(pictures))
+    return pixels
+
+
+def _problem(picture: Picture) -> str | None:
+    try:
+        data = Path(picture.path).read_bytes()
+    except OSError:
+        return "gone"
+    return None if hashlib.sha256(data).hexdigest() == picture.sha256 else "changed"
