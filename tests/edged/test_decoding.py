@@ -143,7 +143,6 @@ def test_one_death_does_not(pool: DecoderPool) -> None:
     assert outcome.error is None
 
 
-@pytest.mark.xfail(strict=True, reason="the pipes of the dead one are left to the garbage collector")
 def test_a_decoder_that_died_between_pictures_is_replaced(pool: DecoderPool) -> None:
     pool.decode(io.BytesIO(good()), SPEC)
     (child,) = children()
