@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edged.errors import BundleError
-from edged.imaging import ImageInput
+from edged.inputs import Input
 
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -95,7 +95,7 @@ class Manifest(_Model):
     backbone: str = Field(max_length=100)
     precision: Literal["fp32", "fp16", "int8"]
     created: datetime
-    input: ImageInput
+    input: Annotated[Input, Field(discriminator="kind")]
     outputs: dict[str, Output]
     map_reference: MapReference
     drift_reference: DriftReference
@@ -122,12 +122,12 @@ class Golden:
     """Pictures with the outputs that torch gave for them.
 
     Attributes:
-        image: uint8 (N, H, W, C).
+        image: uint8 (N, H, W, C), or float32 (N, C, T) where the input is a signal.
         score: float32 (N,).
         anomaly_map: float32 (N, h, w).
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     score: NDArray[np.float32]
     anomaly_map: NDArray[np.float32]
 
@@ -170,11 +170,11 @@ class Bundle:
                 if sum(item.file_size for item in archive.infolist()) > _MAX_GOLDEN_BYTES:
                     raise BundleError(f"{self.path}: {GOLDEN} unpacks to more than {_MAX_GOLDEN_BYTES} bytes")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                golden = Golden(arrays["image"], arrays["score"], arrays["anomaly_map"])
+                golden = Golden(arrays[self.manifest.input.kind], arrays["score"], arrays["anomaly_map"])
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
             raise BundleError(f"{self.path}: {GOLDEN} cannot be read ({error}); export the bundle again") from error
         n = len(golden.score)
-        fits = golden.image.shape == (n, *self.manifest.input.shape) and golden.image.dtype == np.uint8
+        fits = golden.image.shape == (n, *self.manifest.input.shape) and golden.image.dtype == self.manifest.input.dtype
         if not fits or n < 1 or len(golden.anomaly_map) != n:
             raise BundleError(f"{self.path}: {GOLDEN} does not fit the manifest's input; export the bundle again")
         return golden

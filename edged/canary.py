@@ -13,13 +13,13 @@ from edged.bundle import Golden
 from edged.decoding import Outcome
 from edged.detector import Detector
 from edged.errors import EdgedError
-from edged.imaging import ImageInput
+from edged.inputs import Input
 from edged.results import Frame, Result, new_id
 from edged.sampling import Sampler
 
 SOURCE = "canary"
 
-Decode = Callable[[BinaryIO, ImageInput], Outcome]
+Decode = Callable[[BinaryIO, Input], Outcome]
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ def score(
     if target_fpr is not None and threshold is not None:
         raise ConfigError(["give --target-fpr or --threshold, not both"])
     detector = scoring.load(bundle, device.value, target_fpr=target_fpr, threshold=threshold, denoiser=denoiser)
-    pictures = scoring.find(paths)
+    pictures = scoring.find(paths, detector.bundle.manifest.input.patterns)
     failed = anomalies = 0
     for record in scoring.score(detector, pictures, heatmaps=heatmaps):
         failed += record.error is not None
@@ -202,7 +202,7 @@ def denoise(
 
     denoiser = scoring.load(bundle, device.value)
     done = failed = 0
-    for picture, error in scoring.denoise(denoiser, scoring.find(paths), out):
+    for picture, error in scoring.denoise(denoiser, scoring.find(paths, denoiser.bundle.manifest.input.patterns), out):
         done += error is None
         failed += error is not None
         if error is not None:
@@ -264,7 +264,7 @@ def calibrate(
     from edged import scoring
 
     detector = scoring.load(bundle, device.value, target_fpr=target_fpr, denoiser=denoiser)
-    records = list(scoring.score(detector, scoring.find([good])))
+    records = list(scoring.score(detector, scoring.find([good], detector.bundle.manifest.input.patterns)))
     failed = [record for record in records if record.error is not None]
     for record in failed:
         _complain(f"{printable(record.path)}: {record.reason}: {record.error}; left out")

@@ -5,6 +5,7 @@ reloads models, thresholds and sources; a second SIGTERM or SIGINT kills.
 """
 
 import faulthandler
+import json
 import signal
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from edged.canary import Canary
 from edged.config import Config, ImagesSink, JsonlSink
 from edged.detector import Detector
 from edged.errors import BundleError, ConfigError, DeviceError, EdgedError
-from edged.imaging import Limits
+from edged.imaging import PATTERNS, Limits
 from edged.journal import Journal
 from edged.metrics import Metrics, SourceEvents
 from edged.notify import Notifier
@@ -282,6 +283,12 @@ def pair(config: Config, detectors: Mapping[str, Detector]) -> dict[str, Detecto
     paired: dict[tuple[str, str | None], Detector] = {}  # sources of the same two share one, and so their batches
     problems = []
     for source in config.sources:
+        wanted = detectors[source.model].bundle.manifest.input
+        if wanted.kind != "image" and source.patterns == PATTERNS:
+            problems.append(
+                f"sources.{source.name}.patterns: models.{source.model} takes a {wanted.kind}, and these are patterns "
+                f"of pictures; set patterns = {json.dumps(wanted.patterns)}"
+            )
         denoiser = None if source.denoiser is None else detectors[source.denoiser]
         try:
             key = (source.model, source.denoiser)

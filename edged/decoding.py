@@ -1,11 +1,11 @@
-"""`imaging` in child processes that can be killed: a crash or a hang belongs to one picture, not to the daemon.
+"""`inputs` in child processes that can be killed: a crash or a hang belongs to one picture, not to the daemon.
 
 A child reads requests on its standard input and answers on its standard output:
 
     request   one line of JSON (input, limits), then the file in frames of 4 bytes of length and that many bytes,
               ended by a length of 0
     answer    one line of JSON, {"reason", "message"} or {"width", "height", "mode", "pages"}, the latter followed
-              by H·W·C bytes of pixels
+              by the bytes of the values: uint8 (H, W, C) of a picture, float32 (C, T) of a signal
 
 It ends at end of file, so it does not outlive its parent; a decode that hangs is ended by its own alarm.
 """
@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import queue
 import signal
 import struct
@@ -27,8 +28,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, Final
 
+from edged import inputs
 from edged.errors import PictureError
-from edged.imaging import Decoded, ImageInput, Limits, open_picture
+from edged.imaging import Decoded, Limits
+from edged.inputs import Input
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,7 +77,7 @@ class DecoderPool:
         for decoder in self._decoders:
             self._free.put(decoder)
 
-    def decode(self, file: BinaryIO, spec: ImageInput) -> Outcome:
+    def decode(self, file: BinaryIO, spec: Input) -> Outcome:
         """Reads `file` from its start and decodes it; a dead or late decoder is replaced, at most `MAX_ATTEMPTS` times.
 
         Raises:
@@ -132,7 +135,7 @@ class _Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._late = False
 
-    def decode(self, file: BinaryIO, spec: ImageInput) -> tuple[str | None, Decoded | PictureError]:
+    def decode(self, file: BinaryIO, spec: Input) -> tuple[str | None, Decoded | PictureError]:
         """One attempt at one file: its SHA-256, and the picture or why there is none."""
         child = self._child
         if child is None or child.poll() is not None:
@@ -203,7 +206,7 @@ def _start() -> "subprocess.Popen[bytes]":
     )
 
 
-def _send(child: "subprocess.Popen[bytes]", file: BinaryIO, spec: ImageInput, limits: Limits) -> tuple[str | None, int]:
+def _send(child: "subprocess.Popen[bytes]", file: BinaryIO, spec: Input, limits: Limits) -> tuple[str | None, int]:
     """Sends and hashes in one read; goes on hashing when the child has died. (None, size) when there is too much."""
     assert child.stdin is not None
     pipe: IO[bytes] | None = child.stdin
@@ -232,7 +235,7 @@ def _write(pipe: IO[bytes] | None, data: bytes) -> IO[bytes] | None:
     return pipe
 
 
-def _receive(child: "subprocess.Popen[bytes]", spec: ImageInput) -> Decoded | PictureError | None:
+def _receive(child: "subprocess.Popen[bytes]", spec: Input) -> Decoded | PictureError | None:
     """The child's answer; None when it died before it had given all of it."""
     import numpy as np
 
@@ -243,11 +246,12 @@ def _receive(child: "subprocess.Popen[bytes]", spec: ImageInput) -> Decoded | Pi
     answer = json.loads(line)
     if "reason" in answer:
         return PictureError(answer["reason"], answer["message"])
-    height, width, channels = spec.shape
-    data = child.stdout.read(height * width * channels)
-    if len(data) != height * width * channels:
+    dtype = np.dtype(spec.dtype)
+    size = math.prod(spec.shape) * dtype.itemsize
+    data = child.stdout.read(size)
+    if len(data) != size:
         return None
-    pixels = np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
+    pixels = np.frombuffer(data, dtype=dtype).reshape(spec.shape)
     return Decoded(pixels, answer["width"], answer["height"], answer["mode"], answer["pages"])
 
 
@@ -264,7 +268,7 @@ def _serve() -> None:
     limited = False
     while line := requests.readline():
         request = json.loads(line)
-        spec, limits = ImageInput(**request["input"]), Limits(**request["limits"])
+        spec, limits = inputs.from_dict(request["input"]), Limits(**request["limits"])
         if not limited:
             _limit(limits)
             limited = True
@@ -273,12 +277,11 @@ def _serve() -> None:
         while length := _LENGTH.unpack(requests.read(_LENGTH.size))[0]:
             data.write(requests.read(length))
         try:
-            opened = open_picture(data.getvalue(), spec, limits)
+            values, about = inputs.to_bytes(data.getvalue(), spec, limits)
         except PictureError as error:
             answers.write(json.dumps({"reason": error.reason, "message": str(error)}).encode() + b"\n")
         else:
-            about = {"width": opened.width, "height": opened.height, "mode": opened.mode, "pages": opened.pages}
-            answers.write(json.dumps(about).encode() + b"\n" + opened.image.tobytes())
+            answers.write(json.dumps(about).encode() + b"\n" + values)
         answers.flush()
         _set_alarm(0)
 

@@ -195,9 +195,10 @@ class Detector:
 def _check_graph(loaded: Bundle, session: Session) -> None:
     (graph_input, *more), outputs = session.ort.get_inputs(), {item.name: item for item in session.ort.get_outputs()}
     shape = list(graph_input.shape)
-    if more or graph_input.name != "image" or shape[1:] != list(loaded.manifest.input.shape):
+    kind = loaded.manifest.input.kind
+    if more or graph_input.name != kind or shape[1:] != list(loaded.manifest.input.shape):
         raise BundleError(
-            f"{loaded.path}: {bundles.MODEL} takes {graph_input.name} {shape}, the manifest says image "
+            f"{loaded.path}: {bundles.MODEL} takes {graph_input.name} {shape}, the manifest says {kind} "
             f"[N, {', '.join(map(str, loaded.manifest.input.shape))}]; export the bundle again"
         )
     if missing := {"score", "anomaly_map"} - outputs.keys():

@@ -19,14 +19,13 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from PIL import Image, UnidentifiedImageError
 
 from edged.errors import PictureError
 
 if TYPE_CHECKING:  # numpy stays out of the decoder processes, which only pass bytes on
-    import numpy as np
     from numpy.typing import NDArray
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -79,6 +78,21 @@ class ImageInput:
         """(H, W, C) of one picture."""
         return self.height, self.width, self.channels
 
+    @property
+    def description(self) -> str:
+        """In words, for people."""
+        return f"pictures of {self.width}x{self.height} px, {self.channels} channel(s), {self.resize}, {self.filter}"
+
+    @property
+    def dtype(self) -> str:
+        """Of one value of a pixel."""
+        return "uint8"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Names that such files have."""
+        return PATTERNS
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -91,17 +105,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One picture at the model's size.
+    """One picture at the model's size, or one signal.
 
     Attributes:
-        pixels: uint8 (H, W, C).
-        width: of the picture in the file, px.
-        height: of the picture in the file, px.
-        mode: Pillow's name of the mode in the file.
+        pixels: uint8 (H, W, C), or float32 (C, T) of a signal.
+        width: of the picture in the file, px; samples of a signal.
+        height: of the picture in the file, px; channels of a signal.
+        mode: Pillow's name of the mode in the file, or "signal".
         pages: 1, or 2 for "more than one".
     """
 
-    pixels: "NDArray[np.uint8]"
+    pixels: "NDArray[Any]"
     width: int
     height: int
     mode: str

@@ -28,10 +28,9 @@ def lines(records: Iterable[Record], output: Literal["table", "json", "csv"]) ->
 def about_bundle(detector: Detector) -> Iterator[str]:
     """What a loaded bundle is, file by file; its golden check has passed, or it would not be loaded."""
     bundle, manifest = detector.bundle, detector.bundle.manifest
-    height, width, channels = manifest.input.shape
     yield f"{manifest.name}: {manifest.kind} on {manifest.backbone}, {manifest.precision}"
     yield f"made: {manifest.created:%Y-%m-%d %H:%M} UTC"
-    yield f"input: {width}x{height} px, {channels} channel(s), {manifest.input.resize}, {manifest.input.filter}"
+    yield f"input: {manifest.input.description}"
     for name in sorted(manifest.files):
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = detector.threshold

@@ -25,13 +25,13 @@ class Frame:
         source: name of the source.
         frame_id: unique, and the id of its result.
         captured_at: seconds since 1970, UTC.
-        pixels: uint8 (H, W, C) at the model's size.
+        pixels: uint8 (H, W, C) at the model's size, or float32 (C, T) of a signal.
     """
 
     source: str
     frame_id: str
     captured_at: float
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

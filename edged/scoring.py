@@ -59,8 +59,8 @@ def load(
     return detector.with_denoiser(None if denoiser is None else Detector.load(denoiser, device=device))
 
 
-def find(paths: Sequence[Path]) -> list[Picture]:
-    """The pictures that the arguments name: files as they are, folders searched.
+def find(paths: Sequence[Path], patterns: Sequence[str]) -> list[Picture]:
+    """The files that the arguments name: files as they are, folders searched for names that match `patterns`.
 
     Raises:
         ConfigError: a path is not there, or a folder holds no pictures.
@@ -71,10 +71,11 @@ def find(paths: Sequence[Path]) -> list[Picture]:
             problems.append(f"{printable(str(path))}: there is no such file or folder")
             continue
         found = [
-            Picture(item, item.relative_to(path) if path.is_dir() else Path(item.name)) for item in find_pictures(path)
+            Picture(item, item.relative_to(path) if path.is_dir() else Path(item.name))
+            for item in find_pictures(path, patterns)
         ]
         if not found:
-            problems.append(f"{printable(str(path))}: holds no pictures (png, jpg, tif, bmp, webp)")
+            problems.append(f"{printable(str(path))}: holds nothing to score ({', '.join(patterns)})")
         pictures += found
     if problems:
         raise ConfigError(problems)
@@ -237,7 +238,7 @@ def _score_batch(
 
 
 def _draw(frame: Frame, result: Result, wanted: Path) -> None:
-    save(overlays.render(frame.pixels, result.anomaly_map, result.cleaned), wanted)
+    save(overlays.draw(frame, result), wanted)
 
 
 def save(image: Image.Image, wanted: Path) -> None:

@@ -38,7 +38,7 @@ class ImagesSink:
                     leftover.unlink()
                 self._bytes = sum(path.stat().st_size for path in self._overlays())
             partial = self._folder / f".{result.frame_id}.part"
-            overlays.render(frame.pixels, result.anomaly_map, result.cleaned).save(partial, "PNG", compress_level=1)
+            overlays.draw(frame, result).save(partial, "PNG", compress_level=1)
             size = partial.stat().st_size
             partial.rename(self._folder / f"{result.frame_id}.png")
             self._bytes += size

@@ -1,0 +1,126 @@
+"""Bytes -> float32 signals: .npy and .csv files, hardened as pictures are.
+
+    .npy   (T,) is one channel, (C, T) several; whole or floating numbers, never objects
+    .csv   one row or one column is one channel; else a row is a moment and a column a channel. Numbers are separated
+           by comma, semicolon, tab or blanks; a first line that is not numbers is taken for a heading
+
+The length is the model's: a signal of another length is refused, for there is no resampling that is right for all.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from edged.errors import PictureError
+from edged.imaging import Limits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PATTERNS: Final = ("*.npy", "*.csv")
+
+_SEPARATOR: Final = re.compile(r"[,;\t ]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SignalInput:
+    """What a model of signals takes: the `input` of its manifest.
+
+    Attributes:
+        channels: C, 1 to 1024.
+        length: T, samples a channel, 8 to 1,000,000.
+        kind: what one item is.
+    """
+
+    channels: int
+    length: int
+    kind: Literal["signal"] = "signal"
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.channels <= 1024 and 8 <= self.length <= 1_000_000):
+            raise ValueError(
+                f"a signal has 1 to 1024 channels of 8 to 1000000 samples, not {self.channels}x{self.length}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(C, T) of one signal."""
+        return self.channels, self.length
+
+    @property
+    def description(self) -> str:
+        """In words, for people."""
+        return f"signals of {self.channels} channel(s) of {self.length} samples"
+
+    @property
+    def dtype(self) -> str:
+        """Of one sample."""
+        return "float32"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Names that such files have."""
+        return PATTERNS
+
+
+def decode(data: bytes, spec: SignalInput, limits: Limits) -> "NDArray[np.float32]":
+    """One file's bytes -> float32 (C, T).
+
+    Raises:
+        PictureError: the signal cannot be scored; its `reason` says why.
+    """
+    import numpy as np
+
+    if not data:
+        raise PictureError("empty", "the file is empty")
+    if len(data) > limits.max_bytes:
+        raise PictureError("file_too_large", f"{len(data)} bytes are more than limits.max_bytes = {limits.max_bytes}")
+    try:
+        values = _from_npy(data) if data.startswith(b"\x93NUMPY") else _from_csv(data, limits)
+    except PictureError:
+        raise
+    except Exception as error:  # on hostile bytes numpy raises nearly every type there is
+        raise PictureError("undecodable", f"not a signal: {str(error)[:200] or type(error).__name__}") from error
+    if values.shape != spec.shape:
+        given, wanted = ("x".join(map(str, shape)) for shape in (values.shape, spec.shape))
+        raise PictureError("unsupported", f"channels x samples are {given}; the model takes {wanted}")
+    if not np.isfinite(values).all():
+        raise PictureError("unsupported", "some samples are not finite numbers")
+    return values
+
+
+def _from_npy(data: bytes) -> "NDArray[np.float32]":
+    import numpy as np
+
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.kind not in "iuf" or len(shape) not in {1, 2}:
+        raise PictureError("unsupported", f"an array of {dtype} with {len(shape)} axes; save numbers as (C, T) or (T,)")
+    if np.prod(shape, dtype=object) * dtype.itemsize != len(data) - file.tell():
+        raise PictureError("undecodable", "the file is shorter or longer than its header says")
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    return np.ascontiguousarray(np.atleast_2d(array), dtype=np.float32)
+
+
+def _from_csv(data: bytes, limits: Limits) -> "NDArray[np.float32]":
+    import numpy as np
+
+    lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        cells = [cell for cell in _SEPARATOR.split(line) if cell]
+        try:
+            rows.append([float(cell) for cell in cells])
+        except ValueError:
+            if number > 1:
+                raise PictureError("undecodable", f"line {number} is not numbers: {line[:60]!r}") from None
+        if len(rows) * len(cells) > limits.max_pixels:
+            raise PictureError("picture_too_large", f"more samples than limits.max_pixels = {limits.max_pixels}")
+    if len({len(row) for row in rows}) != 1:
+        raise PictureError("undecodable", "the rows have different lengths, or there are none")
+    values = np.array(rows, dtype=np.float32)
+    return np.ascontiguousarray(values if 1 in values.shape[:1] else values.T)
