@@ -43,14 +43,15 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     if options.out.exists():  # before torch takes its seconds to import
         raise TrainError(f"{options.out}: exists already; remove it or choose another --out")
     from export.bundle import export_bundle
-    from train import progress, run
+    from train import cleaning, progress, run
 
     began = time.monotonic()
     track = progress.on(console)
     with track("run"):
         loaded = run.load(options.run)
     name = options.name or options.out.absolute().name
-    made = export_bundle(loaded, options.out, name=name, precision=options.precision, track=track)
+    denoiser = cleaning.load(options.denoiser, loaded.config.image_input) if options.denoiser else None
+    made = export_bundle(loaded, options.out, name=name, precision=options.precision, denoiser=denoiser, track=track)
     for warning in made.warnings:
         _say(console, f"warning: {warning}")
     threshold = made.outcome.threshold
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder that `python -m train` wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the bundle to write")
     parser.add_argument("--name", metavar="NAME", help="how results call the model (default: the bundle's name)")
+    parser.add_argument("--denoiser", type=Path, metavar="BUNDLE", help="the one that the run was trained behind")
     parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="see below")
     return parser
 

@@ -9,13 +9,15 @@ import numpy as np
 
 from edged import bundle as bundles
 from edged.detector import Detector as ServedDetector
+from edged.sampling import DECODER
 from export import calibrate, card, graph, manifest, parity, plots, quantise, sources
 from export.calibrate import Outcome
-from export.sources import Intact
-from train.detector import Detector
+from export.sources import Intact, Reader
+from train.cleaning import Denoiser
 from train.errors import TrainError
 from train.progress import Track
 from train.run import Run
+from train.vae_model import Decoder, VaeDetector
 
 PARITY_PICTURES: Final = 8
 GOLDEN_PICTURES: Final = 3
@@ -39,7 +41,9 @@ class Exported:
     warnings: tuple[str, ...]
 
 
-def export_bundle(run: Run, out: Path, *, name: str, precision: str, track: Track) -> Exported:
+def export_bundle(
+    run: Run, out: Path, *, name: str, precision: str, denoiser: Denoiser | None = None, track: Track
+) -> Exported:
     """Writes a bundle.
 
     Args:
@@ -47,22 +51,27 @@ def export_bundle(run: Run, out: Path, *, name: str, precision: str, track: Trac
         out: where it goes; must not exist.
         name: how results call the model.
         precision: "fp32", "fp16" or "int8".
+        denoiser: the one that the run was trained behind.
         track: shows progress.
 
     Raises:
         TrainError: a check failed; nothing was written.
         BundleError: `out` exists, or edged refuses what was made.
     """
+    _check_denoiser(run, denoiser)
+    read = Reader(run.config.image_input, denoiser)
     with bundles.writing(out) as folder:
         with track("pictures") as advance:
             intact = sources.find_intact(run, advance)
         with track("graph") as advance:
             detector = graph.with_half_weights(run.detector) if precision == "fp16" else run.detector
-            model = _model(detector, run, intact, precision)
+            model = _model(detector, read, intact, precision)
             (folder / bundles.MODEL).write_bytes(model)
             pictures = (intact.part("statistics") or intact.part("calibration"))[:PARITY_PICTURES]
-            expected = parity.reference(detector, sources.read_pixels(pictures, run.config.image_input))
+            expected = parity.reference(detector, read(pictures))
             difference = _prove(folder, model, expected, parity.TOLERANCES[precision])
+            if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:
+                (folder / DECODER).write_bytes(_decoder(detector, precision))
             advance(1, 1)
 
         licences = manifest.add_licences(folder, run)
@@ -71,6 +80,7 @@ def export_bundle(run: Run, out: Path, *, name: str, precision: str, track: Trac
             served = calibrate.serve(folder, facts, run.config.target_fpr)
             outcome = calibrate.score(
                 served,
+                read,
                 intact.part("calibration"),
                 intact.part("bad"),
                 target_fpr=run.config.target_fpr,
@@ -78,29 +88,49 @@ def export_bundle(run: Run, out: Path, *, name: str, precision: str, track: Trac
             )
         if precision == "int8":
             with track("float32, to compare") as advance:
-                _gate(run, intact, outcome)
+                _gate(run, read, intact, outcome)
                 advance(1, 1)
 
         facts["drift_reference"] = manifest.drift_reference(outcome.good, outcome.brightness)
         facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
         warnings = (*run.facts["warnings"], *intact.warnings)
-        _describe(folder, facts, run=run, served=served, intact=intact, outcome=outcome, warnings=warnings)
+        _describe(folder, facts, run=run, read=read, served=served, intact=intact, outcome=outcome, warnings=warnings)
         sealed = bundles.seal(folder, facts)
         bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr))
         ServedDetector.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
     return Exported(outcome, difference, len(model), warnings)
 
 
-def _model(detector: Detector, run: Run, intact: Intact, precision: str) -> bytes:
-    traced = graph.trace(detector, run.config.image_input)
+def _model(detector: graph.Traceable, read: Reader, intact: Intact, precision: str) -> bytes:
+    traced = graph.trace(detector, read.spec)
     if precision == "fp16":
         graph.store_weights_as_half(traced)
     elif precision == "int8":
         some = (intact.part("fit") or intact.part("statistics"))[:QUANTISING_PICTURES]
         if not some:
             raise TrainError("--precision int8 needs pictures of the fit part, and all have gone; put them back")
-        traced = quantise.quantise(traced, sources.read_pixels(some, run.config.image_input))
+        traced = quantise.quantise(traced, read(some))
     return graph.checked(traced)
+
+
+def _decoder(detector: VaeDetector, precision: str) -> bytes:
+    traced = graph.trace_decoder(Decoder(detector), detector.vae.latent)
+    if precision == "fp16":
+        graph.store_weights_as_half(traced)
+    return graph.checked(traced)
+
+
+def _check_denoiser(run: Run, denoiser: Denoiser | None) -> None:
+    wanted = run.facts.get("denoiser")
+    given = denoiser.facts if denoiser else None
+    if (wanted or {}).get("sha256") == (given or {}).get("sha256"):
+        return
+    if wanted is None:
+        raise TrainError(f"{run.path}: was trained without a denoiser; leave --denoiser out, or train again with it")
+    raise TrainError(
+        f"{run.path}: was trained behind the denoiser {wanted['name']}, whose model.onnx has the SHA-256 "
+        f"{wanted['sha256']}; give that bundle with --denoiser"
+    )
 
 
 def _prove(folder: Path, model: bytes, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
@@ -112,13 +142,13 @@ def _prove(folder: Path, model: bytes, expected: parity.Reference, tolerance: bu
     return difference
 
 
-def _gate(run: Run, intact: Intact, outcome: Outcome) -> None:
+def _gate(run: Run, read: Reader, intact: Intact, outcome: Outcome) -> None:
     """Scores the same pictures with the float32 model, and lets the gate judge."""
 
     def scores(part: Any) -> np.ndarray:
         pictures, size = intact.part(part), PARITY_PICTURES
         batches = (pictures[start : start + size] for start in range(0, len(pictures), size))
-        images = (sources.read_pixels(batch, run.config.image_input) for batch in batches)
+        images = (read(batch) for batch in batches)
         return np.concatenate([parity.reference(run.detector, image).score for image in images]).astype(np.float64)
 
     bad = None if outcome.bad is None else (scores("bad"), outcome.bad)
@@ -143,6 +173,7 @@ def _describe(
     facts: dict[str, Any],
     *,
     run: Run,
+    read: Reader,
     served: ServedDetector,
     intact: Intact,
     outcome: Outcome,
@@ -154,7 +185,7 @@ def _describe(
     if outcome.bad is not None and outcome.report is not None:
         plots.roc_curve(folder / plots.ROC, good=outcome.good, bad=outcome.bad, area=outcome.report.auroc)
         shown += [intact.part("bad")[int(i)] for i in np.argsort(outcome.bad)[[len(outcome.bad) // 2, -1]]]
-    image = sources.read_pixels(shown, run.config.image_input)
+    image = read(shown)
     plots.examples(folder / plots.EXAMPLES, image, served.scores(image)[1])
     height, width = run.config.size
     text = card.write(

@@ -12,8 +12,9 @@ from edged import bundle as bundles
 from edged.bundle import Calibration, Manifest
 from edged.calibration import Threshold, conformal_threshold
 from edged.detector import Detector
-from export import metrics, sources
+from export import metrics
 from export.metrics import Report, Scores
+from export.sources import Reader
 from train.errors import TrainError
 from train.pictures import Picture
 from train.progress import Advance
@@ -52,7 +53,13 @@ def serve(folder: Path, manifest: dict[str, Any], target_fpr: float) -> Detector
 
 
 def score(
-    served: Detector, good: Sequence[Picture], bad: Sequence[Picture], *, target_fpr: float, advance: Advance
+    served: Detector,
+    read: Reader,
+    good: Sequence[Picture],
+    bad: Sequence[Picture],
+    *,
+    target_fpr: float,
+    advance: Advance,
 ) -> Outcome:
     """Scores every picture and calibrates on the good ones.
 
@@ -60,13 +67,13 @@ def score(
         TrainError: a score is not above 0, or a picture cannot be read.
     """
     total = len(good) + len(bad)
-    good_scores, brightness = _scores(served, good, lambda done: advance(done, total))
+    good_scores, brightness = _scores(served, read, good, lambda done: advance(done, total))
     if not (np.isfinite(good_scores).all() and (good_scores > 0).all()):
         raise TrainError("a calibration score is not a number above 0; nothing was written. Train again")
     threshold = conformal_threshold(good_scores, target_fpr)
     if not bad:
         return Outcome(good_scores, brightness, None, threshold, None)
-    bad_scores, _ = _scores(served, bad, lambda done: advance(len(good) + done, total))
+    bad_scores, _ = _scores(served, read, bad, lambda done: advance(len(good) + done, total))
     report = metrics.report(good_scores, bad_scores, threshold.value)
     return Outcome(good_scores, brightness, bad_scores, threshold, report)
 
@@ -82,10 +89,12 @@ def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibr
     )
 
 
-def _scores(served: Detector, pictures: Sequence[Picture], advance: Any) -> tuple[Scores, NDArray[np.float64]]:
+def _scores(
+    served: Detector, read: Reader, pictures: Sequence[Picture], advance: Any
+) -> tuple[Scores, NDArray[np.float64]]:
     scores, brightness = [], []
     for start in range(0, len(pictures), _BATCH):
-        image = sources.read_pixels(pictures[start : start + _BATCH], served.bundle.manifest.input)
+        image = read(pictures[start : start + _BATCH])
         scores.append(served.scores(image)[0].astype(np.float64))
         brightness.append(image.mean(axis=(1, 2, 3)) / 255)
         advance(min(start + _BATCH, len(pictures)))

@@ -1,12 +1,18 @@
 """card.md: what a person should know of a bundle before relying on it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from edged.bundle import Manifest
 from edged.calibration import Threshold
 from export import plots
 from export.metrics import Report
+
+_KINDS: Final = {
+    "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
+    "denoiser": "A denoiser that cleans pictures, and scores them by what it takes away",
+    "vae": "A variational autoencoder that scores pictures and draws new ones",
+}
 
 
 def write(
@@ -31,8 +37,9 @@ def write(
     taken = manifest.input
     blocks = [
         f"# {manifest.name}\n",
-        f"An autoencoder (`{manifest.backbone}`, {manifest.precision}) that scores pictures by how badly it "
-        f"reconstructs them. Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
+        f"{_KINDS[manifest.kind]} (`{manifest.backbone}`, {manifest.precision}). "
+        f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
+        *_denoiser(manifest),
         "## Data\n",
         _table(
             ("part", "pictures", "used for"),
@@ -65,6 +72,12 @@ def write(
         *[f"- {what}: {_escape(licence)}" for what, licence in sorted(manifest.licences.items())],
     ]
     return "\n".join(blocks) + "\n"
+
+
+def _denoiser(manifest: Manifest) -> list[str]:
+    if manifest.denoiser is None:
+        return []
+    return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
 
 
 def _bad(report: Report | None) -> list[str]:

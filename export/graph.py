@@ -5,38 +5,50 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from edged.imaging import ImageInput
 from train.detector import Detector
 from train.errors import TrainError
+from train.vae_model import Decoder, VaeDetector
 
 OPSET: Final = 18
+Traceable = Detector | VaeDetector
+
 _LEAST_BYTES: Final = 1024  # smaller constants stay as they are: nothing would be gained
 
 
-def trace(detector: Detector, spec: ImageInput) -> onnx.ModelProto:
+def trace(detector: Traceable, spec: ImageInput) -> onnx.ModelProto:
     """The graph of a detector, its batch axis dynamic, all weights inside.
 
     Args:
         detector: fitted, in evaluation mode.
         spec: what it takes.
     """
-    image = torch.zeros((2, *spec.shape), dtype=torch.uint8)
+    return _trace(detector, torch.zeros((2, *spec.shape), dtype=torch.uint8), "image", detector.output_names)
+
+
+def trace_decoder(decoder: Decoder, latent: int) -> onnx.ModelProto:
+    """The graph of a VAE's decoder: z float32 (N, L) -> image uint8 (N, H, W, C)."""
+    return _trace(decoder, torch.zeros((2, latent)), "z", ("image",))
+
+
+def _trace(module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]) -> onnx.ModelProto:
     with _quiet():
         program = torch.onnx.export(
-            detector,
-            (image,),
+            module,
+            (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image"],
-            output_names=list(detector.output_names),
+            input_names=[name],
+            output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("N")},),
             external_data=False,
             verbose=False,
@@ -47,7 +59,7 @@ def trace(detector: Detector, spec: ImageInput) -> onnx.ModelProto:
     return model
 
 
-def with_half_weights(detector: Detector) -> Detector:
+def with_half_weights(detector: Traceable) -> Traceable:
     """A copy whose weights are rounded to half precision, so that storing them as such changes nothing more."""
     rounded = copy.deepcopy(detector)
     for tensor in (*rounded.parameters(), *rounded.buffers()):

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export import parity
-from train.config import EFFICIENTNET
+from train.config_base import EFFICIENTNET
 from train.errors import TrainError
 from train.head import REFERENCE_QUANTILE
 from train.pictures import Part, Picture
@@ -35,6 +35,8 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "score": {"dtype": "float32", "shape": ["N"]},
         "anomaly_map": {"dtype": "float32", "shape": ["N", height // stride, width // stride]},
     }
+    for latent in (name for name in run.detector.output_names if name.startswith("latent_")):
+        outputs[latent] = {"dtype": "float32", "shape": ["N", config.latent]}
     if "reconstruction" in run.detector.output_names:
         outputs["reconstruction"] = {"dtype": "uint8", "shape": ["N", height, width, config.channels]}
     return {
@@ -52,6 +54,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         },
         "drift_reference": {"quantiles": [], "score": [], "brightness": []},
         "tolerance": parity.TOLERANCES[precision].model_dump(),
+        "denoiser": run.facts.get("denoiser"),
         "licences": dict(licences),
         "provenance": {
             "config": config.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edged.bundle import Tolerance
 from edged.runtime import open_session
-from train.detector import Detector
+from export.graph import Traceable
 from train.errors import TrainError
 
 TOLERANCES: Final = {
@@ -38,7 +38,7 @@ class Reference:
 
 
 @torch.no_grad()
-def reference(detector: Detector, image: NDArray[np.uint8]) -> Reference:
+def reference(detector: Traceable, image: NDArray[np.uint8]) -> Reference:
     """Torch's outputs for image: uint8 (N, H, W, C)."""
     score, anomaly_map, *_ = detector(torch.from_numpy(image))
     return Reference(image, score.numpy(), anomaly_map.numpy())

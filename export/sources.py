@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edged.calibration import pictures_needed
 from edged.errors import PictureError
 from edged.imaging import ImageInput, Limits, decode
+from train.cleaning import Denoiser
 from train.errors import TrainError
 from train.pictures import Part, Picture
 from train.run import Run
@@ -59,9 +60,26 @@ def find_intact(run: Run, advance: Callable[[int, int], None]) -> Intact:
     return intact
 
 
-def read_pixels(
-    pictures: Sequence[Picture], spec: ImageInput, advance: Callable[[int, int], None] | None = None
-) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads pictures as the model will see them: decoded by serving's rule, and behind the denoiser if there is one."""
+
+    spec: ImageInput
+    denoiser: Denoiser | None
+
+    def __call__(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+        """uint8 (n, H, W, C), in their order.
+
+        Raises:
+            TrainError: one cannot be decoded any more.
+        """
+        pixels = read_pixels(pictures, self.spec)
+        if self.denoiser is not None:
+            self.denoiser.clean(pixels)
+        return pixels
+
+
+def read_pixels(pictures: Sequence[Picture], spec: ImageInput) -> NDArray[np.uint8]:
     """Decodes pictures by the rule that serving uses: uint8 (n, H, W, C), in their order.
 
     Raises:
@@ -73,8 +91,6 @@ def read_pixels(
             pixels[index] = decode(Path(picture.path).read_bytes(), spec, Limits()).pixels
         except (OSError, PictureError) as error:
             raise TrainError(f"{picture.path}: cannot be read any more: {error}") from error
-        if advance is not None:
-            advance(index + 1, len(pictures))
     return pixels
 
 

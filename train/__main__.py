@@ -1,4 +1,4 @@
-"""`python -m train ae`: a folder of good pictures -> a run directory."""
+"""`python -m train {ae,denoiser,vae}`: a folder of good pictures -> a run directory."""
 
 import argparse
 import json
@@ -7,22 +7,29 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
 from edged.results import printable
 from train import config as configs
-from train.config import AutoencoderConfig
+from train.config_base import PIXELS, ModelConfig
 from train.errors import ConfigError, TrainError
 
-EPILOG = """\
-example:
+EXAMPLES: Final = {
+    "ae": """\
   python -m train ae --good pictures/good --out runs/solar
-  python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
-
-hyper-parameters, for --set and for the file of --config (TOML, the same keys at top level):
-"""
+  python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px""",
+    "denoiser": """\
+  python -m train denoiser --good pictures/good --set channels=1 --set noise=[0.02,0.1] --out runs/clean""",
+    "vae": """\
+  python -m train vae --good pictures/good --set latent=16 --set score=elbo --out runs/cells""",
+}
+SUMMARIES: Final = {
+    "ae": "an autoencoder that scores a picture by how badly it is reconstructed",
+    "denoiser": "a denoiser that cleans pictures, and scores them by what it takes away",
+    "vae": "a variational autoencoder that scores pictures and draws new ones",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,18 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    config = configs.load(options.config, options.set)
+    config = configs.load(configs.KINDS[options.kind], options.config, options.set)
     # torch takes seconds to import: what is wrong with the command line shows before that.
-    from train import pictures, progress, run
-    from train.ae import train_detector
+    from train import cleaning, pictures, progress, run
 
     run.check_absent(options.out)
+    denoiser = cleaning.load(options.denoiser, config.image_input) if options.denoiser else None
     track = progress.on(console)
     began = time.monotonic()
     with run.writing(options.out) as folder, _cache(folder.parent) as name:
         cache = Path(name)
         with track("pictures") as advance:
             found = pictures.read(options.good, config.image_input, store=cache / "good.npy", advance=advance)
+        if denoiser is not None:
+            with track("denoising") as advance:
+                denoiser.clean(found.pixels[: len(found.pictures)], advance)
         good = pictures.split(
             found, target_fpr=config.target_fpr, statistics_share=config.statistics_share, seed=config.seed
         )
@@ -79,14 +89,15 @@ def _train(options: argparse.Namespace, console: Console) -> None:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
 
-            trained = train_detector(config, good, cache=cache, log=log, track=track)
+            trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track)
         run.save(
             folder,
+            options.kind,
             config=config,
             pictures=good.pictures + (bad.pictures if bad else ()),
             detector=trained.detector,
             facts={
-                "command": "ae",
+                "denoiser": denoiser.facts if denoiser else None,
                 "seconds": round(time.monotonic() - began, 1),
                 "warnings": list(warnings),
                 "parts": parts,
@@ -101,7 +112,22 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
         f"{trained.loss:.4f} on held-out good pictures"
     )
-    console.print(f"next: python -m export {options.out} --out bundles/{options.out.name}")
+    through = f" --denoiser {options.denoiser}" if denoiser else ""
+    console.print(f"next: python -m export {options.out}{through} --out bundles/{options.out.name}")
+
+
+def _loop(kind: str) -> Any:
+    if kind == "ae":
+        from train.ae import train_detector
+
+        return train_detector
+    if kind == "denoiser":
+        from train.denoiser import train_denoiser
+
+        return train_denoiser
+    from train.vae import train_vae
+
+    return train_vae
 
 
 def _cache(parent: Path) -> TemporaryDirectory[str]:
@@ -116,26 +142,41 @@ def _say(console: Console, message: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train", description="Trains a model on pictures of good parts.")
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    ae = kinds.add_parser(
-        "ae",
-        help="an autoencoder that scores a picture by how badly it is reconstructed",
-        description="Trains an autoencoder on pictures of good parts and writes a run directory.",
-        epilog=EPILOG + "\n".join(_hyper_parameters()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    ae.add_argument("--good", type=Path, required=True, metavar="DIR", help="pictures of good parts, subfolders too")
-    ae.add_argument("--bad", type=Path, metavar="DIR", help="pictures of defects: reported on, never learnt from")
-    ae.add_argument("--config", type=Path, metavar="FILE", help="hyper-parameters in TOML")
-    ae.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable")
-    ae.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
+    for kind, summary in SUMMARIES.items():
+        _add(kinds, kind, summary)
     return parser
 
 
-def _hyper_parameters() -> list[str]:
-    defaults = AutoencoderConfig()
-    pixels = AutoencoderConfig(backbone="pixels")
+def _add(kinds: Any, kind: str, summary: str) -> None:
+    keys = "hyper-parameters, for --set and for the file of --config (TOML, the same keys at top level):"
+    parser = kinds.add_parser(
+        kind,
+        help=summary,
+        description=f"Trains {summary}; learns from pictures of good parts alone, and writes a run directory.",
+        epilog="\n".join(["example:", EXAMPLES[kind], "", keys, *_hyper_parameters(configs.KINDS[kind])]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--good", type=Path, required=True, metavar="DIR", help="pictures of good parts, subfolders too"
+    )
+    parser.add_argument("--bad", type=Path, metavar="DIR", help="pictures of defects: reported on, never learnt from")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="hyper-parameters in TOML")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable"
+    )
+    if kind != "denoiser":
+        parser.add_argument(
+            "--denoiser", type=Path, metavar="BUNDLE", help="cleans every picture first, here and later"
+        )
+    else:
+        parser.set_defaults(denoiser=None)
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
+
+
+def _hyper_parameters(kind: type[ModelConfig]) -> list[str]:
+    defaults, pixels = kind(), kind(backbone=PIXELS)
     lines = []
-    for key, field in AutoencoderConfig.model_fields.items():
+    for key, field in kind.model_fields.items():
         default, other = (json.dumps(getattr(config, key)) for config in (defaults, pixels))
         values = default if default == other or key == "backbone" else f"{default}, or {other} for pixels"
         lines.append(f"  {key:17} {field.description} ({values})")

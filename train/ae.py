@@ -3,47 +3,30 @@
 import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.config import AutoencoderConfig
 from train.detector import Detector, make_detector
 from train.features import Features, compute
-from train.head_fit import HeadReport, fit_head
-from train.models import ConvAutoencoder
+from train.head_fit import fit_head
 from train.pictures import PictureSet
 from train.progress import Track
-
-Log = Callable[[dict[str, Any]], None]
-"""Takes one line of metrics."""
+from train.trained import Log, Trained, warm_cosine
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What training made.
-
-    Attributes:
-        detector: fitted, in evaluation mode.
-        epoch: the one whose weights were kept, from 1.
-        loss: mean squared error there on the statistics pictures; 1 is what predicting the mean would give.
-        report: of the head.
-    """
-
-    detector: Detector
-    epoch: int
-    loss: float
-    report: HeadReport
-
-
-def train_detector(config: AutoencoderConfig, good: PictureSet, *, cache: Path, log: Log, track: Track) -> Trained:
+def train_detector(
+    config: AutoencoderConfig, good: PictureSet, *, cache: Path, log: Log, track: Track
+) -> Trained[Detector]:
     """Trains the autoencoder on the fit pictures and fits the head; calibration pictures are not looked at.
+
+    The loss is the mean squared error over N, C, h and w, of standardised features: 1 is predicting their mean.
 
     Args:
         config: hyper-parameters.
@@ -64,13 +47,15 @@ def train_detector(config: AutoencoderConfig, good: PictureSet, *, cache: Path, 
             store=cache / "features.npy",
             advance=advance,
         )
+    if config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
+        features = replace(features, center=detector.center, scale=detector.scale)
     detector.center.copy_(features.center)
     detector.scale.copy_(features.scale)
 
     model = detector.autoencoder
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * max(1, len(fit) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_warm_cosine, total=steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, total=steps))
     best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), math.inf, 0
     began = time.monotonic()
 
@@ -122,15 +107,7 @@ def train_detector(config: AutoencoderConfig, good: PictureSet, *, cache: Path, 
 
 
 @torch.no_grad()
-def _loss(model: ConvAutoencoder, features: Features, rows: Any) -> float:
+def _loss(model: nn.Module, features: Features, rows: Any) -> float:
     """Mean squared error over whole pictures, of standardised features."""
     losses: list[Tensor] = [(model(x) - x).square().mean(dim=(1, 2, 3)) for x in features.batches(rows)]
     return float(torch.cat(losses).mean())
-
-
-def _warm_cosine(step: int, *, total: int) -> float:
-    """Share of the peak learning rate: a linear rise over the first tenth, then a cosine down to 0."""
-    warm = max(1, total // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))

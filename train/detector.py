@@ -4,18 +4,25 @@ import torch
 from torch import Tensor, nn
 
 from train.config import AutoencoderConfig
+from train.config_base import ModelConfig
+from train.config_denoiser import DenoiserConfig
+from train.config_vae import VaeConfig
 from train.features import Extractor, FoldedPixels, make_extractor
 from train.head import Head
-from train.models import ConvAutoencoder
+from train.models import Autoencoder, conv_networks, dense_networks, strided_networks
+from train.unet import OnPicture, StridedDenoiser, UNet
+from train.vae_model import Vae, VaeDetector
+
+_VAE_HIDDEN = 400  # units of the tutorials' dense VAE
 
 
 class Detector(nn.Module):
-    """Extractor, standardising, autoencoder and head: what is trained, exported and run is this one graph."""
+    """Extractor, standardising, autoencoder or denoiser, and head: what is trained, exported and run, one graph."""
 
     center: Tensor
     scale: Tensor
 
-    def __init__(self, extractor: Extractor, autoencoder: ConvAutoencoder, head: Head) -> None:
+    def __init__(self, extractor: Extractor, autoencoder: nn.Module, head: Head) -> None:
         super().__init__()
         self.extractor = extractor
         self.autoencoder = autoencoder
@@ -40,28 +47,79 @@ class Detector(nn.Module):
             anomaly_map: float32 (N, h, w), above 0.
             reconstruction: uint8 (N, H, W, C); of pixel models alone.
         """
-        features = self.extractor(image.permute(0, 3, 1, 2).float())
-        standardised = (features - self.center) / self.scale
+        standardised = self.standardised(image)
         reconstruction = self.autoencoder(standardised)
         score, anomaly_map = self.head(standardised - reconstruction)
         if isinstance(self.extractor, FoldedPixels):
             return score, anomaly_map, self.extractor.unfold(reconstruction * self.scale + self.center)
         return score, anomaly_map
 
+    def standardised(self, image: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) -> what the autoencoder takes: float32 (N, C, h, w)."""
+        return (self.extractor(image.permute(0, 3, 1, 2).float()) - self.center) / self.scale
+
+    def residual(self, image: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) -> what the autoencoder cannot reconstruct: float32 (N, C, h, w)."""
+        standardised = self.standardised(image)
+        return standardised - self.autoencoder(standardised)
+
 
 def make_detector(config: AutoencoderConfig) -> Detector:
-    """A detector with fresh weights and an empty head."""
+    """An autoencoder detector with fresh weights and an empty head."""
     extractor = make_extractor(config)
     height, width = (side // extractor.stride for side in config.size)
-    autoencoder = ConvAutoencoder(
-        channels=extractor.channels,
-        height=height,
-        width=width,
-        hidden=config.width,
-        depth=config.depth,
-        latent=config.latent,
-    )
-    head = Head(
+    if config.architecture == "dense":
+        encoder, decoder = dense_networks(
+            shape=(extractor.channels, height, width), hidden=None, outputs=config.latent, latent=config.latent
+        )
+        autoencoder = Autoencoder(encoder.append(nn.ReLU()), decoder.append(nn.Sigmoid()))
+    else:
+        autoencoder = Autoencoder(
+            *conv_networks(
+                channels=extractor.channels,
+                height=height,
+                width=width,
+                hidden=config.width,
+                depth=config.depth,
+                outputs=config.latent,
+                latent=config.latent,
+            )
+        )
+    return Detector(extractor, autoencoder, _head(config, extractor))
+
+
+def make_denoiser(config: DenoiserConfig) -> Detector:
+    """A denoiser with fresh weights and an empty head."""
+    extractor = make_extractor(config)
+    network: nn.Module
+    if config.architecture == "strided":
+        network = StridedDenoiser(config.channels)
+    else:
+        network = UNet(channels=config.channels, width=config.width, depth=config.depth)
+    return Detector(extractor, OnPicture(network), _head(config, extractor))
+
+
+def make_vae(config: VaeConfig) -> VaeDetector:
+    """A VAE detector with fresh weights and empty scores."""
+    extractor = make_extractor(config)
+    height, width = (side // extractor.stride for side in config.size)
+    sizes = {"outputs": 2 * config.latent, "latent": config.latent}
+    if config.architecture == "dense":
+        networks = dense_networks(shape=(extractor.channels, height, width), hidden=_VAE_HIDDEN, **sizes)
+    elif config.architecture == "strided":
+        networks = strided_networks(channels=config.channels, height=config.size[0], width=config.size[1], **sizes)
+    else:
+        networks = conv_networks(
+            channels=extractor.channels, height=height, width=width, hidden=config.width, depth=config.depth, **sizes
+        )
+    vae = Vae(*networks, latent=config.latent, channels=extractor.channels, likelihood=config.likelihood)
+    head = _head(config, extractor)
+    return VaeDetector(extractor, vae, head, score=config.score, elbo_samples=config.elbo_samples)
+
+
+def _head(config: ModelConfig, extractor: Extractor) -> Head:
+    height, width = (side // extractor.stride for side in config.size)
+    return Head(
         channels=extractor.channels,
         height=height,
         width=width,
@@ -69,4 +127,3 @@ def make_detector(config: AutoencoderConfig) -> Detector:
         smoothing=config.smoothing,
         top=config.top,
     )
-    return Detector(extractor, autoencoder, head)

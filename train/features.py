@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train import backbone
-from train.config import FOLD, PIXELS, AutoencoderConfig
+from train.config_base import FOLD, PIXELS, ModelConfig
 
 _BATCH: Final = 16
 _LEAST_DEVIATION: Final = 1e-3  # of a channel; one that never moves must not blow up
@@ -61,7 +61,7 @@ class FoldedPixels(nn.Module):
 Extractor = TrunkFeatures | FoldedPixels
 
 
-def make_extractor(config: AutoencoderConfig) -> Extractor:
+def make_extractor(config: ModelConfig) -> Extractor:
     """The extractor that a configuration names, in evaluation mode."""
     return (FoldedPixels(config.channels) if config.backbone == PIXELS else TrunkFeatures()).eval()
 

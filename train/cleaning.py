@@ -1,0 +1,61 @@
+"""A denoiser bundle before a detector: what it is fitted and calibrated on is what the denoiser gives.
+
+The bundle runs through edged, as it will when the detector serves; here, and again in export.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.detector import Detector
+from edged.errors import EdgedError
+from edged.imaging import ImageInput
+from train.errors import TrainError
+from train.progress import Advance, silent
+
+_BATCH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Denoiser:
+    """A loaded denoiser bundle."""
+
+    served: Detector
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which one it is: its name, and the SHA-256 of its model.onnx."""
+        return {"name": self.served.bundle.manifest.name, "sha256": self.served.bundle.model_sha256}
+
+    def clean(self, pixels: NDArray[np.uint8], advance: Advance = silent) -> None:
+        """Replaces pictures uint8 (n, H, W, C) by what the denoiser makes of them, in place."""
+        for start in range(0, len(pixels), _BATCH):
+            some = slice(start, min(start + _BATCH, len(pixels)))
+            pixels[some] = self.served.reconstruct(np.ascontiguousarray(pixels[some]))
+            advance(some.stop, len(pixels))
+
+
+def load(path: Path, spec: ImageInput) -> Denoiser:
+    """Opens a denoiser for a detector whose input is `spec`.
+
+    Raises:
+        TrainError: the bundle is none, or of another kind, or takes other pictures.
+    """
+    try:
+        served = Detector.load(path, device="cpu")
+    except EdgedError as error:
+        raise TrainError(str(error)) from error
+    manifest = served.bundle.manifest
+    if manifest.kind != "denoiser":
+        raise TrainError(
+            f"--denoiser: {path} is of the kind {manifest.kind}; name a bundle of `python -m train denoiser`"
+        )
+    if manifest.input != spec:
+        raise TrainError(
+            f"--denoiser: {path} takes {manifest.input}, and this model {spec}; set size, channels, resize and filter "
+            "to the same in both"
+        )
+    return Denoiser(served)

@@ -1,0 +1,148 @@
+"""Training a denoiser, the loop in sight: clean pictures -> crops -> corrupted crops -> U-Net -> clean again."""
+
+import copy
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train import residuals
+from train.config_base import FOLD
+from train.config_denoiser import DenoiserConfig
+from train.detector import Detector, make_denoiser
+from train.head_fit import fit_head
+from train.pictures import PictureSet
+from train.progress import Track
+from train.trained import Log, Trained, warm_cosine
+
+_BATCH = 16
+
+
+def train_denoiser(
+    config: DenoiserConfig, good: PictureSet, *, cache: Path, log: Log, track: Track
+) -> Trained[Detector]:
+    """Trains the network on pairs made of the fit pictures and fits the head on what it takes away from clean ones.
+
+    The loss is the mean squared error over N, C, H and W, in units of the pixels' variance; the one that decides which
+    epoch is kept is that on whole statistics pictures, corrupted the same way every time.
+
+    Args:
+        config: hyper-parameters.
+        good: pictures in their parts.
+        cache: a folder for what is computed once.
+        log: metrics, one line an epoch and one for the head.
+        track: shows progress.
+    """
+    torch.manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    detector = make_denoiser(config).eval()
+    fit, statistics = good.rows("fit"), good.rows("statistics")
+    if config.architecture == "unet":  # the other one ends in a sigmoid and sees 0 to 1
+        _standardise(detector, good.pixels, fit)
+
+    model, corrupt = detector.autoencoder, config.corruption
+    model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
+    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    height, width = (min(config.crop, side) for side in config.size)
+    crops = round(math.prod(config.size) / (height * width))  # of each picture, so that an epoch sees all of it
+    steps_an_epoch = max(1, len(fit) * crops // config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, total=config.epochs * steps_an_epoch))
+    best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), math.inf, 0
+    began = time.monotonic()
+
+    with track("training") as advance:
+        for epoch in range(1, config.epochs + 1):
+            model.train()
+            order = np.concatenate([fit[torch.randperm(len(fit), generator=generator).numpy()] for _ in range(crops)])
+            total = 0.0
+            for step in range(steps_an_epoch):
+                rows = order[step * config.batch_size : (step + 1) * config.batch_size]
+                clean = _crops(good.pixels, rows, height, width, generator)  # (N, C, h, w), 0 to 1
+                x, noisy = _standardised(detector, clean), _standardised(detector, corrupt(clean, generator))
+                loss = (model(noisy) - x).square().mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+
+            model.eval()
+            held_out, psnr = _loss(detector, config, good.pixels, statistics)
+            log(
+                {
+                    "event": "epoch",
+                    "epoch": epoch,
+                    "loss_fit": total / steps_an_epoch,
+                    "loss_statistics": held_out,
+                    "psnr_statistics": psnr,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+            )
+            if held_out < best_loss:
+                best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), held_out, epoch
+            advance(epoch, config.epochs)
+            if epoch - best_epoch >= config.patience:
+                break
+
+    model.load_state_dict(best)
+    model.requires_grad_(False).eval()
+
+    found = {}
+    for part, rows in (("fit", fit), ("statistics", statistics)):
+        with track(f"residuals, {part}") as advance:
+            store = cache / f"residuals-{part}.npy"
+            found[part] = residuals.compute(detector.residual, good.pixels, rows=rows, store=store, advance=advance)
+    report = fit_head(detector.head, found["fit"], found["statistics"], shrinkage=config.shrinkage)
+    log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
+    return Trained(detector, best_epoch, best_loss, report)
+
+
+def _standardise(detector: Detector, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+    """One mean and one deviation for all channels: noise that is equal in all stays so."""
+    total, squares = 0.0, 0.0
+    for row in rows:
+        picture = pixels[row].astype(np.float64) / 255
+        total += picture.mean()
+        squares += np.square(picture).mean()
+    mean = total / len(rows)
+    detector.center.fill_(mean)
+    detector.scale.fill_(max(math.sqrt(max(squares / len(rows) - mean**2, 0.0)), 1e-2))
+
+
+def _crops(
+    pixels: NDArray[np.uint8], rows: NDArray[np.int64], height: int, width: int, generator: torch.Generator
+) -> Tensor:
+    """One random crop of each picture: float32 (N, C, height, width), 0 to 1."""
+    tops = torch.randint(pixels.shape[1] - height + 1, (len(rows),), generator=generator).tolist()
+    lefts = torch.randint(pixels.shape[2] - width + 1, (len(rows),), generator=generator).tolist()
+    crops = np.stack([pixels[row, t : t + height, s : s + width] for row, t, s in zip(rows, tops, lefts, strict=True)])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+
+
+def _standardised(detector: Detector, picture: Tensor) -> Tensor:
+    """float32 (N, C, H, W), 0 to 1 -> what the network takes: (N, 16 C, H/4, W/4)."""
+    folded = torch.nn.functional.pixel_unshuffle(picture, FOLD)
+    return (folded - detector.center) / detector.scale
+
+
+@torch.no_grad()
+def _loss(
+    detector: Detector, config: DenoiserConfig, pixels: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Loss, and mean peak signal-to-noise ratio in dB, on whole pictures; the same corruption at every call."""
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    losses = []
+    for start in range(0, len(rows), _BATCH):
+        picture = torch.from_numpy(pixels[rows[start : start + _BATCH]]).permute(0, 3, 1, 2).float() / 255
+        x = _standardised(detector, picture)
+        cleaned = detector.autoencoder(_standardised(detector, config.corruption(picture, generator)))
+        losses.append((cleaned - x).square().mean(dim=(1, 2, 3)))
+    loss = torch.cat(losses)
+    psnr = -10 * torch.log10(loss * detector.scale.square().mean() + 1e-12)
+    return float(loss.mean()), float(psnr.mean())

@@ -1,0 +1,164 @@
+"""Training a variational autoencoder, the loop in sight: pictures -> features -> posterior -> sample -> likelihood."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train import residuals
+from train.config_vae import VaeConfig
+from train.detector import make_vae
+from train.features import Features, compute
+from train.head_fit import HeadReport, fit_head
+from train.pictures import Part, PictureSet
+from train.progress import Track
+from train.trained import Log, Trained, warm_cosine
+from train.vae_model import VaeDetector, kl_divergence
+
+_LEAST_SPREAD = 1e-3
+
+
+def train_vae(config: VaeConfig, good: PictureSet, *, cache: Path, log: Log, track: Track) -> Trained[VaeDetector]:
+    """Trains on the fit pictures, keeps the epoch with the best ELBO on the statistics pictures, fits the scores.
+
+    The loss is a mean over pictures of -log p(x | z), summed over C, h and w, plus beta times the KL divergence,
+    summed over the latent dimensions, in nats; z is one sample, drawn through the reparameterisation z = μ + σ ε. A
+    dimension whose KL divergence, a mean over the batch, is below `free_bits` costs `free_bits` and learns nothing
+    from it (Kingma et al., *Improving variational inference with inverse autoregressive flow*, 2016).
+
+    Args:
+        config: hyper-parameters.
+        good: pictures in their parts.
+        cache: a folder for what is computed once.
+        log: metrics, one line an epoch and one for the head.
+        track: shows progress.
+    """
+    torch.manual_seed(config.seed)
+    detector = make_vae(config).eval()
+    vae = detector.vae
+    fit, statistics = good.rows("fit"), good.rows("statistics")
+    with track("features") as advance:
+        features = compute(
+            detector.extractor,
+            good.pixels,
+            rows=np.concatenate([fit, statistics]),
+            fit=fit,
+            store=cache / "features.npy",
+            advance=advance,
+        )
+    if config.architecture == "conv":  # the others are made for 0 to 1
+        vae.center.copy_(features.center)
+        vae.scale.copy_(features.scale)
+
+    optimiser = torch.optim.AdamW(vae.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    steps_an_epoch = max(1, len(fit) // config.batch_size)
+    steps = config.epochs * steps_an_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, total=steps))
+    best, best_loss, best_epoch = copy.deepcopy(vae.state_dict()), math.inf, 0
+    began, done = time.monotonic(), 0
+
+    with track("training") as advance:
+        for epoch in range(1, config.epochs + 1):
+            vae.train()
+            order = fit[torch.randperm(len(fit)).numpy()]
+            total = 0.0
+            for step in range(steps_an_epoch):
+                x = _raw(features, order[step * config.batch_size : (step + 1) * config.batch_size])  # (N, C, h, w)
+                mean, log_variance = vae.encode(vae.standardise(x))  # (N, L) each
+                z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+                likelihood = vae.negative_log_likelihood(x, vae.decoder(z)).mean()
+                divergence = kl_divergence(mean, log_variance).mean(dim=0).clamp_min(config.free_bits).sum()
+                beta = config.beta * min(1.0, (done + 1) / max(1.0, config.warmup * steps))
+                loss = likelihood + beta * divergence
+                optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(vae.parameters(), 10 * x[0].numel())
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+                done += 1
+
+            vae.eval()
+            held_out, divergence = held_out_loss(vae, partial(_batches, features, statistics), seed=config.seed)
+            log(
+                {
+                    "event": "epoch",
+                    "epoch": epoch,
+                    "loss_fit": total / steps_an_epoch,
+                    "loss_statistics": held_out,
+                    "kl_statistics": divergence,
+                    "beta": beta,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+            )
+            if held_out < best_loss:
+                best, best_loss, best_epoch = copy.deepcopy(vae.state_dict()), held_out, epoch
+            advance(epoch, config.epochs)
+            if epoch - best_epoch >= config.patience:
+                break
+
+    vae.load_state_dict(best)
+    vae.requires_grad_(False).eval()
+
+    report = _fit_scores(detector, config, good, features, cache=cache, track=track)
+    log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
+    return Trained(detector, best_epoch, best_loss, report)
+
+
+def _fit_scores(
+    detector: VaeDetector, config: VaeConfig, good: PictureSet, features: Features, *, cache: Path, track: Track
+) -> HeadReport:
+    """The head, and where the ELBO is the score its level and spread on the statistics pictures."""
+    found = {}
+    parts: tuple[Part, ...] = ("fit", "statistics")
+    for part in parts:
+        with track(f"residuals, {part}") as advance:
+            store, rows = cache / f"residuals-{part}.npy", good.rows(part)
+            found[part] = residuals.compute(detector.residual, good.pixels, rows=rows, store=store, advance=advance)
+    report = fit_head(detector.head, found["fit"], found["statistics"], shrinkage=config.shrinkage)
+    if detector.scores_elbo:
+        scores = _fit_elbo(detector, partial(_batches, features, good.rows("statistics")))
+        report = replace(report, statistics_scores=scores)
+    return report
+
+
+@torch.no_grad()
+def held_out_loss(vae: torch.nn.Module, batches: Callable[[], Iterator[Tensor]], *, seed: int) -> tuple[float, float]:
+    """Negative ELBO (beta 1, one sample of z, the same at every call) and its KL part: nats a picture, means."""
+    generator = torch.Generator().manual_seed(seed)
+    losses, divergences = [], []
+    for x in batches():
+        mean, log_variance = vae.encode(vae.standardise(x))
+        z = mean + torch.exp(log_variance / 2) * torch.randn(mean.shape, generator=generator)
+        divergences.append(kl_divergence(mean, log_variance).sum(dim=1))
+        losses.append(vae.negative_log_likelihood(x, vae.decoder(z)) + divergences[-1])
+    return float(torch.cat(losses).mean()), float(torch.cat(divergences).mean())
+
+
+@torch.no_grad()
+def _fit_elbo(detector: VaeDetector, batches: Callable[[], Iterator[Tensor]]) -> NDArray[np.float32]:
+    """Level and spread of the negative ELBO on the statistics pictures; gives their scores."""
+    vae = detector.vae
+    found = torch.cat([detector.negative_elbo(x, *vae.encode(vae.standardise(x))) for x in batches()])
+    detector.level.copy_(found.mean())
+    detector.spread.copy_(found.std().clamp_min(_LEAST_SPREAD))
+    return torch.nn.functional.softplus((found - detector.level) / detector.spread).numpy()
+
+
+def _raw(features: Features, rows: NDArray[np.int64]) -> Tensor:
+    """Features as the extractor gave them: float32 (N, C, h, w)."""
+    return torch.from_numpy(features.values[rows]).float()
+
+
+def _batches(features: Features, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+    for start in range(0, len(rows), 64):
+        yield _raw(features, rows[start : start + 64])
