@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edged.errors import SinkError
+from edged.results import Frame, Result
+from edged.sinks.images import ImagesSink
+
+
+def draw(sink: ImagesSink, number: int, *, anomaly: bool = True) -> str:
+    id_ = f"{number:026x}"
+    pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 1), dtype=np.uint8)
+    heat = np.zeros((8, 8), np.float32)
+    result = Result(id_, "line1", 2.0, 1.0, 0.01, anomaly, heat, "tiny", {})
+    if sink.wants(result):
+        sink.write(Frame("line1", id_, 0.0, pixels), result)
+    return id_
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_only_anomalies_or_all(tmp_path: Path) -> None:
+    for only, expected in ((True, 1), (False, 2)):
+        folder = tmp_path / str(only)
+        sink = ImagesSink("pictures", folder, anomalies_only=only, max_bytes=10**9)
+        draw(sink, 1, anomaly=False)
+        id_ = draw(sink, 2)
+        assert len(names(folder)) == expected
+        with Image.open(folder / f"{id_}.png") as overlay:
+            assert (overlay.size, overlay.mode) == ((64, 32), "RGB")
+
+
+def test_the_oldest_go_when_there_are_too_many_bytes(tmp_path: Path) -> None:
+    foreign = tmp_path / "holiday.png"
+    foreign.write_bytes(b"x" * 50_000)
+    sink = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=20_000)
+    ids = [draw(sink, number) for number in range(40)]
+    ours = [name for name in names(tmp_path) if name != "holiday.png"]
+    assert sum((tmp_path / name).stat().st_size for name in ours) <= 20_000
+    assert ours == [f"{id_}.png" for id_ in ids[-len(ours) :]]
+    assert 2 <= len(ours) < 40
+    assert foreign.stat().st_size == 50_000
+    again = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=20_000)
+    for number in range(40, 60):  # one that is started again counts what is there
+        draw(again, number)
+        ours = [name for name in names(tmp_path) if name != "holiday.png"]
+        assert sum((tmp_path / name).stat().st_size for name in ours) <= 20_000
+
+
+def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
+    (tmp_path / f".{1:026x}.part").write_bytes(b"half")
+    sink = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=10**9)
+    id_ = draw(sink, 2)
+    assert names(tmp_path) == [f"{id_}.png"]
+
+
+def test_overlays_of_no_result_can_be_found_and_removed(tmp_path: Path) -> None:
+    sink = ImagesSink("pictures", tmp_path / "new", anomalies_only=True, max_bytes=10**9)
+    assert sink.newest(5) == []
+    ids = [draw(sink, number) for number in range(4)]
+    assert sink.newest(3) == ids[1:]
+    sink.remove([ids[1], "f" * 26])
+    assert sink.newest(9) == [ids[0], *ids[2:]]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    sink = ImagesSink("pictures", tmp_path / "file", anomalies_only=True, max_bytes=10**9)
+    with pytest.raises(SinkError, match="cannot be written"):
+        draw(sink, 1)
+    (tmp_path / "file").unlink()
+    id_ = draw(sink, 2)
+    assert names(tmp_path / "file") == [f"{id_}.png"]

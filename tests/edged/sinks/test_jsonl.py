@@ -1,0 +1,111 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edged.errors import SinkError
+from edged.results import Record
+from edged.sinks.jsonl import JsonlSink
+from tests.edged.making import record
+
+
+def publish(path: Path, *records: Record) -> None:
+    sink = JsonlSink("lines", path)
+    sink.publish(records)
+    sink.close()
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text("ascii").splitlines()]
+
+
+def test_lines(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "results.jsonl"
+    records = [record(id=str(number), path=f"/in/\n{number}.png") for number in range(3)]
+    publish(path, *records[:2])
+    publish(path, records[2])
+    assert path.read_text() == "".join(one.to_json() + "\n" for one in records)
+    assert path.stat().st_mode & 0o777 == 0o640 & ~os.umask(os.umask(0))
+
+
+@pytest.mark.parametrize("torn", ["x", '{"id": "torn', "x" * 200_000])
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_torn_last_line_is_cut_off_and_no_other(tmp_path: Path, torn: str, before: int) -> None:
+    path = tmp_path / "results.jsonl"
+    publish(path, *[record(id=str(number)) for number in range(before)])
+    with path.open("a") as file:
+        file.write(torn)
+    publish(path, record(id="next"))
+    assert ids(path) == [*(str(number) for number in range(before)), "next"]
+
+
+def test_nothing_is_cut_off_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text("somebody's own line\n")
+    publish(path, record(id="next"))
+    assert path.read_text().startswith("somebody's own line\n{")
+
+
+@pytest.mark.parametrize("how", ["rename", "remove", "truncate"])
+def test_rotation(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "results.jsonl"
+    sink = JsonlSink("lines", path)
+    sink.publish([record(id="1")])
+    if how == "rename":
+        path.rename(tmp_path / "results.jsonl.1")
+    elif how == "remove":
+        path.unlink()
+    else:
+        os.truncate(path, 0)  # copytruncate
+    sink.publish([record(id="2")])
+    sink.publish([record(id="3")])
+    sink.close()
+    assert ids(path) == ["2", "3"]
+    if how == "rename":
+        assert ids(tmp_path / "results.jsonl.1") == ["1"]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "results.jsonl", tmp_path):
+        with pytest.raises(SinkError, match="cannot be written"):
+            publish(path, record())
+    sink = JsonlSink("lines", tmp_path / "file" / "results.jsonl")
+    with pytest.raises(SinkError):
+        sink.publish([record(id="1")])
+    (tmp_path / "file").unlink()
+    sink.publish([record(id="1")])  # and the same sink goes on when it can
+    sink.close()
+    assert ids(tmp_path / "file" / "results.jsonl") == ["1"]
+
+
+def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    # A limit on the size of files stands in for a full disk.
+    program = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from edged.errors import SinkError\n"
+        "from edged.sinks.jsonl import JsonlSink\n"
+        "from tests.edged.making import record\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "sink = JsonlSink('lines', Path(sys.argv[1]))\n"
+        "sink.publish([record(id='1')])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    sink.publish([record(id=str(number)) for number in range(2, 9)])\n"
+        "except SinkError:\n"
+        "    print(Path(sys.argv[1]).stat().st_size)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+        "sink.publish([record(id=str(number)) for number in range(2, 9)])\n"
+    )
+    assert signal.SIGXFSZ
+    assert resource.RLIMIT_FSIZE
+    path = tmp_path / "results.jsonl"
+    told = subprocess.check_output([sys.executable, "-c", program, str(path)], text=True)
+    assert int(told) == path.read_text().index("\n") + 1
+    assert ids(path) == [str(number) for number in range(1, 9)]
