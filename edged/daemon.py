@@ -204,7 +204,7 @@ class Daemon:
                 threshold=detector.threshold.value,
             )
         self._metrics.ready.set_function(lambda: not self._troubles())
-        self._metrics.journal_bytes.set_function(self._journal.size_bytes)
+        self._metrics.watch_journal(self._journal, [s.name for s in config.sinks if isinstance(s, JsonlSink)])
 
     def _add_source(self, config: Config, name: str) -> None:
         source = next(source for source in config.sources if source.name == name)

@@ -41,7 +41,7 @@ class Intake:
                 self._paused.difference_update(sources)
                 for name in sources:
                     self._rooms[name].set()
-                self._changed.notify_all()
+            self._changed.notify_all()
             return drained
 
     def remove_source(self, source: str) -> None:
@@ -58,7 +58,7 @@ class Intake:
             if self._closed or queue is None or arrival.source in self._paused or len(queue) >= self._capacity:
                 return False
             queue.append(arrival)
-            self._changed.notify()
+            self._changed.notify_all()  # one waiter alone could be the one that drains
             return True
 
     def take(self) -> Arrival | None:

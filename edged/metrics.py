@@ -4,15 +4,18 @@ Labels are names from the configuration and words from fixed lists; no file name
 exists at zero from the start.
 """
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
 from edged import __version__
-from edged.errors import REASONS
+from edged.errors import REASONS, JournalError
+from edged.journal import Journal
 
 OUTCOMES = ("ok", "anomaly", "quarantined")
 STAGES = ("decode", "denoise", "infer", "commit", "publish")
@@ -203,6 +206,19 @@ class Metrics:
 
         self.queue_items.labels(source).set_function(lambda: waiting()[0])
         self.queue_oldest_age_seconds.labels(source).set_function(age)
+
+    def watch_journal(self, journal: Journal, sinks: Iterable[str]) -> None:
+        """Reads the journal's size and every sink's backlog at every scrape; not a number while it cannot be read."""
+
+        def read(function: Callable[[], int]) -> float:
+            try:
+                return function()
+            except (JournalError, OSError):
+                return math.nan
+
+        self.journal_bytes.set_function(lambda: read(journal.size_bytes))
+        for sink in sinks:
+            self.outbox_items.labels(sink).set_function(partial(read, partial(journal.backlog, sink)))
 
 
 class SourceEvents:

@@ -402,7 +402,6 @@ class _Publisher:
 
     def start(self) -> None:
         self._journal.add_sink(self._sink.name)
-        self._metrics.outbox_items.labels(self._sink.name).set_function(lambda: self._journal.backlog(self._sink.name))
         self._wake.set()
         self._thread.start()
 

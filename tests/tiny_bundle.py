@@ -77,7 +77,14 @@ def write(out: Path) -> None:
                 "backbone": "pixels",
                 "precision": "fp32",
                 "created": created,
-                "input": {"height": SIZE, "width": SIZE, "channels": 1, "resize": "stretch", "filter": "bilinear"},
+                "input": {
+                    "kind": "image",
+                    "height": SIZE,
+                    "width": SIZE,
+                    "channels": 1,
+                    "resize": "stretch",
+                    "filter": "bilinear",
+                },
                 "outputs": {
                     "score": {"dtype": "float32", "shape": ["N"]},
                     "anomaly_map": {"dtype": "float32", "shape": ["N", SIZE // PATCH, SIZE // PATCH]},

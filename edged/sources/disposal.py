@@ -110,16 +110,27 @@ def private_folder(root: Path, candidates: Sequence[Path]) -> Path:
     Raises:
         SourceError: none of them is on the file system of `root`.
     """
-    device = root.stat().st_dev
+    mount = _mount(root)
     for candidate in (*candidates, root.parent):
         existing = next(path for path in (candidate, *candidate.parents) if path.exists())
-        if existing.stat().st_dev == device and os.access(existing, os.W_OK):
+        if _mount(existing) == mount and os.access(existing, os.W_OK):
             return candidate / (f".{root.name}.edged" if candidate == root.parent else ".edged")
     raise SourceError(
         f"{root}: files can be moved or deleted safely only through a folder outside the inbox on the same file "
         f"system, and neither {', '.join(map(str, candidates))} nor {root.parent} is one that can be written; make the "
         "inbox a subfolder of that file system, or put done_dir or quarantine_dir on it"
     )
+
+
+def _mount(path: Path) -> tuple[int, bytes]:
+    """What a rename cannot cross: the device, and the mount, for one device may be mounted at several places."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as info:
+            mount = next((line for line in info if line.startswith(b"mnt_id:")), b"")
+        return os.fstat(descriptor).st_dev, mount
+    finally:
+        os.close(descriptor)
 
 
 def rename_new(old: bytes, new: bytes) -> None:
