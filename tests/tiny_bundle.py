@@ -1,6 +1,6 @@
 """Writes tests/data/tiny: a bundle of a few kB that needs no torch, so that the runtime is tested against a real one.
 
-    python tests/tiny_bundle.py tests/data/tiny
+    python -m tests.tiny_bundle tests/data/tiny
 
 A picture is 32x32 grey. Its map is how far the mean of each 4x4 patch is from middle grey, in units of 0.25; its
 score is the largest of the map plus 0.01. Middle grey scores about 0.1, a black or white patch about 2.
