@@ -11,6 +11,7 @@ are one transaction: the rows of `results` are the outbox, and a sink is a posit
 One process writes (it holds the lock beside the journal); any number read.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -108,7 +109,9 @@ class Journal:
             # FULL: a commit is on the disk when it returns, which is what lets a file be moved or deleted after it.
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA busy_timeout = 10000")
-            db.execute("PRAGMA journal_size_limit = 16777216")
+            # A short write-ahead log: a small disk holds it beside the journal.
+            db.execute("PRAGMA wal_autocheckpoint = 256")
+            db.execute("PRAGMA journal_size_limit = 1048576")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 db.executescript(
@@ -313,11 +316,18 @@ class _Transaction:
         except sqlite3.Error as failure:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            self._shrink()
             raise JournalError(f"{self._path} cannot be written: {failure}") from failure
         finally:
             self._mutex.release()
         if isinstance(error, sqlite3.Error):
+            self._shrink()
             raise JournalError(f"{self._path} cannot be written: {error}") from error
+
+    def _shrink(self) -> None:
+        """Folds the write-ahead log into the journal, which on a full disk may be the room that is missing."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _take_lock(state_dir: Path) -> IO[str]:

@@ -60,7 +60,7 @@ def _trace(module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]
 
 
 def with_half_weights(detector: Traceable) -> Traceable:
-    """A copy whose weights are rounded to half precision, so that storing them as such changes nothing more."""
+    """A copy whose weights are rounded to half precision: what a graph that stores them so is compared with."""
     rounded = copy.deepcopy(detector)
     for tensor in (*rounded.parameters(), *rounded.buffers()):
         if tensor.dtype == torch.float32 and _is_large(tensor.numel() * tensor.element_size()):

@@ -58,7 +58,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "licences": dict(licences),
         "provenance": {
             "config": config.model_dump(mode="json"),
-            "data_sha256": {part: _digest(run.part(part)) for part in PARTS},
+            "data_sha256": {part: _digest(run.part(part)) for part in PARTS if run.part(part)},
             "pictures": {part: len(run.part(part)) for part in PARTS},
             "trained": {key: run.facts[key] for key in ("created", "packages", "git_revision", "seconds")},
             "exported": {**provenance(), "onnx": onnx.__version__},

@@ -18,7 +18,7 @@ from train.features import Features, compute
 from train.head_fit import fit_head
 from train.pictures import PictureSet
 from train.progress import Track
-from train.trained import Log, Trained, warm_cosine
+from train.trained import Log, Trained, share_of_peak
 
 
 def train_detector(
@@ -55,7 +55,8 @@ def train_detector(
     model = detector.autoencoder
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * max(1, len(fit) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, total=steps))
+    share = partial(share_of_peak, total=steps, schedule=config.schedule)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
     best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), math.inf, 0
     began = time.monotonic()
 

@@ -62,7 +62,10 @@ class ModelConfig(BaseModel):
     epochs: int = Field(20, ge=1, le=10_000, description="passes over the fit pictures")
     patience: int = Field(10, ge=1, le=10_000, description="epochs without a better loss on the statistics pictures")
     batch_size: int = Field(16, ge=1, le=1024, description="pictures a step")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of AdamW's; a cosine from there to 0")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of AdamW's")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate: a short rise and a cosine down to 0, or the peak throughout"
+    )
     weight_decay: float = Field(1e-5, ge=0, le=1, description="AdamW's")
 
     regions: int = Field(

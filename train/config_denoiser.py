@@ -34,7 +34,7 @@ class DenoiserConfig(ModelConfig):
     )
 
     epochs: int = Field(10, ge=1, le=10_000, description="passes over as many pixels as the fit pictures have")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of AdamW's; a cosine from there to 0")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of AdamW's")
 
     @field_validator("noise", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from train.detector import Detector, make_denoiser
 from train.head_fit import fit_head
 from train.pictures import PictureSet
 from train.progress import Track
-from train.trained import Log, Trained, warm_cosine
+from train.trained import Log, Trained, share_of_peak
 
 _BATCH = 16
 
@@ -51,7 +51,8 @@ def train_denoiser(
     height, width = (min(config.crop, side) for side in config.size)
     crops = round(math.prod(config.size) / (height * width))  # of each picture, so that an epoch sees all of it
     steps_an_epoch = max(1, len(fit) * crops // config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, total=config.epochs * steps_an_epoch))
+    share = partial(share_of_peak, total=config.epochs * steps_an_epoch, schedule=config.schedule)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
     best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), math.inf, 0
     began = time.monotonic()
 

@@ -32,8 +32,10 @@ class Trained(Generic[DetectorT]):
     report: HeadReport
 
 
-def warm_cosine(step: int, *, total: int) -> float:
-    """Share of the peak learning rate: a linear rise over the first tenth, then a cosine down to 0."""
+def share_of_peak(step: int, *, total: int, schedule: str) -> float:
+    """Of the learning rate: 1 throughout, or a linear rise over the first tenth and a cosine down to 0."""
+    if schedule == "constant":
+        return 1.0
     warm = max(1, total // 10)
     if step < warm:
         return (step + 1) / warm

@@ -39,8 +39,9 @@ class ResidualBlock(nn.Module):
 class UNet(nn.Module):
     """Predicts what is wrong with a picture and takes it away.
 
-    Ronneberger et al., *U-Net* (2015), with the residual learning of Zhang et al., *DnCNN* (2017). No batch norm: its
-    statistics would mix pictures of different noise.
+    Ronneberger et al., *U-Net* (2015), with the residual learning of Zhang et al., *DnCNN* (2017). Every coarser level
+    also sees the picture itself, averaged to its size, where noise has already fallen by half a level: training gets
+    there several times faster. No batch norm: its statistics would mix pictures of different noise.
     """
 
     def __init__(self, *, channels: int, width: int, depth: int) -> None:
@@ -57,6 +58,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(inside, width, 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(w) for w in widths[:-1])
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, 2, padding=1) for a, b in pairwise(widths))
+        self.seen = nn.ModuleList(nn.Conv2d(channels, w, 3, padding=1) for w in widths[1:])
         self.bottom = nn.Sequential(ResidualBlock(widths[-1]), ResidualBlock(widths[-1]))
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(ResidualBlock(w) for w in widths[:-1])
@@ -67,17 +69,27 @@ class UNet(nn.Module):
     def forward(self, picture: Tensor) -> Tensor:
         """float32 (N, C, H, W), sides multiples of 2 -> the cleaned picture, the same shape."""
         x = self.head(F.pixel_unshuffle(picture, _SHUFFLE))
+        average = F.avg_pool2d(picture, _SHUFFLE)
         skips = []
-        for block, shrink in zip(self.down, self.shrink, strict=True):
+        for block, shrink, seen in zip(self.down, self.shrink, self.seen, strict=True):
             x = block(x)
             skips.append(x)
-            x = F.relu(shrink(x))
+            average = _halved(average)
+            x = F.relu(shrink(x) + seen(average))
         x = self.bottom(x)
         for block, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
             # An odd side was halved upwards: what is too much is cut off.
             grown = F.pixel_shuffle(grow(x), 2)[:, :, : skip.shape[2], : skip.shape[3]]
             x = block(skip + grown)
         return picture - F.pixel_shuffle(self.tail(F.relu(x)), _SHUFFLE)
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Means of 2 x 2; an odd side is halved upwards."""
+    odd_height, odd_width = x.shape[2] % 2, x.shape[3] % 2
+    if odd_height or odd_width:
+        x = F.pad(x, (0, odd_width, 0, odd_height), mode="replicate")
+    return F.avg_pool2d(x, 2)
 
 
 class StridedDenoiser(nn.Module):

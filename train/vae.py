@@ -20,7 +20,7 @@ from train.features import Features, compute
 from train.head_fit import HeadReport, fit_head
 from train.pictures import Part, PictureSet
 from train.progress import Track
-from train.trained import Log, Trained, warm_cosine
+from train.trained import Log, Trained, share_of_peak
 from train.vae_model import VaeDetector, kl_divergence
 
 _LEAST_SPREAD = 1e-3
@@ -61,7 +61,8 @@ def train_vae(config: VaeConfig, good: PictureSet, *, cache: Path, log: Log, tra
     optimiser = torch.optim.AdamW(vae.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     steps_an_epoch = max(1, len(fit) // config.batch_size)
     steps = config.epochs * steps_an_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, total=steps))
+    share = partial(share_of_peak, total=steps, schedule=config.schedule)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
     best, best_loss, best_epoch = copy.deepcopy(vae.state_dict()), math.inf, 0
     began, done = time.monotonic(), 0
 
