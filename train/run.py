@@ -8,6 +8,7 @@ metrics.jsonl   one line an epoch, and one for the head
 """
 
 import json
+import pickle
 import platform
 import shutil
 import subprocess
@@ -131,7 +132,7 @@ def load(path: Path) -> Run:
         )
         detector = _MAKERS[facts["kind"]](config)
         detector.load_state_dict(torch.load(path / _WEIGHTS, map_location="cpu", weights_only=True))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         raise TrainError(f"{path}: is no run directory of this version ({error}); train again") from error
     return Run(path, config, pictures, detector.requires_grad_(False).eval(), facts)
 

@@ -1,0 +1,165 @@
+"""`python -m export`, whole: a run directory -> a bundle that edged takes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from edged import bundle as bundles
+from edged.detector import Detector
+from edged.imaging import Limits, decode
+from export import parity
+from export.__main__ import main
+from tests.train.plates import folder, part
+from train import run
+from train.__main__ import main as train
+
+PIXELS = ["backbone=pixels", "size=32", "channels=1", "width=8", "latent=4"]
+FEATURES = ["size=64", "width=8", "latent=4"]
+
+
+def make_run(root, settings):
+    root.mkdir(exist_ok=True)
+    good, bad = folder(root / "good", 40), folder(root / "bad", 6, first=900, blot=True)
+    more = [item for setting in [*settings, "epochs=2", "target_fpr=0.1"] for item in ("--set", setting)]
+    assert train(["ae", "--good", str(good), "--bad", str(bad), "--out", str(root / "run"), *more]) == 0
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("pixels"), PIXELS)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("features"), FEATURES)
+
+
+@pytest.fixture(scope="module")
+def exported(pixels):
+    """A bundle of the pixel model; not to be changed."""
+    assert main([str(pixels), "--out", str(pixels.parent / "plate")]) == 0
+    return pixels.parent / "plate"
+
+
+@pytest.fixture
+def moving(tmp_path, pixels):
+    """A run whose pictures a test may take away."""
+    shutil.copytree(pixels.parent, tmp_path / "moving")
+    listed = tmp_path / "moving" / "run" / "pictures.json"
+    listed.write_text(listed.read_text().replace(str(pixels.parent), str(tmp_path / "moving")))
+    return tmp_path / "moving" / "run"
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("pixels", "fp32"), ("features", "fp16")])
+def test_edged_scores_as_torch_does(tmp_path, request, kind, precision):
+    source = request.getfixturevalue(kind)
+    assert main([str(source), "--out", str(tmp_path / "b"), "--precision", precision]) == 0
+    served, trained = Detector.load(tmp_path / "b", device="cpu"), run.load(source)
+    size, channels = trained.config.size[0], trained.config.channels
+    image = np.stack([np.repeat(part(700 + n, size=size, blot=n > 2)[..., None], channels, axis=2) for n in range(5)])
+    score, anomaly_map, *_ = trained.detector(torch.from_numpy(image))
+    tolerance = 1e-3 if precision == "fp32" else 5e-2
+    np.testing.assert_allclose(served.scores(image)[0], score.numpy(), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(served.scores(image)[1], anomaly_map.numpy(), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(served.scores(image[3:4])[0], served.scores(image)[0][3:4], rtol=1e-4)
+    assert served.golden.worst < 1
+
+
+def test_what_a_bundle_holds(tmp_path, features):
+    assert main([str(features), "--out", str(tmp_path / "solar")]) == 0
+    bundle = bundles.load(tmp_path / "solar")
+    assert (bundle.manifest.name, bundle.manifest.kind, bundle.manifest.backbone) == (
+        "solar",
+        "ae",
+        "efficientnet-lite0",
+    )
+    assert bundle.manifest.licences["weights"].startswith("Apache-2.0")
+    assert set(bundle.manifest.files) == {
+        "model.onnx",
+        "golden.npz",
+        "card.md",
+        "scores.png",
+        "roc.png",
+        "examples.png",
+        "LICENSE-weights.txt",
+    }
+    assert bundle.calibration.n == 9
+    assert bundle.manifest.provenance["pictures"] == {"fit": 26, "statistics": 5, "calibration": 9, "bad": 6}
+    assert 0.5 < bundle.manifest.provenance["metrics"]["auroc"] <= 1
+    assert bundle.manifest.tolerance.rtol == 1e-3
+    for name in ("scores.png", "roc.png", "examples.png"):
+        with Image.open(tmp_path / "solar" / name) as image:
+            assert min(image.size) > 100
+    assert "| calibration | 9 |" in (tmp_path / "solar" / "card.md").read_text()
+
+
+def test_the_graph(exported):
+    data = (exported / "model.onnx").read_bytes()
+    model = onnx.load_from_string(data)
+    assert model.opset_import[0].version >= 18
+    (image,) = model.graph.input
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["N", 32, 32, 1]
+    assert [item.name for item in model.graph.output] == ["score", "anomaly_map", "reconstruction"]
+    assert b".py" not in data  # the exporter's notes on where each node comes from are not for customers
+
+
+def test_calibration_scores_are_those_that_edged_gives(exported, pixels):
+    served, trained = Detector.load(exported, device="cpu"), run.load(pixels)
+    spec = trained.config.image_input
+    pictures = [Path(picture.path).read_bytes() for picture in trained.part("calibration")]
+    again = served.scores(np.stack([decode(data, spec, Limits()).pixels for data in pictures]))[0]
+    np.testing.assert_allclose(np.sort(again), served.bundle.calibration.scores, rtol=1e-5)
+
+
+def test_a_parity_failure_writes_nothing(tmp_path, pixels, capsys, monkeypatch):
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", bundles.Tolerance(rtol=0, atol=1e-12))
+    assert main([str(pixels), "--out", str(tmp_path / "b")]) == 2
+    assert "differ by" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_needs_a_trunk(tmp_path, pixels, capsys):
+    assert main([str(pixels), "--out", str(tmp_path / "b"), "--precision", "int8"]) == 2
+    assert "this model has none; use fp16" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_bundle_is_left_alone(tmp_path, pixels, capsys):
+    (tmp_path / "b").mkdir()
+    assert main([str(pixels), "--out", str(tmp_path / "b")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def pictures_of(source, name):
+    return [item["path"] for item in json.loads((source / "pictures.json").read_text()) if item["part"] == name]
+
+
+def test_fit_pictures_that_have_gone_or_changed_are_named(tmp_path, moving, capsys):
+    gone, changed, *_ = pictures_of(moving, "fit")
+    (tmp_path / "x").write_bytes(b"")
+    shutil.move(gone, tmp_path / "x")
+    Image.new("L", (48, 48)).save(changed)
+    assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().err
+    assert f"{gone}: has gone since training (fit)" in shown
+    assert f"{changed}: has changed since training (fit)" in shown
+
+
+def test_a_lost_calibration_picture_breaks_the_promise(tmp_path, moving, capsys):
+    lost, *_ = pictures_of(moving, "calibration")
+    shutil.move(lost, tmp_path / "x")
+    assert main([str(moving), "--out", str(tmp_path / "b")]) == 2
+    assert "8 of 9 calibration pictures are left" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_no_run(tmp_path, capsys):
+    assert main([str(tmp_path / "absent"), "--out", str(tmp_path / "b")]) == 2
+    assert "there is no run directory" in capsys.readouterr().err

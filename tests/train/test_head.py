@@ -1,0 +1,111 @@
+import numpy as np
+import torch
+
+from train.head import Head, from_regions, to_regions
+from train.head_fit import fit_head, pack, whitening_factors
+
+C, H, W, G = 5, 6, 8, 2
+
+
+def head(**changes):
+    return Head(**{"channels": C, "height": H, "width": W, "regions": G, "smoothing": 0.5, "top": 3, **changes})
+
+
+def residuals(seed, n):
+    return torch.from_numpy(np.random.default_rng(seed).normal(1.0, 2.0, (n, C, H, W)).astype(np.float32))
+
+
+def plain_numpy(fit, statistics, image, shrinkage):
+    """The head's definition, written position by position."""
+    mean = fit.mean(axis=0)
+    factors = {}
+    for i in range(G):
+        for j in range(G):
+            rows, columns = slice(i * H // G, (i + 1) * H // G), slice(j * W // G, (j + 1) * W // G)
+            samples = (fit - mean)[:, :, rows, columns].transpose(0, 2, 3, 1).reshape(-1, C)
+            covariance = samples.T @ samples / len(samples)
+            covariance += (shrinkage * np.trace(covariance) / C + 1e-6) * np.eye(C)
+            factors[i, j] = np.linalg.inv(np.linalg.cholesky(covariance))
+
+    def length(r):
+        out = np.empty((len(r), H, W))
+        for y in range(H):
+            for x in range(W):
+                whitening = factors[y * G // H, x * G // W]
+                out[:, y, x] = np.linalg.norm((r[:, :, y, x] - mean[:, y, x]) @ whitening.T, axis=1)
+        return out
+
+    def smooth(z):
+        x = np.arange(-2, 3)
+        kernel = np.exp(-0.5 * (x / 0.5) ** 2)
+        kernel /= kernel.sum()
+        padded = np.pad(z, ((0, 0), (2, 2), (2, 2)), mode="edge")
+        rows = sum(kernel[k] * padded[:, k : k + H, :] for k in range(5))
+        return sum(kernel[k] * rows[:, :, k : k + W] for k in range(5))
+
+    lengths = length(fit)
+    shape = lambda r: (length(r) - lengths.mean(axis=0)) / lengths.std(axis=0, ddof=1)  # noqa: E731
+    level, spread = shape(statistics).mean(), shape(statistics).std(ddof=1)
+    excess = lambda r: np.log1p(np.exp(smooth((shape(r) - level) / spread)))  # noqa: E731
+    reference = np.quantile(excess(statistics), 0.999)
+    top = np.sort(excess(image).reshape(len(image), -1), axis=1)[:, -3:]
+    return top.mean(axis=1), excess(image) / reference
+
+
+def test_the_head_is_its_definition():
+    fit, statistics, image = residuals(0, 60), residuals(1, 20), residuals(2, 4)
+    fitted = head()
+    batches = lambda x: lambda: x.split(7)  # noqa: E731
+    report = fit_head(fitted, batches(fit), batches(statistics), shrinkage=0.03)
+    score, anomaly_map = fitted(image)
+    expected_score, expected_map = plain_numpy(*(x.double().numpy() for x in (fit, statistics, image)), 0.03)
+    # The factors are stored in half precision: 11 bits.
+    np.testing.assert_allclose(score.numpy(), expected_score, rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(anomaly_map.numpy(), expected_map, rtol=1e-2, atol=5e-3)
+    assert 0.95 < report.held_out_ratio < 1.15
+
+
+def test_one_pixel_in_a_thousand_of_good_pictures_exceeds_one():
+    fit, statistics = residuals(0, 60), residuals(1, 100)
+    fitted = head()
+    fit_head(fitted, lambda: [fit], lambda: [statistics], shrinkage=0.03)
+    _, anomaly_map = fitted(statistics)
+    assert abs(float((anomaly_map > 1).float().mean()) - 0.001) < 3e-4
+
+
+def test_scores_are_above_zero_and_grow_with_a_defect():
+    fit = residuals(0, 60)
+    fitted = head()
+    fit_head(fitted, lambda: [fit], lambda: [residuals(1, 20)], shrinkage=0.03)
+    good = residuals(2, 5)
+    bad = good.clone()
+    bad[:, :, 2:4, 3:5] += 8
+    assert (fitted(good)[0] > 0).all()
+    assert (fitted(bad)[0] > fitted(good)[0]).all()
+    assert (fitted(torch.zeros(1, C, H, W))[0] > 0).all()
+
+
+def test_regions_there_and_back():
+    x = residuals(3, 2)
+    assert to_regions(x, G).shape == (G * G, C, 2 * H * W // (G * G))
+    torch.testing.assert_close(from_regions(to_regions(x, G), G, H, W), x, rtol=0, atol=0)
+
+
+def test_factors_whiten():
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(3, 200, C)) @ rng.normal(size=(3, C, C))
+    covariances = np.einsum("gni,gnj->gij", mixed, mixed) / 200
+    factors = whitening_factors(covariances, 1e-9)
+    np.testing.assert_allclose(factors @ covariances @ factors.transpose(0, 2, 1), [np.eye(C)] * 3, atol=1e-3)
+    room = head()
+    room.factors = pack(np.concatenate([factors, factors[:1]]))
+    np.testing.assert_allclose(room.whitening()[:3].numpy(), factors, rtol=1e-3, atol=1e-4)
+
+
+def test_a_residual_that_never_moves_stays_finite():
+    still = torch.zeros(8, C, H, W)
+    fitted = head(smoothing=0.0)
+    fit_head(fitted, lambda: [still], lambda: [still], shrinkage=0.03)
+    score, anomaly_map = fitted(residuals(0, 2))
+    assert torch.isfinite(score).all()
+    assert torch.isfinite(anomaly_map).all()
