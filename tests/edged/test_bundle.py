@@ -212,7 +212,6 @@ def test_calibration_is_replaced_whole(tiny_copy: Path) -> None:
         bundles.write_calibration(tiny_copy / "nowhere", calibration)
 
 
-@pytest.mark.xfail(strict=True, reason="the generator gives its input no kind")
 def test_the_committed_bundle_is_what_its_generator_writes(tiny: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     from tests import tiny_bundle

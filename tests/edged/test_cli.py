@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from edged import __version__
 from edged.arrivals import Entry, Stamps
-from edged.cli import parse_time
+from edged.cli import app, parse_time
 from edged.errors import ConfigError
 from edged.journal import Journal
 from edged.results import Record
@@ -289,9 +290,10 @@ def history(tmp_path: Path) -> tuple[Path, list[Record]]:
     return site.config, rows
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
+def test_results(history: tuple[Path, list[Record]]) -> None:
+    config, rows = history
+    by_id = {row.id: row.to_dict() for row in rows}
+    for options, expected in (
         ([], ["1", "2", "3"]),
         (["--since", "2h"], ["2", "3"]),
         (["--since", "60s"], ["3"]),
@@ -300,17 +302,10 @@ def history(tmp_path: Path) -> tuple[Path, list[Record]]:
         (["--anomalies", "--quarantined"], ["2", "3"]),
         (["--since", "2020-01-01T00:00:00Z"], ["1", "2", "3"]),
         (["--since", "2999-01-01"], []),
-    ],
-)
-def test_results(history: tuple[Path, list[Record]], options: list[str], expected: list[str]) -> None:
-    config, rows = history
-    done = edged("results", "-c", config, "--format", "json", *options)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["id"] for line in found] == expected
-    by_id = {row.id: row.to_dict() for row in rows}
-    assert found == [by_id[line["id"]] for line in found]
-    assert done.stderr == ""
+    ):
+        done = CliRunner().invoke(app, ["results", "-c", str(config), "--format", "json", *options])
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert [json.loads(line) for line in done.stdout.splitlines()] == [by_id[id_] for id_ in expected], options
 
 
 def test_results_as_table_and_csv(history: tuple[Path, list[Record]]) -> None:
@@ -364,7 +359,7 @@ def test_version_and_help() -> None:
     shown = edged("--help").stdout
     for command in ("run", "check", "score", "denoise", "sample", "calibrate", "results", "inspect"):
         assert f" {command} " in shown
-        assert "Example: edged " + command in edged(command, "--help").stdout
+        assert "Example: edged " + command in CliRunner().invoke(app, [command, "--help"]).stdout
 
 
 @pytest.mark.parametrize(

@@ -97,23 +97,24 @@ def test_hostile_files_among_good_ones(site: Site) -> None:
     assert len(site.rows()) == 206
 
 
-@pytest.mark.parametrize("after", ["keep", "move", "delete"])
+@pytest.mark.parametrize("after", ["keep", "move"])
 def test_kill_in_the_middle_of_300(site: Site, after: str) -> None:
     site.configure(f'after = "{after}"', settle_seconds=0)
     for number in range(200):
         drop(site.inbox / f"{number:03}.png", large(number))
     site.start()
     killed_at = []
-    for target in (40, 120, 200):
+    for target in (40, 150):
         until(lambda wanted=target: len(site.rows()) >= wanted, "rows before the kill", 60)
         decoders = children(site.pid)
         site.kill()
         killed_at.append(len(site.rows()))
         until(lambda gone=decoders: not any(Path(f"/proc/{pid}/exe").exists() for pid in gone), "decoders to end")
-        for number in range(200 + 40 * (len(killed_at) - 1), min(300, 200 + 40 * len(killed_at))):
+        for number in range(150 + 50 * len(killed_at), 200 + 50 * len(killed_at)):
             drop(site.inbox / f"{number:03}.png", large(number))
         site.start()
-    assert killed_at[0] < 200 < 300
+    assert 40 <= killed_at[0] < 200
+    assert 150 <= killed_at[1] < 300
     rows = site.wait_for_rows(300, 90)
     drop(site.inbox / "last.png", good())  # what would be scored twice is scored before this
     rows = site.wait_for_rows(301)
@@ -336,7 +337,6 @@ def test_overlays_are_of_what_was_flagged_and_bounded(site: Site) -> None:
 # Troubles.
 
 
-@pytest.mark.xfail(strict=True, reason="/metrics answers 500 while the journal cannot be read")
 def test_a_journal_that_fails_is_a_trouble_and_no_loss(site: Site) -> None:
     site.start()
     drop(site.inbox / "a.png", good(0))

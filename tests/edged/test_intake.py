@@ -1,8 +1,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from edged.arrivals import Arrival, Stamps
 from edged.intake import Intake
 from tests.edged.making import until
@@ -98,7 +96,6 @@ def test_a_source_that_does_not_drain_goes_on() -> None:
     assert intake.take() is not None
 
 
-@pytest.mark.xfail(strict=True, reason="the offer wakes the one that drains instead")
 def test_an_offer_wakes_a_worker_while_another_source_drains() -> None:
     intake = Intake(4)
     for source in ("a", "b"):
