@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -177,8 +178,7 @@ class Pipeline:
         while not stop.is_set():
             began = time.monotonic()
             try:
-                source.run(self._intake.offer, stop)
-                self._trouble(f"source-{source.name}", None)
+                source.run(self._intake.offer, stop, partial(self._trouble, f"source-{source.name}", None))
             except Exception as error:  # noqa: BLE001
                 if time.monotonic() - began > _LONGEST_PAUSE_S:
                     pause = _FIRST_PAUSE_S

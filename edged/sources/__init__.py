@@ -31,8 +31,10 @@ class Source(Protocol):
     name: str
     wake: threading.Event
 
-    def run(self, offer: Callable[[Arrival], bool], stop: threading.Event) -> None:
-        """Finds arrivals and offers them until `stop`; set `wake` after it."""
+    def run(
+        self, offer: Callable[[Arrival], bool], stop: threading.Event, well: Callable[[], None] = lambda: None
+    ) -> None:
+        """Finds arrivals and offers them until `stop`, set before `wake`; calls `well` after every good round."""
 
     def waiting(self) -> tuple[int, float | None]:
         """How many arrivals are known to wait or are in work, and when the oldest was found (monotonic seconds)."""

@@ -106,12 +106,15 @@ class FolderSource:
 
     # The scanner's thread.
 
-    def run(self, offer: Callable[[Arrival], bool], stop: threading.Event) -> None:
+    def run(
+        self, offer: Callable[[Arrival], bool], stop: threading.Event, well: Callable[[], None] = lambda: None
+    ) -> None:
         """Finds arrivals and offers them until `stop`; set `wake` after it.
 
         Args:
             offer: claims an arrival; False when there is no room, and `wake` is set when there is.
             stop: ends the loop.
+            well: called after every round that went well.
 
         Raises:
             JournalError: what was scored before cannot be read.
@@ -126,6 +129,7 @@ class FolderSource:
             while not stop.is_set():
                 self._work(offer, first=first)
                 first = False
+                well()
                 self.wake.wait(self._sleep_seconds())
                 self.wake.clear()
             self._handle_messages()
