@@ -34,7 +34,8 @@ class DenoiserConfig(ModelConfig):
     )
 
     epochs: int = Field(10, ge=1, le=10_000, description="passes over as many pixels as the fit pictures have")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of AdamW's")
+    batch_size: int = Field(8, ge=1, le=1024, description="crops a step")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of AdamW's")
 
     @field_validator("noise", mode="before")
     @classmethod
