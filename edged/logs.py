@@ -19,7 +19,9 @@ def configure(log_format: Literal["auto", "console", "json"] = "auto") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
     )
     last = [_escape, renderer] if console else [structlog.processors.format_exc_info, renderer]
     structlog.configure(

@@ -37,7 +37,9 @@ class Script:
         self.failures = 0
         self.runs = 0
 
-    def run(self, offer: Callable[[Arrival], bool], stop: threading.Event) -> None:
+    def run(
+        self, offer: Callable[[Arrival], bool], stop: threading.Event, well: Callable[[], None] = lambda: None
+    ) -> None:
         self.runs += 1
         if self.failures:
             self.failures -= 1
