@@ -49,7 +49,9 @@ ConfigOption = Annotated[Path, typer.Option("-c", "--config", metavar="FILE", he
 DeviceOption = Annotated[
     DeviceChoice, typer.Option(help="auto takes CUDA where it works; cuda fails where it does not.")
 ]
-RateOption = Annotated[float | None, typer.Option(min=1e-6, max=0.999999, help="False-positive rate; default 0.01.")]
+RateOption = Annotated[
+    float | None, typer.Option(min=1e-6, max=0.999999, help="False-positive rate; by default the bundle's, 0.01.")
+]
 
 
 def main() -> None:
@@ -163,6 +165,8 @@ def score(
     if target_fpr is not None and threshold is not None:
         raise ConfigError(["give --target-fpr or --threshold, not both"])
     detector = scoring.load(bundle, device.value, target_fpr=target_fpr, threshold=threshold, denoiser=denoiser)
+    if detector.threshold.shortfall:
+        _complain(detector.threshold.shortfall)
     pictures = scoring.find(paths, detector.bundle.manifest.input.patterns)
     failed = anomalies = 0
     for record in scoring.score(detector, pictures, heatmaps=heatmaps):

@@ -272,9 +272,15 @@ def examine(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Co
     try:
         config = Config.model_validate(tables)
     except ValidationError as error:
-        problems += [_explain(item, tables) for item in error.errors()]
+        # A list whose items are wrong is reported as too short as well.
+        wrong = [
+            item
+            for item in error.errors()
+            if not (item["type"] == "too_short" and len(item["loc"]) == 1 and tables.get(str(item["loc"][0])))
+        ]
+        problems += [_explain(item, tables) for item in wrong]
         try:  # without the keys that are wrong, so that what is wrong beside them is reported in the same run
-            config = Config.model_validate(_without(tables, [item["loc"] for item in error.errors()]))
+            config = Config.model_validate(_without(tables, [item["loc"] for item in wrong]))
         except ValidationError:
             return None, problems
     return config, problems + config.problems()
@@ -353,6 +359,8 @@ def _explain(item: Any, tables: dict[str, Any]) -> str:
         return f"{where}: unknown key{_suggest(parts)}"
     if item["type"] == "missing":
         return f"{where}: is required; add it"
+    if item["type"] == "too_short" and len(item["loc"]) == 1:
+        return f"{where}: there is none; add {'a [models.NAME] table' if where == 'models' else f'a [[{where}]] table'}"
     if item["type"] == "union_tag_not_found":
         return f'{where}.type: is required; "jsonl" or "images"'
     if item["type"] == "union_tag_invalid":

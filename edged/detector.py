@@ -16,8 +16,6 @@ from edged.errors import BundleError, PictureError
 from edged.results import Frame, ModelIdentity, Result
 from edged.runtime import Device, Session, open_session
 
-DEFAULT_TARGET_FPR = 0.01
-
 
 @dataclass(frozen=True, slots=True)
 class GoldenCheck:
@@ -75,7 +73,7 @@ class Detector:
             name: how results call it; the manifest's name when None.
             device: what must run it.
             threads: 0 for the CPUs that this process may use.
-            target_fpr: for the threshold; 0.01 when None.
+            target_fpr: for the threshold; when None, what the bundle was calibrated for (0.01 if nobody said).
             threshold: set by the operator, in place of `target_fpr`.
             reuse: one that is running; its session is kept where model, device and threads are the same, for memory
                 grows with sessions that are made again and again.
@@ -93,9 +91,10 @@ class Detector:
             _check_graph(loaded, session)
             golden = _check_golden(loaded, session)
         calibration = np.sort(np.asarray(loaded.calibration.scores, dtype=np.float64))
-        chosen = conformal_threshold(calibration, DEFAULT_TARGET_FPR if target_fpr is None else target_fpr)
+        rate = loaded.calibration.target_fpr if target_fpr is None else target_fpr
+        chosen = conformal_threshold(calibration, rate)
         if threshold is not None:
-            chosen = Threshold(threshold, None, chosen.n, pictures_needed(DEFAULT_TARGET_FPR))
+            chosen = Threshold(threshold, None, chosen.n, pictures_needed(rate))
         return cls(name or loaded.manifest.name, loaded, session, chosen, calibration, golden, asked)
 
     @property

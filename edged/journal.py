@@ -285,7 +285,9 @@ def read_results(
         if not path.exists():
             return
         # Pages, so that no long read keeps the daemon's write-ahead log from being folded in.
-        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)
+        # Without a write-ahead log nobody is writing, and a reader need not be able to make one.
+        mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
+        db = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=10)
         try:
             last = 0
             while rows := db.execute(query, (last, -1e300 if since is None else since, _PAGE)).fetchall():

@@ -22,7 +22,7 @@ from edged import overlays
 from edged.bundle import Calibration
 from edged.calibration import Threshold, conformal_threshold
 from edged.decoding import DecoderPool, Outcome
-from edged.detector import DEFAULT_TARGET_FPR, Detector
+from edged.detector import Detector
 from edged.errors import ConfigError, PictureError
 from edged.imaging import Limits, find_pictures
 from edged.results import Frame, Record, Result, make_record, new_id, printable
@@ -51,11 +51,10 @@ def load(
     threshold: float | None = None,
     denoiser: Path | None = None,
 ) -> Detector:
-    """Loads a bundle for one command, and says on standard error what a person should know of it."""
+    """Loads a bundle for one command; says on standard error when it does not run on what could be expected."""
     detector = Detector.load(bundle, device=device, target_fpr=target_fpr, threshold=threshold)
-    for warning in (detector.session.fell_back, detector.threshold.shortfall):
-        if warning:
-            print(f"edged: {printable(warning)}", file=sys.stderr)  # noqa: T201
+    if detector.session.fell_back:
+        print(f"edged: {printable(detector.session.fell_back)}", file=sys.stderr)  # noqa: T201
     return detector.with_denoiser(None if denoiser is None else Detector.load(denoiser, device=device))
 
 
@@ -178,7 +177,7 @@ def calibrate(detector: Detector, records: Sequence[Record], target_fpr: float |
     scores = {record.sha256: record.score for record in records if record.score is not None}
     if not scores:
         raise ConfigError(["--good: none of the pictures could be scored; the calibration is as it was"])
-    rate = DEFAULT_TARGET_FPR if target_fpr is None else target_fpr
+    rate = detector.bundle.calibration.target_fpr if target_fpr is None else target_fpr
     ordered = sorted(score for score in scores.values() if score is not None)
     bundles.write_calibration(
         detector.bundle.path,
