@@ -264,7 +264,6 @@ def test_check(tmp_path: Path) -> None:
     assert not site.state.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="a wrong key of the only source hides what is wrong elsewhere")
 def test_check_names_every_problem(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.configure(listen="0.0.0.0:1", source="colour = 1", bundle=Path("/nowhere"))
@@ -326,7 +325,6 @@ def test_an_empty_journal_prints_nothing(tmp_path: Path, output: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.xfail(strict=True, reason="SQLite wants to write files beside a journal that it only reads")
 def test_results_without_the_right_to_write(history: tuple[Path, list[Record]]) -> None:
     # An operator reads the journal of a daemon that has stopped, in a folder that is not the operator's.
     config, _ = history

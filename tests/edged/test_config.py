@@ -99,7 +99,6 @@ def test_one_problem(files: Files, more: dict[str, str], problem: str) -> None:
     assert any(problem in line for line in problems), problems
 
 
-@pytest.mark.xfail(strict=True, reason="a wrong key of the only source hides what is wrong elsewhere")
 def test_everything_is_reported_at_once(files: Files) -> None:
     problems = files.problems(
         {"EDGED_NONSENSE__X": "1"},
