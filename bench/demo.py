@@ -86,7 +86,9 @@ def main() -> int:
 
     say(f"training on {cut} good cells")
     run_dir = DEMO / "runs" / "solar"
-    command(sys.executable, "-m", "train", "ae", "--good", DEMO / "pictures" / "good", "--out", run_dir)
+    licence = "data_licence=CC BY-NC-SA 4.0 (elpv-dataset)"
+    good_dir = DEMO / "pictures" / "good"
+    command(sys.executable, "-m", "train", "ae", "--good", good_dir, "--set", licence, "--out", run_dir)
     say("exporting to ONNX")
     command(sys.executable, "-m", "export", run_dir, "--out", BUNDLE)
 
