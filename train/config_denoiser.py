@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from train.config_base import FOLD, PIXELS, ModelConfig
-from train.corruption import Corruption
 
 Deviation = Annotated[float, Field(ge=0, le=1)]
 Photons = Annotated[float, Field(gt=0, le=1e6)]
@@ -35,7 +34,7 @@ class DenoiserConfig(ModelConfig):
 
     epochs: int = Field(10, ge=1, le=10_000, description="passes over as many pixels as the fit pictures have")
     batch_size: int = Field(8, ge=1, le=1024, description="crops a step")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of AdamW's")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of AdamW's")
 
     @field_validator("noise", mode="before")
     @classmethod
@@ -54,8 +53,3 @@ class DenoiserConfig(ModelConfig):
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    @property
-    def corruption(self) -> Corruption:
-        """What makes the noisy half of a pair."""
-        return Corruption(self.noise, self.poisson, self.photons, self.structured)

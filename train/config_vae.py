@@ -17,6 +17,9 @@ class VaeConfig(ModelConfig):
     depth: int = Field(
         default_factory=fitting_depth, ge=0, le=6, description="halvings on the way to the latent; by size"
     )
+    units: int = Field(
+        256, ge=0, le=4096, description="of a dense layer between the latent and either network; 0 for none"
+    )
     latent: int = Field(32, ge=1, le=4096, description="dimensions of the latent distribution")
 
     likelihood: Literal["bernoulli", "gaussian"] = Field(

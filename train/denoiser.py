@@ -14,6 +14,7 @@ from torch import Tensor
 from train import residuals
 from train.config_base import FOLD
 from train.config_denoiser import DenoiserConfig
+from train.corruption import Corruption
 from train.detector import Detector, make_denoiser
 from train.head_fit import fit_head
 from train.pictures import PictureSet
@@ -21,6 +22,7 @@ from train.progress import Track
 from train.trained import Log, Trained, share_of_peak
 
 _BATCH = 16
+_MOST_GRADIENT = 0.5  # its norm is mostly below 0.3; without norms in the network, one bad step could end training
 
 
 def train_denoiser(
@@ -45,7 +47,7 @@ def train_denoiser(
     if config.architecture == "unet":  # the other one ends in a sigmoid and sees 0 to 1
         _standardise(detector, good.pixels, fit)
 
-    model, corrupt = detector.autoencoder, config.corruption
+    model, corrupt = detector.autoencoder, _corruption(config)
     model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     height, width = (min(config.crop, side) for side in config.size)
@@ -68,6 +70,7 @@ def train_denoiser(
                 loss = (model(noisy) - x).square().mean()
                 optimiser.zero_grad()
                 loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), _MOST_GRADIENT)
                 optimiser.step()
                 schedule.step()
                 total += loss.item()
@@ -102,6 +105,10 @@ def train_denoiser(
     report = fit_head(detector.head, found["fit"], found["statistics"], shrinkage=config.shrinkage)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
     return Trained(detector, best_epoch, best_loss, report)
+
+
+def _corruption(config: DenoiserConfig) -> Corruption:
+    return Corruption(config.noise, config.poisson, config.photons, config.structured)
 
 
 def _standardise(detector: Detector, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
@@ -142,7 +149,7 @@ def _loss(
     for start in range(0, len(rows), _BATCH):
         picture = torch.from_numpy(pixels[rows[start : start + _BATCH]]).permute(0, 3, 1, 2).float() / 255
         x = _standardised(detector, picture)
-        cleaned = detector.autoencoder(_standardised(detector, config.corruption(picture, generator)))
+        cleaned = detector.autoencoder(_standardised(detector, _corruption(config)(picture, generator)))
         losses.append((cleaned - x).square().mean(dim=(1, 2, 3)))
     loss = torch.cat(losses)
     psnr = -10 * torch.log10(loss * detector.scale.square().mean() + 1e-12)

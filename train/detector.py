@@ -110,7 +110,13 @@ def make_vae(config: VaeConfig) -> VaeDetector:
         networks = strided_networks(channels=config.channels, height=config.size[0], width=config.size[1], **sizes)
     else:
         networks = conv_networks(
-            channels=extractor.channels, height=height, width=width, hidden=config.width, depth=config.depth, **sizes
+            channels=extractor.channels,
+            height=height,
+            width=width,
+            hidden=config.width,
+            depth=config.depth,
+            units=config.units,
+            **sizes,
         )
     vae = Vae(*networks, latent=config.latent, channels=extractor.channels, likelihood=config.likelihood)
     head = _head(config, extractor)

@@ -31,7 +31,7 @@ class Upsample(nn.Module):
 
 
 def conv_networks(
-    *, channels: int, height: int, width: int, hidden: int, depth: int, outputs: int, latent: int
+    *, channels: int, height: int, width: int, hidden: int, depth: int, outputs: int, latent: int, units: int = 0
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """Our encoder and decoder of standardised maps; an odd side is halved upwards.
 
@@ -43,6 +43,7 @@ def conv_networks(
         depth: halvings.
         outputs: of the encoder: L, or 2 L where it gives means and log-variances.
         latent: L, what the decoder takes.
+        units: of a dense layer between the latent and either network; 0 for none.
     """
     sides = [(height, width)]
     for _ in range(depth):
@@ -57,10 +58,12 @@ def conv_networks(
         *(_conv(hidden, hidden, stride=2) for _ in range(depth)),
         nn.Conv2d(hidden, bottom[0], 1),
         nn.Flatten(),
-        nn.Linear(flat, outputs),
+        *([nn.Linear(flat, units), nn.SiLU()] if units else []),
+        nn.Linear(units or flat, outputs),
     )
     decoder = nn.Sequential(
-        nn.Linear(latent, flat),
+        *([nn.Linear(latent, units), nn.SiLU()] if units else []),
+        nn.Linear(units or latent, flat),
         nn.Unflatten(1, bottom),
         _conv(bottom[0], hidden),
         *(Upsample(hidden, *size) for size in reversed(sides[:-1])),

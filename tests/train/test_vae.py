@@ -15,7 +15,16 @@ from train.progress import nowhere
 from train.vae import held_out_loss, train_vae
 from train.vae_model import Decoder
 
-SMALL = {"size": 32, "channels": 1, "width": 16, "latent": 4, "epochs": 12, "batch_size": 4, "learning_rate": 1e-2}
+SMALL = {
+    "size": 32,
+    "channels": 1,
+    "width": 16,
+    "latent": 4,
+    "epochs": 12,
+    "batch_size": 4,
+    "learning_rate": 1e-2,
+    "units": 0,
+}
 
 
 def train(tmp_path, **keys):
