@@ -32,9 +32,12 @@ class DenoiserConfig(ModelConfig):
         0.25, ge=0, le=1, description="share with a pasted patch, a Perlin-mask blend or an occlusion to repair"
     )
 
+    loss: Literal["psnr", "mse"] = Field(
+        "psnr", description="mean over pictures of the logarithm of the squared error, or of the squared error"
+    )
     epochs: int = Field(10, ge=1, le=10_000, description="passes over as many pixels as the fit pictures have")
     batch_size: int = Field(8, ge=1, le=1024, description="crops a step")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of AdamW's")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of AdamW's")
 
     @field_validator("noise", mode="before")
     @classmethod
