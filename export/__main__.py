@@ -12,6 +12,7 @@ from rich.console import Console
 from edged.errors import EdgedError
 from edged.results import printable
 from train.errors import TrainError
+from train.threads import wait_asleep
 
 EPILOG: Final = """\
 example:
@@ -26,6 +27,7 @@ precision:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and exports; returns the exit code: 0 done, 2 nothing was written."""
+    wait_asleep()
     options = _parser().parse_args(arguments)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:

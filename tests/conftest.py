@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from train.threads import wait_asleep
+
+wait_asleep()  # before any test imports torch
+
 TINY = Path(__file__).parent / "data" / "tiny"
 
 

@@ -15,6 +15,7 @@ from edged.results import printable
 from train import config as configs
 from train.config_base import PIXELS, ModelConfig
 from train.errors import ConfigError, TrainError
+from train.threads import wait_asleep
 
 EXAMPLES: Final = {
     "ae": """\
@@ -34,6 +35,7 @@ SUMMARIES: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; returns the exit code: 0 done, 2 something given is wrong."""
+    wait_asleep()
     options = _parser().parse_args(arguments)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
