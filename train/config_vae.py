@@ -35,7 +35,7 @@ class VaeConfig(ModelConfig):
         0, ge=0, le=64, description="latents drawn once and kept for the ELBO's expectation; 0 for the mean latent"
     )
 
-    epochs: int = Field(30, ge=1, le=10_000, description="passes over the fit pictures")
+    epochs: int = Field(60, ge=1, le=10_000, description="passes over the fit pictures")
     learning_rate: float = Field(
         default_factory=by_backbone(features=3e-3, pixels=2e-3),
         gt=0,
