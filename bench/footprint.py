@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from demo import DEMO, answers, children, drop, edged, free_port, peak_rss_bytes, scored, seconds, wait
 
+from demo import DEMO, answers, children, drop, edged, free_port, peak_rss_bytes, scored, seconds, wait
 from edged.detector import Detector
 from edged.imaging import Limits, decode, find_pictures
 from edged.pipeline import MAX_BATCH
