@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -164,19 +165,22 @@ class Bundle:
 
     def golden(self) -> Golden:
         """The golden pictures; nothing is unpickled, and what they unpack to is bounded."""
-        data = self.read(GOLDEN)
+        data, spec = self.read(GOLDEN), self.manifest.input
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(item.file_size for item in archive.infolist()) > _MAX_GOLDEN_BYTES:
-                    raise BundleError(f"{self.path}: {GOLDEN} unpacks to more than {_MAX_GOLDEN_BYTES} bytes")
+                    raise ValueError(f"it unpacks to more than {_MAX_GOLDEN_BYTES} bytes")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                golden = Golden(arrays[self.manifest.input.kind], arrays["score"], arrays["anomaly_map"])
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise BundleError(f"{self.path}: {GOLDEN} cannot be read ({error}); export the bundle again") from error
-        n = len(golden.score)
-        fits = golden.image.shape == (n, *self.manifest.input.shape) and golden.image.dtype == self.manifest.input.dtype
-        if not fits or n < 1 or len(golden.anomaly_map) != n:
-            raise BundleError(f"{self.path}: {GOLDEN} does not fit the manifest's input; export the bundle again")
+                golden = Golden(arrays[spec.kind], arrays["score"], arrays["anomaly_map"])
+            n = len(golden.score)
+            if golden.image.shape != (n, *spec.shape) or golden.image.dtype != spec.dtype or n < 1:
+                raise ValueError("its inputs do not fit the manifest's")
+            if golden.score.shape != (n,) or golden.anomaly_map.ndim != 3 or len(golden.anomaly_map) != n:
+                raise ValueError("its outputs do not fit the manifest's")
+            if golden.score.dtype != np.float32 or golden.anomaly_map.dtype != np.float32:
+                raise ValueError("its outputs are not float32")
+        except Exception as error:  # on hostile bytes zipfile and numpy raise nearly every type there is
+            raise BundleError(f"{self.path}: {GOLDEN} cannot be used: {error}; export the bundle again") from error
         return golden
 
 
@@ -188,6 +192,8 @@ def load(path: Path) -> Bundle:
     """
     if not path.is_dir():
         raise BundleError(f"{path}: there is no bundle (a folder that `python -m export` wrote)")
+    if not (path / MANIFEST).exists():
+        raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; give the folder that `python -m export` wrote")
     manifest = _parse(path, MANIFEST, Manifest)
     for name in manifest.files:
         if name != os.path.basename(name) or name in {"", ".", "..", MANIFEST, CALIBRATION} or "\\" in name:
@@ -287,7 +293,10 @@ def _parse(path: Path, name: str, schema: type[ModelT]) -> ModelT:
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        # A FIFO would keep an ordinary open waiting for a writer.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BundleError(f"{path.parent}: {path.name} is not a regular file; export the bundle again")
             data = file.read(limit + 1)
     except OSError as error:
         raise BundleError(f"{path.parent}: {path.name} cannot be read: {error.strerror}") from error

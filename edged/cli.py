@@ -275,6 +275,9 @@ def calibrate(
     chosen, repeated = scoring.calibrate(detector, records, target_fpr)
     if repeated:
         _complain(f"{repeated} pictures are repetitions of others and were counted once")
+    flagged = sum(bool(record.is_anomaly) for record in records)
+    if 2 * flagged > chosen.n:
+        _complain(f"{flagged} of these pictures were anomalous until now: are they good parts? If not, calibrate again")
     typer.echo(f"threshold {detector.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} pictures")
     if chosen.shortfall:
         _complain(chosen.shortfall)
@@ -318,7 +321,7 @@ def inspect(bundle: BundleArgument, device: DeviceOption = DeviceChoice.AUTO) ->
     from edged import reports, scoring
 
     for line in reports.about_bundle(scoring.load(bundle, device.value)):
-        typer.echo(line)
+        typer.echo(printable(line))
     return 0
 
 

@@ -157,7 +157,10 @@ class Source(_Table):
             found.append(
                 f'{where}.after: "{self.after}" takes write permission on {self.path}; grant it, or use "keep"'
             )
-        folders = {f"{where}.done_dir": self.done_dir, f"{where}.quarantine_dir": self.quarantine_dir}
+        folders: dict[str, Path | None] = {}
+        for other in config.sources:
+            folders[f"sources.{other.name}.done_dir"] = other.done_dir
+            folders[f"sources.{other.name}.quarantine_dir"] = other.quarantine_dir
         folders |= {"service.state_dir": config.service.state_dir}
         folders |= {f"models.{name}.path": model.path for name, model in config.models.items()}
         folders |= {f"sinks.{sink.name}.{sink.place}": getattr(sink, sink.place) for sink in config.sinks}

@@ -1,11 +1,13 @@
 """The daemon: start in order, loop, stop in reverse.
 
-Signals are waited for by the main thread, never handled in the middle of something: SIGTERM and SIGINT stop, SIGHUP
-reloads models, thresholds and sources; a second SIGTERM or SIGINT kills.
+Signals are noted in a pipe and read by the main thread when it is not in the middle of something: SIGTERM and SIGINT
+stop, SIGHUP reloads models, thresholds and sources; a second SIGTERM or SIGINT kills.
 """
 
 import faulthandler
 import json
+import os
+import select
 import signal
 import time
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from edged import __version__, logs
 from edged import config as configuration
 from edged.canary import Canary
 from edged.config import Config, ImagesSink, JsonlSink
+from edged.decoding import MAX_ATTEMPTS
 from edged.detector import Detector
 from edged.errors import BundleError, ConfigError, DeviceError, EdgedError
 from edged.imaging import PATTERNS, Limits
@@ -61,8 +64,11 @@ class Daemon:
         Raises:
             EdgedError: it cannot start.
         """
-        # Before any thread is there: threads inherit the mask, so that signals come to `sigtimedwait` alone.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # A mask would not do: libraries have threads before we come, and a signal goes to any that does not mask it.
+        self._signals, noted = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, _note)
         self._start()
         try:
             self._loop()
@@ -106,20 +112,26 @@ class Daemon:
         )
         self._declare(config)
         self._server.start()
-        self._pipeline.start()
-        self._pipeline.set_detectors(paired)
-        self._pipeline.set_canaries(canaries)
-        for source in config.sources:
-            self._add_source(config, source.name)
+        try:
+            self._pipeline.start()
+            self._pipeline.set_detectors(paired)
+            self._pipeline.set_canaries(canaries)
+            for source in config.sources:
+                self._add_source(config, source.name)
+        except BaseException:
+            self._stop()
+            raise
         self._phase = ""
         self._log.info("ready", http=self._server.url, sources=[source.name for source in config.sources])
         self._notifier.ready(f"watching {len(config.sources)} source(s)")
 
     def _loop(self) -> None:
         interval = self._notifier.watchdog_interval_s or _HOUSEKEEPING_S
+        # The longest that one picture may take its decoders is no sign of being stuck.
+        patience = max(_STUCK_S, (MAX_ATTEMPTS + 1) * self._config.limits.decode_seconds)
         housekeeping_due = time.monotonic()
         while True:
-            stuck = self._pipeline.stuck(_STUCK_S)
+            stuck = self._pipeline.stuck(patience)
             if stuck:
                 self._log.error("workers are stuck; the watchdog is not held off", workers=stuck)
             else:
@@ -128,18 +140,24 @@ class Daemon:
                 self._prune()
                 housekeeping_due = time.monotonic() + _HOUSEKEEPING_S
             pause = min(interval, max(0.0, housekeeping_due - time.monotonic()))
-            received = signal.sigtimedwait(_SIGNALS, pause)
-            if received is not None and received.si_signo == signal.SIGHUP:
-                self._reload()
-            elif received is not None:
-                self._log.info("stopping", signal=signal.Signals(received.si_signo).name)
+            select.select([self._signals], [], [], pause)
+            received = self._read_signals()
+            if stopping := received - {signal.SIGHUP}:
+                self._log.info("stopping", signal=signal.Signals(min(stopping)).name)
                 return
+            if received:
+                self._reload()
+
+    def _read_signals(self) -> set[int]:
+        try:
+            return set(os.read(self._signals, 1024))
+        except BlockingIOError:
+            return set()
 
     def _stop(self) -> None:
         self._phase = "stopping"
         for forced in (signal.SIGTERM, signal.SIGINT):  # a second one kills
             signal.signal(forced, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         self._notifier.stopping()
         self._pipeline.stop(_DECODE_PATIENCE_S)
         self._server.close()
@@ -154,8 +172,9 @@ class Daemon:
             detectors = load_detectors(config, self._detectors)
             paired = pair(config, detectors)
             canaries = load_canaries(config, detectors)
-        except EdgedError as error:
-            self._log.error("not reloaded; the running configuration stays", error=str(error))
+        except Exception as error:  # noqa: BLE001 -- whatever is wrong with what is new, what runs goes on
+            expected = isinstance(error, EdgedError)
+            self._log.error("not reloaded; the running configuration stays", error=str(error), exc_info=not expected)
             self._notifier.ready("reload failed; the running configuration stays")
             return
         fixed = [key for key in ("service", "http", "limits", "sinks", "retention") if _differs(config, before, key)]
@@ -234,6 +253,10 @@ class Daemon:
                     return
         except EdgedError as error:
             self._log.error("old results cannot be removed", error=str(error))
+
+
+def _note(_: int, __: object) -> None:
+    """The signal is in the pipe already."""
 
 
 def load_detectors(config: Config, running: Mapping[str, Detector] | None = None) -> dict[str, Detector]:

@@ -192,15 +192,19 @@ class Detector:
 
 
 def _check_graph(loaded: Bundle, session: Session) -> None:
-    (graph_input, *more), outputs = session.ort.get_inputs(), {item.name: item for item in session.ort.get_outputs()}
+    inputs, outputs = session.ort.get_inputs(), {item.name for item in session.ort.get_outputs()}
+    if len(inputs) != 1:
+        raise BundleError(
+            f"{loaded.path}: {bundles.MODEL} takes {len(inputs)} inputs, not one; export the bundle again"
+        )
+    graph_input, kind = inputs[0], loaded.manifest.input.kind
     shape = list(graph_input.shape)
-    kind = loaded.manifest.input.kind
-    if more or graph_input.name != kind or shape[1:] != list(loaded.manifest.input.shape):
+    if graph_input.name != kind or shape[1:] != list(loaded.manifest.input.shape):
         raise BundleError(
             f"{loaded.path}: {bundles.MODEL} takes {graph_input.name} {shape}, the manifest says {kind} "
             f"[N, {', '.join(map(str, loaded.manifest.input.shape))}]; export the bundle again"
         )
-    if missing := {"score", "anomaly_map"} - outputs.keys():
+    if missing := loaded.manifest.outputs.keys() - outputs:
         raise BundleError(f"{loaded.path}: {bundles.MODEL} has no output {', '.join(missing)}; export the bundle again")
 
 

@@ -196,6 +196,17 @@ class Journal:
             for id_, name, path, inode, size, mtime_ns, action, sidecar in rows
         ]
 
+    def keep_instead(self, disposals: Iterable[Disposal]) -> None:
+        """Turns disposals into marks that their files are kept, for a source that keeps its files from now on."""
+        with self._transaction() as db:
+            for disposal in disposals:
+                stamps = disposal.stamps
+                db.execute(
+                    "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, (SELECT sha256 FROM results WHERE id = ?))",
+                    (disposal.source, disposal.path, stamps.size, stamps.mtime_ns, disposal.id),
+                )
+                db.execute("DELETE FROM disposals WHERE id = ?", (disposal.id,))
+
     def disposed(self, ids: Iterable[str]) -> None:
         """Strikes disposals that are done."""
         with self._transaction() as db:

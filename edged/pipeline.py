@@ -89,7 +89,10 @@ class Pipeline:
     def start(self) -> None:
         """Starts all workers; sources are added afterwards."""
         for sink in self._image_sinks:  # a crash between drawing and committing leaves overlays of no result
-            sink.remove(self._journal.absent(sink.newest(_OVERLAYS_CHECKED)))
+            try:
+                sink.remove(self._journal.absent(sink.newest(_OVERLAYS_CHECKED)))
+            except OSError as error:
+                self._log.error("old overlays cannot be removed", sink=sink.name, error=str(error))
         for thread in (*self._decode_threads, self._score_thread):
             thread.start()
         for publisher in self._publishers:
@@ -146,12 +149,12 @@ class Pipeline:
         killer = threading.Timer(patience_s, self._pool.abort)
         killer.start()
         for thread in self._decode_threads:
-            thread.join()
+            _join(thread)
         for thread in self._canary_threads:
             thread.join()
         killer.cancel()
         self._decoded.put(None)
-        self._score_thread.join()
+        _join(self._score_thread)
         for source, stop, thread in self._sources.values():
             stop.set()
             source.wake.set()
@@ -346,7 +349,7 @@ class Pipeline:
             try:
                 sink.write(frame, result)
                 self._failing_sinks.discard(sink.name)
-            except SinkError as error:
+            except Exception as error:  # noqa: BLE001 -- whatever fails costs the overlay, never the result
                 self._metrics.sink_failures.labels(sink.name).inc()
                 if sink.name not in self._failing_sinks:
                     self._log.error("overlays cannot be written", sink=sink.name, error=str(error))
@@ -409,7 +412,7 @@ class _Publisher:
         """Gives the sink what is left, once, and ends the thread."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join()
+        _join(self._thread)
         self._sink.close()
 
     def _loop(self) -> None:
@@ -444,6 +447,12 @@ class _Publisher:
             self._log.info("the sink works again")
         self._failing = False
         return True
+
+
+def _join(thread: threading.Thread) -> None:
+    """Waits for a thread; a start that failed half-way leaves some that never ran."""
+    if thread.ident is not None:
+        thread.join()
 
 
 def _record(item: _Item, result: Result | PictureError) -> Record:

@@ -96,6 +96,8 @@ def score(
         heatmaps: a folder for overlays.
         limits: what is refused.
     """
+    if heatmaps is not None:
+        _check_outputs(pictures, heatmaps)
     for batch in _decoded(detector, pictures, limits):
         yield from _score_batch(detector, batch, heatmaps)
 
@@ -113,6 +115,7 @@ def denoise(
         BundleError: the model gives no pictures.
         ConfigError: `out` cannot be written.
     """
+    _check_outputs(pictures, out)
     for batch in _decoded(denoiser, pictures, limits):
         images = [outcome.decoded.pixels for _, outcome in batch if outcome.decoded is not None]
         cleaned = iter(denoiser.reconstruct(np.stack(images)) if images else ())
@@ -134,6 +137,22 @@ def read(detector: Detector, path: Path) -> NDArray[np.uint8]:
     if outcome.decoded is None:
         raise ConfigError([f"{printable(str(path))}: {outcome.error}"])
     return outcome.decoded.pixels
+
+
+def _check_outputs(pictures: Sequence[Picture], out: Path) -> None:
+    """Refuses to write over what is read."""
+    inputs = {os.path.realpath(picture.path) for picture in pictures}
+    targets: set[str] = set()
+    for picture in pictures:
+        target = _as_png(out / picture.relative)
+        real = os.path.realpath(target)
+        if real in targets:
+            raise ConfigError(
+                [f"{printable(str(target))} would be written for two pictures; score their folders one by one"]
+            )
+        targets.add(real)
+        if real in inputs:
+            raise ConfigError([f"{printable(str(target))} is one of the pictures; choose another folder than {out}"])
 
 
 def _decoded(
@@ -246,12 +265,16 @@ def save(image: Image.Image, wanted: Path) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    named = wanted if wanted.suffix.lower() == ".png" else wanted.with_name(wanted.name + ".png")
+    named = _as_png(wanted)
     try:
         named.parent.mkdir(parents=True, exist_ok=True)
         image.save(named, "PNG")
     except OSError as error:
         raise ConfigError([f"{named} cannot be written: {error.strerror}; choose another folder"]) from error
+
+
+def _as_png(wanted: Path) -> Path:
+    return wanted if wanted.suffix.lower() == ".png" else wanted.with_name(wanted.name + ".png")
 
 
 def _captured_at(path: Path) -> float:

@@ -59,6 +59,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     from train import cleaning, pictures, progress, run
 
     run.check_absent(options.out)
+    _check_apart(options.good, options.bad)
     denoiser = cleaning.load(options.denoiser, config.image_input) if options.denoiser else None
     track = progress.on(console)
     began = time.monotonic()
@@ -130,6 +131,15 @@ def _loop(kind: str) -> Any:
     from train.vae import train_vae
 
     return train_vae
+
+
+def _check_apart(good: Path, bad: Path | None) -> None:
+    """Refuses bad pictures in a subfolder of the good ones, from which they would be learnt as good."""
+    if bad is None:
+        return
+    one, other = good.resolve(), bad.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ConfigError([f"--bad {bad} and --good {good} lie one in the other; put the folders side by side"])
 
 
 def _cache(parent: Path) -> TemporaryDirectory[str]:

@@ -50,20 +50,24 @@ class Disposer:
         """
         held = os.path.join(self._private, os.fsencode(disposal.id))
         if not os.path.lexists(held):
+            if not stands(disposal):
+                return None
+            os.makedirs(self._private, mode=0o700, exist_ok=True)
             try:
-                if Stamps.of(os.lstat(disposal.path)) != disposal.stamps:
-                    return None
-                os.makedirs(self._private, mode=0o700, exist_ok=True)
                 rename_new(disposal.path, held)
             except FileNotFoundError:
+                if os.path.lexists(disposal.path):
+                    raise  # it is the private folder that has gone
                 return None
         if Stamps.of(os.lstat(held)) != disposal.stamps:
             self._put_back(held, disposal.path)
             return None
-        directory = self._targets.get(disposal.action)
-        if directory is None:
+        if disposal.action == "delete":
             os.unlink(held)
             return None
+        directory = self._targets[disposal.action]
+        if directory is None:
+            raise OSError(errno.ENOENT, "there is no folder to move to any more; configure done_dir again")
         relative = os.path.relpath(disposal.path, self._root)
         return self._deliver(held, os.path.join(directory, relative), disposal)
 
@@ -98,6 +102,14 @@ class Disposer:
             rename_new(held, path)
         except FileExistsError:
             rename_new(held, _with_id(path, os.path.basename(held).decode("ascii")))
+
+
+def stands(disposal: Disposal) -> bool:
+    """Whether the file that was scored is still under its name."""
+    try:
+        return Stamps.of(os.lstat(disposal.path)) == disposal.stamps
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def private_folder(root: Path, candidates: Sequence[Path]) -> Path:
@@ -162,15 +174,16 @@ def _move_new(old: bytes, new: bytes) -> None:
     else:
         return
     partial = os.path.join(os.path.dirname(new), b"." + os.path.basename(old) + b".part")
-    with open(old, "rb") as source, open(partial, "wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-        target.flush()
-        os.fsync(target.fileno())
-    shutil.copystat(old, partial)
     try:
+        with open(old, "rb") as source, open(partial, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+        shutil.copystat(old, partial)
         rename_new(partial, new)
-    except FileExistsError:
-        os.unlink(partial)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
         raise
     os.unlink(old)
 

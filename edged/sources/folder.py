@@ -28,7 +28,7 @@ from edged.imaging import PATTERNS
 from edged.journal import Journal
 from edged.results import QUARANTINED, Record, display_path, new_id
 from edged.sources import Events
-from edged.sources.disposal import Disposer, private_folder
+from edged.sources.disposal import Disposer, private_folder, stands
 from edged.sources.known import KnownFiles
 from edged.sources.watcher import Watcher
 
@@ -93,6 +93,7 @@ class FolderSource:
         self._known = KnownFiles()
         self._owed: dict[bytes, list[Disposal]] = {}
         self._owed_due = 0.0
+        self._fresh: list[Disposal] = []
         self._stuck: set[str] = set()
         self._skipped: set[bytes] = set()
         self._watcher: Watcher | None = None
@@ -119,11 +120,14 @@ class FolderSource:
         Raises:
             JournalError: what was scored before cannot be read.
         """
+        self._owed, self._fresh = {}, []
+        if self._options.after == "keep":  # it may have been another once, with disposals left
+            self._journal.keep_instead(filter(stands, self._journal.disposals(self.name)))
+        else:
+            for disposal in self._journal.disposals(self.name):
+                self._owed.setdefault(disposal.path, []).append(disposal)
         for path, size, mtime_ns in self._journal.kept(self.name):
             self._known.add(path, size, mtime_ns)
-        self._owed = {}
-        for disposal in self._journal.disposals(self.name):
-            self._owed.setdefault(disposal.path, []).append(disposal)
         first = True
         try:
             while not stop.is_set():
@@ -248,7 +252,8 @@ class FolderSource:
                             if self._options.recursive:
                                 folders.append(entry.path)
                         elif self._matches(entry.name):
-                            with contextlib.suppress(FileNotFoundError):
+                            # One entry that cannot be looked at now is no reason to pass over the rest.
+                            with contextlib.suppress(OSError):
                                 stamps = self._eligible(entry.path, entry.stat(follow_symlinks=False), skipped)
                                 if stamps is not None:
                                     yield entry.path, stamps
@@ -327,7 +332,7 @@ class FolderSource:
                 self._note(path, stamps, whole=False)
 
     def _offer(self, offer: Callable[[Arrival], bool]) -> None:
-        while self._ready:
+        while self._ready and len(self._owed) < MAX_CANDIDATES:
             _, path = self._ready[0]
             candidate = self._candidates.get(path)
             if candidate is not None and candidate.ready and path not in self._claimed:
@@ -484,7 +489,7 @@ class FolderSource:
             self._look(arrival.path, whole=False)  # it may have changed since it was read
         else:
             self._owed.setdefault(arrival.path, []).append(disposal)
-            self._owed_due = 0.0
+            self._fresh.append(disposal)
 
     def _release(self, arrival: Arrival) -> None:
         self._claimed.discard(arrival.path)
@@ -506,13 +511,15 @@ class FolderSource:
     # Files whose results are durable.
 
     def _dispose(self) -> None:
-        if not self._owed or self._disposer is None or time.monotonic() < self._owed_due:
+        retry = time.monotonic() >= self._owed_due
+        if not self._owed or self._disposer is None or not (self._fresh or retry) or not self._root_stands():
             return
-        self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
-        if not self._root_stands():
-            return
+        todo, self._fresh = self._fresh, []
+        if retry:  # what failed before has its own time, lest every picture tries all of it again
+            todo = [disposal for owed in self._owed.values() for disposal in owed]
+            self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
         done, folders = [], []
-        for disposal in [disposal for owed in self._owed.values() for disposal in owed]:
+        for disposal in todo:
             try:
                 target = self._disposer.dispose(disposal)
             except OSError as error:

@@ -21,12 +21,15 @@ def make_app(registry: CollectorRegistry, troubles: Callable[[], list[str]], *, 
         token: when given, /metrics takes it as a bearer token. Health is open: it says nothing of pictures.
     """
 
+    def allowed(request: Request) -> bool:
+        given = request.headers.get("authorization", "")
+        return token is None or hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+
     def protected(
         handle: Callable[[Request], Awaitable[Response]],
     ) -> Callable[[Request], Awaitable[Response]]:
         async def check(request: Request) -> Response:
-            given = request.headers.get("authorization", "")
-            if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            if not allowed(request):
                 return PlainTextResponse("a bearer token is required\n", 401, {"www-authenticate": "Bearer"})
             return await handle(request)
 
@@ -39,8 +42,10 @@ def make_app(registry: CollectorRegistry, troubles: Callable[[], list[str]], *, 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    async def ready(_: Request) -> Response:
+    async def ready(request: Request) -> Response:
         found = troubles()
+        if found and not allowed(request):
+            found = ["not ready"]  # the reasons name files and folders
         return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
 
     return Starlette(routes=[Route("/metrics", protected(metrics)), Route("/healthz", health), Route("/readyz", ready)])

@@ -56,7 +56,7 @@ def test_damaged_json_is_refused(tiny_copy: Path, name: str, content: bytes) -> 
 @pytest.mark.parametrize("name", ["manifest.json", "calibration.json"])
 def test_absent_json_is_refused(tiny_copy: Path, name: str) -> None:
     (tiny_copy / name).unlink()
-    with pytest.raises(BundleError, match="cannot be read: No such file"):
+    with pytest.raises(BundleError, match="(cannot be read: No such file|is no bundle)"):
         bundles.load(tiny_copy)
 
 
@@ -135,11 +135,11 @@ def test_golden_pictures_are_never_unpickled(tiny_copy: Path, monkeypatch: pytes
     hostile[0] = Owned()
     np.savez(tiny_copy / "golden.npz", image=hostile, score=hostile, anomaly_map=hostile)
     reseal(tiny_copy)
-    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be used"):
         bundles.load(tiny_copy).golden()
     (tiny_copy / "golden.npz").write_bytes(pickle.dumps(Owned()))
     reseal(tiny_copy)
-    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be used"):
         bundles.load(tiny_copy).golden()
     assert not (tmp_path / "owned").exists()
 
@@ -166,7 +166,7 @@ def test_golden_pictures_do_not_unpack_without_bound(tiny_copy: Path) -> None:
 def test_golden_pictures_that_do_not_fit_are_refused(tiny_copy: Path, arrays: dict[str, Any]) -> None:
     np.savez(tiny_copy / "golden.npz", **arrays)
     reseal(tiny_copy)
-    with pytest.raises(BundleError, match=r"golden\.npz (does not fit|cannot be read)"):
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be used"):
         bundles.load(tiny_copy).golden()
 
 

@@ -94,7 +94,7 @@ def test_score_threshold_decides(pictures: Path) -> None:
         (["score", str(TINY), ".", "--device", "tpu"], "tpu"),
         (["check", "-c", "/nowhere.toml"], "cannot be read"),
         (["results"], "Missing option"),
-        (["inspect", "/tmp"], r"manifest.json cannot be read"),
+        (["inspect", "/tmp"], r"is no bundle"),
         (["nonsense"], "No such command"),
     ],
 )
@@ -381,3 +381,26 @@ def test_parse_time(text: str, seconds: float) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ConfigError, match="is no time"):
         parse_time(text)
+
+
+def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(good(1))
+    before = (tmp_path / "a" / "x.png").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for heatmaps in ("a", "link"):
+        done = edged("score", TINY, tmp_path / "a", "--heatmaps", tmp_path / heatmaps)
+        assert done.returncode == 2
+        assert "is one of the pictures" in done.stderr
+        assert (tmp_path / "a" / "x.png").read_bytes() == before
+    done = edged("score", TINY, tmp_path / "a", tmp_path / "b", "--heatmaps", tmp_path / "maps")
+    assert done.returncode == 2
+    assert "for two pictures" in done.stderr
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    done = edged("score", tmp_path, TINY)
+    assert done.returncode == 2
+    assert "is no bundle" in done.stderr

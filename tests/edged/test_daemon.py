@@ -495,6 +495,33 @@ def test_reload(site: Site) -> None:
     assert metrics['edged_images_total{outcome="ok",source="line1"}'] == 1
 
 
+def test_a_stop_is_heard_in_a_storm_of_reloads(site: Site) -> None:
+    process = site.start().process
+    assert process is not None
+    for _ in range(50):  # more than one falls into a reload, while the main thread does not listen
+        process.send_signal(signal.SIGHUP)
+        until(lambda: process.poll() is None, "the daemon to live")
+    until(lambda: site.said("reloaded"), "a reload")
+    process.send_signal(signal.SIGHUP)
+    assert site.stop() == 0
+    assert site.said("stopped")
+
+
+def test_what_is_owed_is_kept_when_the_source_keeps_from_now_on(site: Site) -> None:
+    site.done.write_text("a file where the folder should be")
+    site.configure('after = "move"')
+    site.start()
+    drop(site.inbox / "a.png", good(1))
+    until(lambda: site.said("a scored file cannot leave the inbox; it is tried again"), "a move that fails")
+    assert (site.inbox / "a.png").exists()
+    site.stop()
+    site.configure('after = "keep"')
+    site.start()
+    drop(site.inbox / "b.png", good(2))
+    site.wait_for_rows(2)
+    assert [Path(row.path).name for row in site.rows()] == ["a.png", "b.png"]
+
+
 def test_reload_removes_a_source_and_its_series(site: Site) -> None:
     other = site.root / "in2"
     other.mkdir()
