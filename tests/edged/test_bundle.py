@@ -56,7 +56,7 @@ def test_damaged_json_is_refused(tiny_copy: Path, name: str, content: bytes) -> 
 @pytest.mark.parametrize("name", ["manifest.json", "calibration.json"])
 def test_absent_json_is_refused(tiny_copy: Path, name: str) -> None:
     (tiny_copy / name).unlink()
-    with pytest.raises(BundleError, match="(cannot be read: No such file|is no bundle)"):
+    with pytest.raises(BundleError, match=r"(cannot be read: No such file|is no bundle)"):
         bundles.load(tiny_copy)
 
 
