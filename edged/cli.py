@@ -281,6 +281,8 @@ def calibrate(
     typer.echo(f"threshold {detector.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} pictures")
     if chosen.shortfall:
         _complain(chosen.shortfall)
+    if "card.md" in detector.bundle.manifest.files:
+        _complain("card.md and its pictures still describe the calibration of the export, not this one")
     typer.echo(f"{bundle}: calibrated; a running daemon takes it on SIGHUP (systemctl reload edged)", err=True)
     return 1 if failed else 0
 
