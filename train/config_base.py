@@ -57,16 +57,20 @@ class ModelConfig(BaseModel):
     )
     channels: Literal[1, 3] = Field(3, description="1 for grey, 3 for RGB; the ImageNet trunk takes 3")
     resize: Literal["stretch", "pad", "crop"] = Field("stretch", description="how a picture comes to that size")
-    filter: Literal["box", "bilinear", "bicubic", "lanczos"] = Field("bilinear", description="of the resampling")
+    filter: Literal["box", "bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="how pixels are averaged when a picture is resized"
+    )
 
     epochs: int = Field(20, ge=1, le=10_000, description="passes over the fit pictures")
-    patience: int = Field(10, ge=1, le=10_000, description="epochs without a better loss on the statistics pictures")
-    batch_size: int = Field(16, ge=1, le=1024, description="pictures a step")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of AdamW's")
+    patience: int = Field(
+        10, ge=1, le=10_000, description="stop after this many epochs without a better loss on held-out pictures"
+    )
+    batch_size: int = Field(16, ge=1, le=1024, description="pictures in each step of the training")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="size of a training step, at its peak (AdamW's)")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="of the learning rate: a short rise and a cosine down to 0, or the peak throughout"
     )
-    weight_decay: float = Field(1e-5, ge=0, le=1, description="AdamW's")
+    weight_decay: float = Field(1e-5, ge=0, le=1, description="how hard weights are pulled towards 0 (AdamW's)")
 
     regions: int = Field(
         default_factory=fitting_regions, ge=1, le=64, description="the map has this many by this many covariances"
@@ -75,9 +79,19 @@ class ModelConfig(BaseModel):
     smoothing: float = Field(0.5, ge=0, le=8, description="sigma of the map's Gaussian, map positions; 0 for none")
     top: int = Field(10, ge=1, le=10_000, description="highest map positions that a score is the mean of")
 
-    target_fpr: float = Field(0.01, gt=0, lt=1, description="false-positive rate that calibration shall promise")
-    statistics_share: float = Field(0.15, gt=0, le=0.5, description="of the pictures that calibration leaves")
-    seed: int = Field(0, ge=0, lt=2**32, description="of the split, the weights and the order")
+    target_fpr: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="false-positive rate that calibration shall promise; 0.01 flags 1 good part in 100",
+    )
+    statistics_share: float = Field(
+        0.15,
+        gt=0,
+        le=0.5,
+        description="share held out to stop and to scale by, of the pictures that calibration leaves",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of what is random: the split, the weights, the order")
     data_licence: str = Field("not stated", max_length=300, description="licence of the pictures, for the bundle")
 
     @field_validator("size", mode="before")
