@@ -168,6 +168,11 @@ class Metrics:
         self.model_threshold.labels(model).set(threshold)
         self.model_fallback.labels(model).set(fell_back)
 
+    def declare_canary(self, model: str) -> None:
+        """Shows a canary that has not come through yet."""
+        self.canary_ok.labels(model).set(0)
+        self.canary_score_ratio.labels(model).set(float("nan"))
+
     def forget_models(self) -> None:
         """Removes the series of all models, before others are shown."""
         for family in (
