@@ -18,19 +18,19 @@ LEARNING: Final = "learning.png"
 
 _GOOD, _BAD, _LINE = "#3b75af", "#c44e52", "#333333"
 _STEPS: Final = (1, 2, 5)
+_BARS: Final = 40
 
 
 def histogram(path: Path, *, good: Scores, bad: Scores | None, threshold: float) -> None:
     """Calibration scores, and those of bad pictures where there are some, with the threshold."""
     figure, (axes,) = _figure(1)
     shown = good if bad is None else np.concatenate([good, bad])
-    # Scores of defects can be many times those of good pictures: equal steps of the logarithm show both.
-    low, high = max(float(shown.min()), 1e-4) / 1.05, max(float(shown.max()), threshold) * 1.05
-    bins = np.geomspace(low, high, 40)
-    axes.hist(good, bins.tolist(), alpha=0.75, color=_GOOD, label=f"good, calibration ({len(good)} pictures)")
+    edges = bins(shown, threshold=threshold).tolist()
+    axes.hist(good, edges, alpha=0.75, color=_GOOD, label=f"good, calibration ({len(good)} pictures)")
     if bad is not None:
-        axes.hist(bad, bins.tolist(), alpha=0.6, color=_BAD, label=f"bad ({len(bad)} pictures)")
+        axes.hist(bad, edges, alpha=0.6, color=_BAD, label=f"bad ({len(bad)} pictures)")
     axes.axvline(threshold, color=_LINE, linestyle="--", label=f"threshold {threshold:.3g}")
+    low, high = edges[0], edges[-1]
     axes.set(xscale="log", xlim=(low, high), xlabel="score (logarithmic scale)", ylabel="pictures")
     axes.set_xticks(log_ticks(low, high))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -40,6 +40,21 @@ def histogram(path: Path, *, good: Scores, bad: Scores | None, threshold: float)
     # Above the bars, which may stand anywhere.
     figure.legend(frameon=False, loc="outside upper left", ncols=3 if bad is not None else 2, fontsize=9)
     _save(figure, path)
+
+
+def bins(scores: Scores, *, threshold: float) -> Scores:
+    """Edges of a histogram of scores (n,), in equal steps of the logarithm, so that none crosses the threshold.
+
+    Scores of defects can be many times those of good pictures; and the score that is the threshold is no anomaly.
+    """
+    low, high = max(float(scores.min()), 1e-4), max(float(scores.max()), threshold)
+    step = max((high / low) ** (1 / (_BARS - 2)), 1.001)
+    edges = low / step * step ** np.arange(_BARS + 1)
+    edge = float(np.nextafter(threshold, np.inf))
+    nearest = int(np.argmin(np.abs(np.log(edges / edge))))
+    shifted: Scores = edges * (edge / edges[nearest])
+    shifted[nearest] = edge
+    return shifted
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -116,6 +116,8 @@ def test_the_decoder_draws_what_torch_draws(vae):
     assert (got.dtype, got.shape) == (np.uint8, (5, 32, 32, 1))
     assert np.abs(got.astype(int) - expected.astype(int)).max() <= 1
     np.testing.assert_array_equal(sampler.prior(9, seed=3), sampler.prior(9, seed=3))
+    two = Sampler.load(Detector.load(bundle, device="cpu"), device="cpu", threads=2)
+    assert np.abs(two.prior(9, seed=3).astype(int) - sampler.prior(9, seed=3).astype(int)).max() <= 1
     assert (sampler.prior(9, seed=3) != sampler.prior(9, seed=4)).any()
 
 
