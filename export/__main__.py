@@ -60,6 +60,10 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     threshold = made.outcome.threshold
     if threshold.shortfall:
         _say(console, f"warning: {threshold.shortfall}")
+    if made.strangers:
+        first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
+        more = ", ..." if len(made.strangers) > 3 else ""
+        _say(console, f"{len(made.strangers)} good pictures look like strangers; look at them: {first}{more}")
     if made.outcome.report is not None:
         report = made.outcome.report
         console.print(
@@ -71,7 +75,10 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         f"threshold {threshold.value:.4g} from {threshold.n} pictures, "
         f"ONNX Runtime agrees with torch (differs by {percent(made.difference)} of what is allowed)"
     )
-    console.print(f"next: edged score {options.out} PICTURES, or name it in edged.toml and: edged run -c edged.toml")
+    console.print(
+        f"next: read {options.out}/card.md; then edged score {options.out} PICTURES, or name it in edged.toml and: "
+        "edged run -c edged.toml"
+    )
 
 
 def _say(console: Console, message: str) -> None:

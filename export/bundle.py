@@ -12,6 +12,7 @@ from edged.sampling import DECODER
 from export import calibrate, describe, graph, manifest, parity, quantise, sources
 from export.calibrate import Outcome
 from export.sources import Intact, Reader
+from export.strangers import Stranger
 from train.cleaning import Denoiser
 from train.errors import TrainError
 from train.progress import Track
@@ -32,12 +33,14 @@ class Exported:
         difference: of ONNX Runtime from torch, 1 is the tolerance.
         model_bytes: size of model.onnx.
         warnings: of training and export.
+        strangers: good pictures that a person should look at.
     """
 
     outcome: Outcome
     difference: float
     model_bytes: int
     warnings: tuple[str, ...]
+    strangers: tuple[Stranger, ...]
 
 
 def export_bundle(
@@ -94,7 +97,7 @@ def export_bundle(
         facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
         warnings = (*run.facts["warnings"], *intact.warnings)
         with track("card") as advance:
-            describe.describe(
+            found = describe.describe(
                 folder,
                 facts,
                 run=run,
@@ -108,7 +111,7 @@ def export_bundle(
         sealed = bundles.seal(folder, facts)
         bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr))
         ServedDetector.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
-    return Exported(outcome, difference, len(model), warnings)
+    return Exported(outcome, difference, len(model), warnings, tuple(found))
 
 
 def _model(detector: graph.Traceable, read: Reader, intact: Intact, precision: str) -> bytes:

@@ -15,8 +15,10 @@ from edged.detector import Detector
 from edged.sampling import DECODER, Sampler, grid
 from export import calibrate, card, plots, sheets, strangers
 from export.calibrate import Outcome
+from export.metrics import Scores
 from export.sheets import Example
 from export.sources import Intact, Reader
+from export.strangers import Stranger
 from train import run as runs
 from train.config_denoiser import DenoiserConfig
 from train.corruption import Corruption
@@ -43,8 +45,8 @@ def describe(
     outcome: Outcome,
     warnings: Sequence[str],
     advance: Advance,
-) -> None:
-    """Writes card.md and its pictures into an unfinished bundle.
+) -> list[Stranger]:
+    """Writes card.md and its pictures into an unfinished bundle; gives the strangers in the good folder.
 
     Args:
         folder: of the bundle.
@@ -76,11 +78,12 @@ def describe(
             folder / plots.LEARNING, epochs=epochs, best=run.facts["epoch"], loss=card.loss_of(kind, run.config)
         )
     height, width = run.config.size
+    found = strangers.find(_good(served, read, intact, outcome, advance))
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
         report=outcome.report,
-        strangers=_strangers(served, read, intact, outcome, advance),
+        strangers=found,
         parts=facts["provenance"]["pictures"],
         source_px=(
             median(picture.source_px[0] for picture in run.pictures) / width,
@@ -92,6 +95,7 @@ def describe(
         warnings=warnings,
     )
     (folder / "card.md").write_text(text, encoding="utf-8")
+    return found
 
 
 def _sections(
@@ -180,19 +184,16 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
     return [line for line in lines if line.get("event") == "epoch"]
 
 
-def _strangers(
+def _good(
     served: Detector, read: Reader, intact: Intact, outcome: Outcome, advance: Advance
-) -> list[strangers.Stranger]:
-    others: tuple[Part, ...] = ("fit", "statistics")
-    pictures = [picture for part in others for picture in intact.part(part)]
-    found = np.zeros(0)
+) -> dict[Part, tuple[list[Picture], Scores]]:
+    """The good pictures of each part and their scores; those of fit and statistics are computed here."""
+    fit, statistics = intact.part("fit"), intact.part("statistics")
+    pictures, found = fit + statistics, np.zeros(0)
     if pictures:
         found, _ = calibrate.scores(served, read, pictures, lambda done: advance(done, len(pictures)))
-    split = len(intact.part("fit"))
-    return strangers.find(
-        {
-            "fit": (intact.part("fit"), found[:split]),
-            "statistics": (intact.part("statistics"), found[split:]),
-            "calibration": (intact.part("calibration"), outcome.good),
-        }
-    )
+    return {
+        "fit": (fit, found[: len(fit)]),
+        "statistics": (statistics, found[len(fit) :]),
+        "calibration": (intact.part("calibration"), outcome.good),
+    }

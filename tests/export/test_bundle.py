@@ -111,7 +111,7 @@ def test_what_a_bundle_holds(tmp_path, features):
     assert "`golden.npz` and `examples.png` hold some of the pictures" in card
 
 
-def test_a_stranger_in_the_good_folder_is_named(tmp_path, moving):
+def test_a_stranger_in_the_good_folder_is_named(tmp_path, moving, capsys):
     stranger, *_ = pictures_of(moving, "statistics")
     listed = json.loads((moving / "pictures.json").read_text())
     Image.fromarray(part(900, blot=True)).save(stranger)
@@ -120,6 +120,7 @@ def test_a_stranger_in_the_good_folder_is_named(tmp_path, moving):
             item["sha256"] = hashlib.sha256(Path(stranger).read_bytes()).hexdigest()
     (moving / "pictures.json").write_text(json.dumps(listed))
     assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
+    assert f"good pictures look like strangers; look at them: {stranger}" in capsys.readouterr().err
     card = (tmp_path / "b" / "card.md").read_text()
     assert f"look at these:** `{Path(stranger).name}` (statistics, score" in card
 
