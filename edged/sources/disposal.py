@@ -43,7 +43,8 @@ class Disposer:
         May be repeated after a crash at any instruction.
 
         Returns:
-            Where the file is now; None when it was deleted, has gone, or was another one.
+            Where the file is now; None when it was deleted, has gone, or was another one. A file that a crash left in
+            quarantine is found there by its sidecar.
 
         Raises:
             OSError: the system refuses; the file is in the inbox, or under its private name for the next try.
@@ -51,7 +52,7 @@ class Disposer:
         held = os.path.join(self._private, os.fsencode(disposal.id))
         if not os.path.lexists(held):
             if not stands(disposal):
-                return None
+                return self._quarantined_before(disposal)
             os.makedirs(self._private, mode=0o700, exist_ok=True)
             try:
                 rename_new(disposal.path, held)
@@ -85,7 +86,7 @@ class Disposer:
         folder = os.path.dirname(wanted)
         os.makedirs(folder, exist_ok=True)
         for target in (wanted, _with_id(wanted, disposal.id)):
-            sidecar = _sidecar(target) if disposal.sidecar else None
+            sidecar = sidecar_of(target) if disposal.sidecar else None
             if sidecar is not None and not _claim(sidecar, disposal.sidecar):
                 continue
             try:
@@ -96,6 +97,20 @@ class Disposer:
                 continue
             return target
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(wanted))
+
+    def _quarantined_before(self, disposal: Disposal) -> bytes | None:
+        if not disposal.sidecar:
+            return None
+        wanted = os.path.join(self._targets[disposal.action] or b"", os.path.relpath(disposal.path, self._root))
+        for target in (wanted, _with_id(wanted, disposal.id)):
+            with contextlib.suppress(OSError):
+                stamps = Stamps.of(os.lstat(target))
+                if (stamps.size, stamps.mtime_ns) != (disposal.stamps.size, disposal.stamps.mtime_ns):
+                    continue
+                with open(sidecar_of(target), "rb") as file:
+                    if file.read(len(disposal.sidecar) + 1) == disposal.sidecar.encode("ascii"):
+                        return target
+        return None
 
     def _put_back(self, held: bytes, path: bytes) -> None:
         try:
@@ -195,7 +210,8 @@ def _with_id(path: bytes, id_: str) -> bytes:
     return os.path.join(folder, stem[: _MAX_NAME - len(mark) - len(extension) - len(b".json")] + mark + extension)
 
 
-def _sidecar(target: bytes) -> bytes:
+def sidecar_of(target: bytes) -> bytes:
+    """Where the sidecar of a quarantined file is."""
     folder, name = os.path.split(target)
     return os.path.join(folder, name + b".json")
 

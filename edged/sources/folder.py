@@ -21,7 +21,7 @@ from typing import BinaryIO, Final, Literal
 import structlog
 
 from edged import __version__
-from edged.arrivals import Arrival, Disposal, Entry, Stamps
+from edged.arrivals import Arrival, Disposal, Entry, SetAside, Stamps
 from edged.errors import PictureError, SourceError
 from edged.filesystems import is_network
 from edged.imaging import PATTERNS
@@ -518,7 +518,7 @@ class FolderSource:
         if retry:  # what failed before has its own time, lest every picture tries all of it again
             todo = [disposal for owed in self._owed.values() for disposal in owed]
             self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
-        done, folders = [], []
+        done, folders, quarantined = [], [], []
         for disposal in todo:
             try:
                 target = self._disposer.dispose(disposal)
@@ -536,10 +536,14 @@ class FolderSource:
             folders.append(os.path.dirname(disposal.path))
             if target is not None:
                 folders.append(os.path.dirname(target))
+                if disposal.action == "quarantine":
+                    with contextlib.suppress(OSError):  # somebody took it away already
+                        stamps = Stamps.of(os.lstat(target))
+                        quarantined.append(SetAside(disposal.id, self.name, target, stamps, time.time()))
         if not done or not self._root_stands():
             return  # with the folder unmounted, every file seems to have left it
         self._disposer.sync(folders)
-        self._journal.disposed([disposal.id for disposal in done])
+        self._journal.disposed([disposal.id for disposal in done], quarantined)
         for disposal in done:
             self._stuck.discard(disposal.id)
             self._owed[disposal.path].remove(disposal)
