@@ -19,7 +19,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
@@ -244,11 +244,14 @@ class Journal:
             ]
             db.executemany("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def quarantine(self, limit: int, *, moved_before: float | None = None) -> list[SetAside]:
-        """Files in quarantine, the oldest results first."""
+    def quarantine(
+        self, limit: int, *, moved_before: float | None = None, beside: Collection[str] = ()
+    ) -> list[SetAside]:
+        """Files in quarantine but for those of the ids `beside`, the oldest results first."""
+        marks = ", ".join("?" * len(beside))
         rows = self._fetch(
-            "SELECT * FROM quarantine WHERE moved_at < ? ORDER BY id LIMIT ?",
-            (1e300 if moved_before is None else moved_before, limit),
+            f"SELECT * FROM quarantine WHERE moved_at < ? AND id NOT IN ({marks}) ORDER BY id LIMIT ?",
+            (1e300 if moved_before is None else moved_before, *beside, limit),
         )
         return [
             SetAside(id_, source, path, Stamps(inode, size, mtime_ns), moved_at)

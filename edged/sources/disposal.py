@@ -8,18 +8,20 @@ scored, and only then does it go on. Another file is put back under its name wit
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from edged.arrivals import Disposal, Stamps
+from edged.arrivals import Disposal, SetAside, Stamps
 from edged.errors import SourceError
 
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 _MAX_NAME: Final = 255
+_MAX_SIDECAR: Final = 1 << 20
 
 
 class Disposer:
@@ -125,6 +127,35 @@ def stands(disposal: Disposal) -> bool:
         return Stamps.of(os.lstat(disposal.path)) == disposal.stamps
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def remove_set_aside(one: SetAside) -> None:
+    """Deletes a file in quarantine and its sidecar; another file under its name stays, and so does its sidecar.
+
+    May be repeated after a crash at any instruction.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    folder, held = os.path.dirname(one.path), b"." + one.id.encode("ascii") + b".gone"
+    held = os.path.join(folder, held)
+    try:
+        if not os.path.lexists(held):
+            if Stamps.of(os.lstat(one.path)) != one.stamps:
+                return
+            rename_new(one.path, held)
+        if Stamps.of(os.lstat(held)) != one.stamps:
+            rename_new(held, one.path)
+            return
+        os.unlink(held)
+    except FileNotFoundError:  # somebody took it away
+        pass
+    sidecar = sidecar_of(one.path)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        with open(sidecar, "rb") as file:
+            about = json.loads(file.read(_MAX_SIDECAR))
+        if isinstance(about, dict) and about.get("id") == one.id:
+            os.unlink(sidecar)
 
 
 def private_folder(root: Path, candidates: Sequence[Path]) -> Path:
