@@ -27,8 +27,8 @@ from edged.filesystems import is_network
 from edged.imaging import PATTERNS
 from edged.journal import Journal
 from edged.results import QUARANTINED, Record, display_path, new_id
-from edged.sources import Events
-from edged.sources.disposal import Disposer, private_folder, stands
+from edged.sources import Events, requests
+from edged.sources.disposal import Disposer, bring_back, private_folder, stands
 from edged.sources.known import KnownFiles
 from edged.sources.watcher import Watcher
 
@@ -100,6 +100,7 @@ class FolderSource:
         self._unwatched: set[str] = set()
         self._root_id: tuple[int, int] | None = None
         self._disposer: Disposer | None = None
+        self._private = b""
         self._more = False
         self._down = ""
         self._scan_due = 0.0
@@ -203,6 +204,7 @@ class FolderSource:
                 self._unwatch()  # another folder stands here now: a remount, or a replacement
                 self._prepare()
                 self._root_id = (status.st_dev, status.st_ino)
+            self._requeue()
             events = dict(self._watcher.events()) if self._watcher else {}
             self._admit(self._unclaimed(), events, reason)
         except (OSError, SourceError) as error:
@@ -218,6 +220,23 @@ class FolderSource:
         if self._unwatched:  # without inotify the scan is all there is: poll, at a share of the time it takes
             pause = min(pause, max(_POLL_SECONDS, _POLL_SHARE * took))
         self._scan_due = time.monotonic() + pause
+
+    def _requeue(self) -> None:
+        """Does what people ask (`edged results --requeue`), before a scan admits anything."""
+        for request in requests.asked(self._state_dir, self.name):
+            try:
+                if request.now_at == request.path:
+                    state = (request.path, request.stamps.size, request.stamps.mtime_ns)
+                    self._journal.forget_kept(self.name, [state])
+                    self._known.discard(*state)
+                elif self._private:
+                    bring_back(request, self._private)
+                    self._journal.left_quarantine([request.id])
+                requests.strike(self._state_dir, request)
+            except OSError as error:
+                self._log.error("a file cannot be scored again as asked", id=request.id, error=str(error))
+            else:
+                self._log.info("scored again as asked", id=request.id, path=display_path(request.path))
 
     def _admit(self, found: Iterator[tuple[bytes, Stamps]], events: dict[bytes, bool], reason: str) -> None:
         """Notes what a scan found: the oldest first, and no more than `MAX_CANDIDATES` in all."""
@@ -359,12 +378,12 @@ class FolderSource:
 
     def _prepare(self) -> None:
         options = self._options
-        private = b""
+        self._private = b""
         if options.after != "keep":
             ours = [path for path in (options.done_dir, self._quarantine, self._state_dir) if path is not None]
-            private = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
+            self._private = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
         done = None if options.done_dir is None else os.fsencode(options.done_dir)
-        self._disposer = Disposer(self._root, private, done=done, quarantine=os.fsencode(self._quarantine))
+        self._disposer = Disposer(self._root, self._private, done=done, quarantine=os.fsencode(self._quarantine))
         self._unwatched.clear()
         if is_network(self._options.path):
             self._unwatched.add("network")  # other machines' writes raise no events here

@@ -31,6 +31,14 @@ class KnownFiles:
             self._sorted = array("q", merged.tobytes())
             self._recent.clear()
 
+    def discard(self, path: bytes, size: int, mtime_ns: int) -> None:
+        """Takes one state of a file out."""
+        fingerprint = hash((path, size, mtime_ns))
+        self._recent.discard(fingerprint)
+        index = bisect_left(self._sorted, fingerprint)
+        if index < len(self._sorted) and self._sorted[index] == fingerprint:
+            del self._sorted[index]
+
     def __contains__(self, state: tuple[bytes, int, int]) -> bool:
         fingerprint = hash(state)
         if fingerprint in self._recent:

@@ -1,7 +1,10 @@
 """The daemon and its journal: damage, requests, retention, as a user sees them."""
 
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,3 +124,97 @@ def test_a_noted_damage_is_salvaged_once(site: Site) -> None:
     assert not site.said("the journal is damaged; what can be read of it is salvaged")
     until(lambda: site.get("/readyz").status_code == 200, "ready")
     assert len(site.rows()) == 50
+
+
+# Requests of people.
+
+
+def ask(site: Site, *ids: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-P", "-m", "edged", "results", "-c", str(site.config), "--requeue", *ids]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60, cwd=site.root)
+
+
+def test_a_kept_file_is_scored_again_when_asked(site: Site) -> None:
+    site.configure("rescan_seconds = 0.3")
+    site.start()
+    drop(site.inbox / "a.png", good(0))
+    drop(site.inbox / "b.png", good(1))
+    first = {Path(row.path).name: row for row in site.wait_for_rows(2)}
+    done = ask(site, first["a.png"].id, first["a.png"].id)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "is scored again" in done.stderr
+    again = site.wait_for_rows(3)[-1]
+    assert Path(again.path).name == "a.png"
+    assert again.id != first["a.png"].id
+    assert again.score == first["a.png"].score
+    assert len(site.wait_for_lines(3)) == 3
+    old = ask(site, first["a.png"].id)
+    assert (old.returncode, "ask for the latest result" in old.stderr) == (1, True)
+    (site.inbox / "b.png").unlink()
+    gone = ask(site, first["b.png"].id, "no-such-id", again.id)  # those that can be done are
+    assert gone.returncode == 1
+    assert f"{first['b.png'].id}: its file {site.inbox}/b.png cannot be found" in gone.stderr
+    assert "no-such-id: there is no such result" in gone.stderr
+    site.wait_for_rows(4)
+    assert site.stop() == 0
+    site.start()  # and what was done is not done again
+    drop(site.inbox / "c.png", good(3))
+    site.wait_for_rows(5)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_quarantined_file_goes_back_and_is_scored_again(site: Site, running: bool) -> None:
+    site.configure('after = "move"\nrescan_seconds = 0.3')
+    site.start()
+    drop(site.inbox / "a.png", b"no picture")
+    (row,) = site.wait_for_rows(1)
+    until(lambda: (site.quarantine / "a.png.json").exists() and not (site.inbox / "a.png").exists(), "it to leave")
+    if running:
+        until(lambda: ask(site, row.id).returncode == 0, "its way to be noted")
+    else:
+        site.stop()
+        assert ask(site, row.id).returncode == 0
+        site.start()
+    again = site.wait_for_rows(2)[-1]
+    assert (again.path, again.sha256, again.reason) == (row.path, row.sha256, "undecodable")
+    until((site.quarantine / "a.png.json").exists, "it to be in quarantine again")
+    until(lambda: not (site.inbox / "a.png").exists(), "the inbox to be empty")
+    assert json.loads((site.quarantine / "a.png.json").read_text())["id"] == again.id
+    assert sorted(path.name for path in site.quarantine.iterdir() if path.name != ".edged") == ["a.png", "a.png.json"]
+    refused = ask(site, row.id)
+    assert refused.returncode == 1
+    assert "deleted, or taken away" in refused.stderr
+    assert list((site.state / "requeue").iterdir()) == []
+
+
+def test_a_file_goes_back_beside_another_of_its_name(site: Site) -> None:
+    site.configure('after = "move"', retry_seconds=0)
+    site.start()
+    (site.inbox / "sub").mkdir()
+    drop(site.inbox / "sub" / "a.png", b"no picture")
+    (row,) = site.wait_for_rows(1)
+    until((site.quarantine / "sub" / "a.png.json").exists, "it to be in quarantine")
+    site.stop()
+    drop(site.inbox / "sub" / "a.png", good(1))
+    assert ask(site, row.id).returncode == 0
+    site.start()
+    rows = site.wait_for_rows(3)
+    assert {Path(one.path).name for one in rows[1:]} == {"a.png", f"a.{row.id}.png"}
+    until((site.done / "sub" / "a.png").exists, "the other to be done")
+
+
+def test_a_done_file_goes_back_and_one_that_was_changed_does_not(site: Site) -> None:
+    site.configure('after = "move"')
+    site.start()
+    for number in range(2):
+        drop(site.inbox / f"{number}.png", good(number))
+    rows = {Path(row.path).name: row for row in site.wait_for_rows(2)}
+    until(lambda: len(list(site.done.glob("*.png"))) == 2, "both to be done")
+    site.stop()
+    (site.done / "1.png").write_bytes(good(5))
+    done = ask(site, rows["0.png"].id, rows["1.png"].id)
+    assert done.returncode == 1
+    assert f"{rows['1.png'].id}: its file is not in {site.done} any more, or was changed" in done.stderr
+    site.start()
+    assert [Path(row.path).name for row in site.wait_for_rows(3)][2:] == ["0.png"]
+    until((site.done / "0.png").exists, "it to be done again")
