@@ -88,7 +88,8 @@ class Daemon:
         self._log.info("starting", edged=__version__, config=str(self._path))
         if not faulthandler.is_enabled():
             faulthandler.enable()  # the watchdog's SIGABRT prints every thread's stack
-        self._journal = Journal(config.service.state_dir, on_damage=self._wake)
+        with self._notifier.starting():  # a journal that is damaged, or of an older edged, takes its time
+            self._journal = Journal(config.service.state_dir, on_damage=self._wake)
         try:
             self._detectors = load_detectors(config)
             paired = pair(config, self._detectors)

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -24,6 +25,7 @@ WAL: Final = "-wal"
 _SHM: Final = "-shm"
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PROBED_ROWS: Final = 200
+_BATCH: Final = 1000
 _HEADER_PAGE_BYTES: Final = 4096
 _LAST_SEQ: Final = 1 << 62
 _KEYS: Final = {
@@ -284,9 +286,14 @@ def _shared_columns(db: sqlite3.Connection, target: sqlite3.Connection, table: s
 
 def _insert(target: sqlite3.Connection, table: str, columns: Sequence[str], rows: Any) -> None:
     query = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    for row in rows:
-        with contextlib.suppress(sqlite3.IntegrityError):  # it is no row of ours: the page is damaged, and nobody saw
-            target.execute(query, row)
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        try:
+            target.executemany(query, batch)
+        except sqlite3.IntegrityError:
+            for row in batch:
+                with contextlib.suppress(sqlite3.IntegrityError):  # no row of ours: its page is damaged, unnoticed
+                    target.execute(query, row)
 
 
 class _Rows:

@@ -38,6 +38,7 @@ MAX_CANDIDATES: Final = 10_000
 _RETRIED: Final = frozenset({"empty", "undecodable", "unreadable"})
 _DOWN_SECONDS: Final = 2.0
 _FORGET_SECONDS: Final = 3600.0
+_FORGET_PAGE: Final = 1000
 _DISPOSAL_RETRY_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 2.0
 _POLL_SHARE: Final = 20.0
@@ -127,8 +128,7 @@ class FolderSource:
         else:
             for disposal in self._journal.disposals(self.name):
                 self._owed.setdefault(disposal.path, []).append(disposal)
-        for path, size, mtime_ns in self._journal.kept(self.name):
-            self._known.add(path, size, mtime_ns)
+        self._known = KnownFiles.of(self._journal.kept(self.name))
         first = True
         try:
             while not stop.is_set():
@@ -165,19 +165,30 @@ class FolderSource:
 
     def forget_gone(self) -> None:
         """Removes the marks of kept files that are no longer there, so that the marks do not grow without end."""
-        known, gone = KnownFiles(), []
-        for path, size, mtime_ns in self._journal.kept(self.name):
-            try:
-                os.lstat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                gone.append((path, size, mtime_ns))
-            except OSError:
-                known.add(path, size, mtime_ns)
-            else:
-                known.add(path, size, mtime_ns)
+        gone: list[tuple[bytes, int, int]] = []
+
+        def still_there() -> Iterator[tuple[bytes, int, int]]:
+            for state in self._journal.kept(self.name):
+                try:
+                    os.lstat(state[0])
+                except (FileNotFoundError, NotADirectoryError):
+                    gone.append(state)
+                    if len(gone) >= _FORGET_PAGE:
+                        self._forget(gone)
+                    continue
+                except OSError:
+                    pass
+                yield state
+
+        known = KnownFiles.of(still_there())
+        self._forget(gone)
+        if self._root_stands():
+            self._known = known
+
+    def _forget(self, gone: list[tuple[bytes, int, int]]) -> None:
         if self._root_stands():  # else the folder has gone, not its files
             self._journal.forget_kept(self.name, gone)
-            self._known = known
+        gone.clear()
 
     def _scan_reason(self, now: float) -> str:
         watcher = self._watcher

@@ -663,3 +663,45 @@ def test_it_sleeps_while_the_folder_is_away_and_something_is_owed(line: Line) ->
     (line.root / "away").rename(line.inbox)
     until(lambda: not (line.inbox / "a.png").exists(), "the file to leave")
     assert line.arrivals == []
+
+
+def test_a_look_at_many_kept_files_asks_the_journal_nothing(line: Line) -> None:
+    count = 20_000
+    inbox = os.path.realpath(os.fsencode(line.inbox))
+    marks = []
+    for number in range(count):
+        path = os.path.join(inbox, b"%05d.png" % number)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+        marks.append(("line1", path, 0, os.lstat(path).st_mtime_ns))
+    journal = Journal(line.root / "state")
+    with journal._transaction() as db:
+        db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, NULL, 1)", marks)
+    journal.close()
+    line.start(rescan_seconds=0.1)
+    statements: list[str] = []
+    line.journal._db.set_trace_callback(statements.append)
+    scans = line.wake.waits
+    until(lambda: line.wake.waits >= scans + 3, "three scans")
+    line.journal._db.set_trace_callback(None)
+    assert statements == []
+    assert line.arrivals == []
+    assert line.source.waiting() == (0, None)
+    drop(line.inbox / "new.png", b"new")
+    line.take("new.png")  # and it still finds what is new
+
+
+def test_marks_of_many_files_that_are_gone_are_forgotten(line: Line) -> None:
+    line.start()
+    for number in range(3):
+        drop(line.inbox / f"{number}.png", b"%d" % number)
+        assert line.score(line.take(f"{number}.png")) is not None
+    line.stop()
+    inbox = os.path.realpath(os.fsencode(line.inbox))
+    journal = Journal(line.root / "state")
+    with journal._transaction() as db:
+        gone = [("line1", os.path.join(inbox, b"gone-%05d.png" % number), 1, 1) for number in range(2500)]
+        db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, NULL, 1)", gone)
+    journal.close()
+    line.start()
+    line.source.forget_gone()
+    assert sorted(os.path.basename(path) for path, _, _ in line.journal.kept("line1")) == [b"0.png", b"1.png", b"2.png"]
