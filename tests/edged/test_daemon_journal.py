@@ -1,5 +1,6 @@
 """The daemon and its journal: damage, requests, retention, as a user sees them."""
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from edged.arrivals import Entry, Stamps
 from edged.journal import FILE, Journal
 from tests.edged.daemons import Site
 from tests.edged.making import drop, good, record, until
-from tests.edged.test_salvage import pages_of, zero
+from tests.edged.test_salvage import opened, pages_of, zero
 
 
 @pytest.fixture
@@ -218,3 +219,51 @@ def test_a_done_file_goes_back_and_one_that_was_changed_does_not(site: Site) -> 
     site.start()
     assert [Path(row.path).name for row in site.wait_for_rows(3)][2:] == ["0.png"]
     until((site.done / "0.png").exists, "it to be done again")
+
+
+# A full disk.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "edged-test", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_waited_for(site: Site, small_disk: Path) -> None:
+    site.state = small_disk / "state"
+    site.configure('after = "move"', jsonl=small_disk / "results.jsonl")
+    site.jsonl = small_disk / "results.jsonl"
+    site.start()
+    drop(site.inbox / "first.png", good(0))
+    site.wait_for_rows(1)
+    site.wait_for_lines(1)
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    for number in range(200):
+        drop(site.inbox / f"{number}.png", good(number))
+    until(lambda: site.get("/readyz").status_code == 503, "the trouble to be told")
+    assert "cannot be made durable" in site.get("/readyz").text
+    metrics = site.metrics()
+    assert metrics["edged_ready"] == 0
+    assert metrics['edged_queue_items{source="line1"}'] > 0
+    assert len(list(site.inbox.glob("*.png"))) >= 200 - len(site.rows())  # what has no result is where it was
+    ballast.unlink()
+    rows = site.wait_for_rows(201)
+    assert len({row.path for row in rows}) == 201
+    until(lambda: site.get("/readyz").status_code == 200, "the end of the trouble")
+    until(lambda: len(list(site.done.glob("*.png"))) == 201, "all to be done")
+    lines = site.wait_for_lines(201)
+    assert list(dict.fromkeys(line["id"] for line in lines)) == [row.id for row in rows]
+    assert site.stop() == 0
+    assert opened(site.state).salvaged is None

@@ -1,3 +1,5 @@
+import ctypes
+import errno
 import hashlib
 import os
 import threading
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchdog.observers.inotify_c import InotifyFD
 
 from edged.arrivals import Arrival, Entry
 from edged.errors import PictureError
@@ -705,3 +708,44 @@ def test_marks_of_many_files_that_are_gone_are_forgotten(line: Line) -> None:
     line.start()
     line.source.forget_gone()
     assert sorted(os.path.basename(path) for path, _, _ in line.journal.kept("line1")) == [b"0.png", b"1.png", b"2.png"]
+
+
+def test_without_inotify_instances_the_folder_is_scanned_more_often(line: Line) -> None:
+    libc, taken = ctypes.CDLL(None, use_errno=True), list[int]()
+    while (descriptor := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+        taken.append(descriptor)
+        if len(taken) > 20_000:
+            pytest.skip("inotify instances do not run out here")
+    try:
+        assert ctypes.get_errno() == errno.EMFILE
+        line.start()
+        drop(line.inbox / "a.png", b"a")
+        until(
+            lambda: line.source.waiting()[0] == 1, "the file to be seen"
+        )  # within seconds, where the timer takes ever
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_without_inotify_watches_the_folder_is_scanned_more_often(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(InotifyFD, "add_callback", refuse)
+    line.start()
+    drop(line.inbox / "a.png", b"a")
+    until(lambda: line.source.waiting()[0] == 1, "the file to be seen")
+
+
+def test_a_watcher_that_dies_is_replaced(line: Line) -> None:
+    line.start()
+    dead = line.source._watcher
+    assert dead is not None
+    dead.close()
+    drop(line.inbox / "a.png", b"a")
+    line.wake.set()
+    until(lambda: line.source.waiting()[0] == 1, "the file to be seen")
+    assert line.source._watcher is not dead
+    drop(line.inbox / "b.png", b"b")
+    line.take("b.png")  # at once, for events come again
