@@ -517,6 +517,8 @@ def _examine(path: Path) -> str | None:
     try:
         # Only to read: closing a connection that may write would write into a file that is perhaps damaged.
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            if db.execute("PRAGMA application_id").fetchone() != (schema.APPLICATION_ID,):
+                return "its header is not that of a journal"
             version = schema.read_version(db, path)
             if version == 0:
                 return "it has no tables"

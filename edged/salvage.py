@@ -26,6 +26,7 @@ _SHM: Final = "-shm"
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PROBED_ROWS: Final = 200
 _BATCH: Final = 1000
+_KEPT_ASIDE: Final = 3
 _HEADER_PAGE_BYTES: Final = 4096
 _LAST_SEQ: Final = 1 << 62
 _KEYS: Final = {
@@ -131,6 +132,9 @@ def finish(path: Path) -> None:
         return
     _move_aside(path, when)
     salvaged.rename(path)
+    for file in set_aside(path)[1:-_KEPT_ASIDE]:  # a disk that dies slowly is not to fill itself with copies
+        for suffix in ("", WAL, _SHM):
+            file.with_name(file.name + suffix).unlink(missing_ok=True)
     schema.sync(path.parent)
 
 

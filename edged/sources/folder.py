@@ -9,6 +9,7 @@ import errno
 import fnmatch
 import heapq
 import os
+import re
 import stat
 import threading
 import time
@@ -84,7 +85,7 @@ class FolderSource:
         self._root = os.fsencode(os.path.realpath(options.path))
         self._quarantine = options.quarantine_dir or state_dir / "quarantine" / options.name
         self._state_dir = state_dir
-        self._patterns = tuple(pattern.lower() for pattern in options.patterns)
+        self._pattern = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in options.patterns))
         self._log = structlog.get_logger().bind(source=self.name)
         self._messages: deque[Callable[[], None]] = deque()
         self._candidates: dict[bytes, _Candidate] = {}
@@ -306,9 +307,9 @@ class FolderSource:
             if len(skipped) < MAX_CANDIDATES:
                 skipped.add(path)
             return None
-        stamps = Stamps.of(status)
-        if path in self._claimed or (path, stamps.size, stamps.mtime_ns) in self._known:
+        if path in self._claimed or (path, status.st_size, status.st_mtime_ns) in self._known:
             return None
+        stamps = Stamps.of(status)
         is_owed = any(disposal.stamps == stamps for disposal in self._owed.get(path, ()))
         return None if is_owed else stamps
 
@@ -382,8 +383,7 @@ class FolderSource:
         return max(0.0, min(waits))
 
     def _matches(self, name: bytes) -> bool:
-        lowered = os.fsdecode(name).lower()
-        return any(fnmatch.fnmatchcase(lowered, pattern) for pattern in self._patterns)
+        return self._pattern.match(os.fsdecode(name).lower()) is not None
 
     # Watching.
 

@@ -132,6 +132,7 @@ def test_a_journal_of_a_newer_edged_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / FILE
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA application_id = {0x65646764}")
         db.execute("PRAGMA user_version = 99")
     db.close()
     content = path.read_bytes()

@@ -306,3 +306,24 @@ def test_a_check_can_be_ended(tmp_path: Path) -> None:
     assert journal.check() == []
     assert journal.damage is None
     journal.close()
+
+
+def test_of_many_damaged_journals_the_first_and_the_last_stay(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    for number in range(6):
+        salvage.note(path, f"test {number}")
+        (tmp_path / f"{FILE}.damaged-2026010{number}T000000.000000").write_text(str(number))
+    aside = opened(tmp_path).set_aside()
+    assert [file.name[-22:-14] for file in aside][:3] == ["20260100", "20260104", "20260105"]
+    assert len(aside) == 4
+    consistent(tmp_path)
+
+
+def test_a_header_that_is_another_programs_is_damage(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA application_id = 7")
+        db.execute("PRAGMA user_version = 7000")
+    journal = opened(tmp_path)
+    assert journal.salvaged is not None
+    assert (journal.salvaged.results, journal.salvaged.lost) == (ROWS + 3, 0)
