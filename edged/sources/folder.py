@@ -85,7 +85,12 @@ class FolderSource:
         self._root = os.fsencode(os.path.realpath(options.path))
         self._quarantine = options.quarantine_dir or state_dir / "quarantine" / options.name
         self._state_dir = state_dir
-        self._pattern = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in options.patterns))
+        patterns = [pattern.lower() for pattern in options.patterns]
+        # A million names a scan: where all that a pattern asks for is an ending, that is compared.
+        endings = {pattern for pattern in patterns if re.fullmatch(r"\*[^*?\[]+", pattern)}
+        self._endings = tuple(pattern[1:] for pattern in endings)
+        others = [fnmatch.translate(pattern) for pattern in patterns if pattern not in endings]
+        self._pattern = re.compile("|".join(others)) if others else None
         self._log = structlog.get_logger().bind(source=self.name)
         self._messages: deque[Callable[[], None]] = deque()
         self._candidates: dict[bytes, _Candidate] = {}
@@ -283,11 +288,13 @@ class FolderSource:
                             if self._options.recursive:
                                 folders.append(entry.path)
                         elif self._matches(entry.name):
-                            # One entry that cannot be looked at now is no reason to pass over the rest.
-                            with contextlib.suppress(OSError):
-                                stamps = self._eligible(entry.path, entry.stat(follow_symlinks=False), skipped)
-                                if stamps is not None:
-                                    yield entry.path, stamps
+                            try:
+                                status = entry.stat(follow_symlinks=False)
+                            except OSError:  # one that cannot be looked at now is no reason to pass over the rest
+                                continue
+                            stamps = self._eligible(entry.path, status, skipped)
+                            if stamps is not None:
+                                yield entry.path, stamps
             except OSError as error:
                 if folder == self._root:
                     raise
@@ -383,7 +390,10 @@ class FolderSource:
         return max(0.0, min(waits))
 
     def _matches(self, name: bytes) -> bool:
-        return self._pattern.match(os.fsdecode(name).lower()) is not None
+        lowered = os.fsdecode(name).lower()
+        return lowered.endswith(self._endings) or (
+            self._pattern is not None and self._pattern.match(lowered) is not None
+        )
 
     # Watching.
 
