@@ -57,7 +57,7 @@ def write(
         _table(
             ("part", "pictures", "used for"),
             ("fit", parts["fit"], "weights, covariances"),
-            ("statistics", parts["statistics"], "the best epoch, the level of the scores, the map's reference"),
+            ("statistics", parts["statistics"], "the best epoch, the level of the scores, the map's reference; then covariances"),
             ("calibration", parts["calibration"], "the threshold, and nothing else"),
             ("bad", parts["bad"], "this card, and nothing else"),
         ),
@@ -103,7 +103,7 @@ def loss_of(kind: str, config: ModelConfig) -> str:
 _STRANGERS: Final = (
     f"A good picture is called a stranger when its modified z-score is above {LIMIT:g}: its distance from "
     "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). The "
-    "fit part is judged by itself, for what was learnt from scores lower; statistics and calibration together.\n"
+    "fit and statistics parts are judged together, for what was learnt from scores lower; calibration by itself.\n"
 )
 
 

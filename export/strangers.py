@@ -37,14 +37,14 @@ def find(good: Mapping[Part, tuple[Sequence[Picture], Scores]]) -> list[Stranger
     """The strangers among the good pictures, the farthest first.
 
     The modified z-score, 0.6745 (score - median) / MAD, of Iglewicz and Hoaglin, *How to Detect and Handle Outliers*
-    (1993), upwards. Pictures that the model was fitted on score lower than others, so they are judged among
-    themselves, and those of the other two parts together. A group of fewer than five is not judged.
+    (1993), upwards. Pictures that the head was fitted on (fit and statistics) score lower than others, so they are
+    judged among themselves, and those of calibration too. A group of fewer than five is not judged.
 
     Args:
         good: the pictures of each part and their scores (n,).
     """
     found: list[Stranger] = []
-    groups: tuple[tuple[Part, ...], ...] = (("fit",), ("statistics", "calibration"))
+    groups: tuple[tuple[Part, ...], ...] = (("fit", "statistics"), ("calibration",))
     for group in groups:
         members = [(picture, part) for part in group for picture in good[part][0]]
         scores = np.concatenate([good[part][1] for part in group])

@@ -69,7 +69,8 @@ def defects(report: Report | None) -> str:
 def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int]) -> str:
     """Which good pictures somebody should look at."""
     caution = (
-        " Pictures of the fit part were learnt from and score lower, so a strange one among them is harder to see."
+        " Pictures of the fit and statistics parts were learnt from and score lower, so a strange one among them is "
+        "harder to see."
         if parts["fit"]
         else ""
     )

@@ -88,6 +88,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         warnings = (*good.warnings, *(bad.warnings if bad else ()))
         for warning in warnings:
             _say(console, f"warning: {warning}")
+        config = config.for_pictures(len(good.part("fit")) + len(good.part("statistics")))
         parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
         console.print(f"{len(good.pictures)} good pictures: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
 

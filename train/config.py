@@ -18,9 +18,20 @@ __all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "load
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "fast": {"size": 192},
+    "balanced": {},
+    "accurate": {"stages": [4, 5, 6]},
+}
+"""What a preset gives to keys that are not set, where the model sees features; docs/experiments.md says why."""
+
+
 class AutoencoderConfig(ModelConfig):
     """Everything that decides what `python -m train ae` makes of a folder of pictures."""
 
+    preset: Literal["fast", "balanced", "accurate"] = Field(
+        "balanced", description="trade of speed for accuracy, for features; other keys, where set, come before it"
+    )
     backbone: Literal["efficientnet-lite0", "pixels"] = Field(
         EFFICIENTNET, description="what the autoencoder sees: features of a frozen ImageNet trunk, or the pixels"
     )
@@ -35,6 +46,14 @@ class AutoencoderConfig(ModelConfig):
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("backbone") == PIXELS:
+            return values
+        chosen = values.get("preset", "balanced")
+        return {**(PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}), **values}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "AutoencoderConfig":
