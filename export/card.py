@@ -57,7 +57,7 @@ def write(
         _table(
             ("part", "pictures", "used for"),
             ("fit", parts["fit"], "weights, covariances"),
-            ("statistics", parts["statistics"], "the best epoch, the level of the scores, the map's reference; then covariances"),
+            ("statistics", parts["statistics"], "the best epoch, the scores' level, the map's reference; then covariances"),
             ("calibration", parts["calibration"], "the threshold, and nothing else"),
             ("bad", parts["bad"], "this card, and nothing else"),
         ),

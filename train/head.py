@@ -11,12 +11,16 @@ score      mean of softplus(z) over the highest positions; the map is softplus(z
 import math
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 REFERENCE_QUANTILE: Final = 0.999
 """Good pictures exceed 1.0 of the anomaly map at one position in a thousand."""
+
+_MOST_STEPS: Final = 127
 
 
 class Head(nn.Module):
@@ -89,6 +93,14 @@ class Head(nn.Module):
         whitened = self.whitening() @ by_region
         lengths = whitened.square().sum(dim=1, keepdim=True).sqrt()
         return from_regions(lengths, self.regions, residual.shape[2], residual.shape[3]).squeeze(1)
+
+    def store(self, factors: NDArray[np.float64]) -> None:
+        """Takes the factors W, (g*g, C, C) and lower triangular, in steps of each row's largest element over 127."""
+        steps = (np.abs(factors).max(axis=2, keepdims=True) / _MOST_STEPS).astype(np.float32)
+        row, column = np.tril_indices(factors.shape[1])
+        packed = np.pad(np.round(factors / steps)[:, row, column], ((0, 0), (0, 1)))
+        self.factors.copy_(torch.from_numpy(packed.astype(np.int8)))
+        self.steps.copy_(torch.from_numpy(steps))
 
     def whitening(self) -> Tensor:
         """The factors as matrices: float32 (g*g, C, C), lower triangular."""

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from train.head import Head, from_regions, to_regions
-from train.head_fit import fit_head, pack, whitening_factors
+from train.head_fit import fit_head, whitening_factors
 
 C, H, W, G = 5, 6, 8, 2
 
@@ -104,7 +104,7 @@ def test_factors_whiten():
     factors = whitening_factors(covariances, 1e-9)
     np.testing.assert_allclose(factors @ covariances @ factors.transpose(0, 2, 1), [np.eye(C)] * 3, atol=1e-3)
     room = head()
-    room.factors, room.steps = pack(np.concatenate([factors, factors[:1]]))
+    room.store(np.concatenate([factors, factors[:1]]))
     largest = np.abs(factors).max(axis=2, keepdims=True)
     assert (np.abs(room.whitening()[:3].numpy() - factors) <= largest / 127 / 2 + 1e-6).all()
 
