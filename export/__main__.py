@@ -10,6 +10,7 @@ from typing import Final
 from rich.console import Console
 
 from edged.errors import EdgedError
+from edged.imaging import ImageInput
 from edged.results import printable
 from train.errors import TrainError
 from train.threads import wait_asleep
@@ -52,7 +53,12 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     with track("run"):
         loaded = run.load(options.run)
     name = options.name or options.out.absolute().name
-    denoiser = cleaning.load(options.denoiser, loaded.config.image_input) if options.denoiser else None
+    spec = loaded.config.spec
+    denoiser = None
+    if options.denoiser:
+        if not isinstance(spec, ImageInput):
+            raise TrainError(f"--denoiser cleans pictures, and {options.run} takes {spec.plural}; leave it out")
+        denoiser = cleaning.load(options.denoiser, spec)
     made = export_bundle(loaded, options.out, name=name, precision=options.precision, denoiser=denoiser, track=track)
     for warning in made.warnings:
         _say(console, f"warning: {warning}")
@@ -61,13 +67,15 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         _say(console, f"warning: {threshold.shortfall}")
     if made.outcome.report is not None:
         report = made.outcome.report
-        console.print(f"{report.n_bad} bad pictures: AUROC {report.auroc:.4f}, recall {report.recall:.4f}")
+        console.print(f"{report.n_bad} bad {spec.plural}: AUROC {report.auroc:.4f}, recall {report.recall:.4f}")
     console.print(
         f"{options.out}: exported in {time.monotonic() - began:.0f} s; model.onnx {made.model_bytes / 1e6:.1f} MB, "
-        f"threshold {threshold.value:.4g} from {threshold.n} pictures, ONNX Runtime within "
+        f"threshold {threshold.value:.4g} from {threshold.n} {spec.plural}, ONNX Runtime within "
         f"{made.difference:.2g} of the tolerance"
     )
-    console.print(f"next: edged score {options.out} PICTURES, or name it in edged.toml and: edged run -c edged.toml")
+    console.print(
+        f"next: edged score {options.out} {spec.plural.upper()}, or name it in edged.toml and: edged run -c edged.toml"
+    )
 
 
 def _say(console: Console, message: str) -> None:

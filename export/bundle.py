@@ -10,7 +10,8 @@ import numpy as np
 from edged import bundle as bundles
 from edged.detector import Detector as ServedDetector
 from edged.sampling import DECODER
-from export import calibrate, card, graph, manifest, parity, plots, quantise, sources
+from edged.signals import SignalInput
+from export import calibrate, card, graph, manifest, parity, plots, quantise, signal_card, sources
 from export.calibrate import Outcome
 from export.sources import Intact, Reader
 from train.cleaning import Denoiser
@@ -59,9 +60,9 @@ def export_bundle(
         BundleError: `out` exists, or edged refuses what was made.
     """
     _check_denoiser(run, denoiser)
-    read = Reader(run.config.image_input, denoiser)
+    read = Reader(run.config.spec, denoiser)
     with bundles.writing(out) as folder:
-        with track("pictures") as advance:
+        with track(read.spec.plural) as advance:
             intact = sources.find_intact(run, advance)
         with track("graph") as advance:
             detector = graph.with_half_weights(run.detector) if precision == "fp16" else run.detector
@@ -69,7 +70,7 @@ def export_bundle(
             (folder / bundles.MODEL).write_bytes(model)
             pictures = (intact.part("statistics") or intact.part("calibration"))[:PARITY_PICTURES]
             expected = parity.reference(detector, read(pictures))
-            difference = _prove(folder, model, expected, parity.TOLERANCES[precision])
+            difference = _prove(folder, model, read.spec.kind, expected, parity.TOLERANCES[precision])
             if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:
                 (folder / DECODER).write_bytes(_decoder(detector, precision))
             advance(1, 1)
@@ -133,12 +134,12 @@ def _check_denoiser(run: Run, denoiser: Denoiser | None) -> None:
     )
 
 
-def _prove(folder: Path, model: bytes, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
+def _prove(folder: Path, model: bytes, kind: str, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
     """Checks ONNX Runtime against torch, and keeps a few of the pictures as the golden ones."""
     difference = parity.check(model, expected, tolerance)
-    n = GOLDEN_PICTURES
+    n, inputs = GOLDEN_PICTURES, {kind: expected.image[:GOLDEN_PICTURES]}
     with (folder / bundles.GOLDEN).open("wb") as file:
-        np.savez(file, image=expected.image[:n], score=expected.score[:n], anomaly_map=expected.anomaly_map[:n])
+        np.savez(file, allow_pickle=False, **inputs, score=expected.score[:n], anomaly_map=expected.anomaly_map[:n])
     return difference
 
 
@@ -186,17 +187,22 @@ def _describe(
         plots.roc_curve(folder / plots.ROC, good=outcome.good, bad=outcome.bad, area=outcome.report.auroc)
         shown += [intact.part("bad")[int(i)] for i in np.argsort(outcome.bad)[[len(outcome.bad) // 2, -1]]]
     image = read(shown)
-    plots.examples(folder / plots.EXAMPLES, image, served.scores(image)[1])
-    height, width = run.config.size
+    if isinstance(read.spec, SignalInput):
+        labels = ["good, median", "good, worst", "bad, median", "bad, worst"][: len(shown)]
+        signal_card.examples(folder / plots.EXAMPLES, labels, image, served)
+        covers = (1.0, 1.0)
+    else:
+        plots.examples(folder / plots.EXAMPLES, image, served.scores(image)[1])
+        covers = (
+            median(picture.source_px[0] for picture in run.pictures) / read.spec.width,
+            median(picture.source_px[1] for picture in run.pictures) / read.spec.height,
+        )
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
         report=outcome.report,
         parts=facts["provenance"]["pictures"],
-        source_px=(
-            median(picture.source_px[0] for picture in run.pictures) / width,
-            median(picture.source_px[1] for picture in run.pictures) / height,
-        ),
+        source_px=covers,
         warnings=warnings,
     )
     (folder / "card.md").write_text(text, encoding="utf-8")

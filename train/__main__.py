@@ -14,13 +14,15 @@ from rich.console import Console
 from edged.results import printable
 from train import config as configs
 from train.config_base import PIXELS, ModelConfig
+from train.config_signal import SignalConfig
 from train.errors import ConfigError, TrainError
 from train.threads import wait_asleep
 
 EXAMPLES: Final = {
     "ae": """\
   python -m train ae --good pictures/good --out runs/solar
-  python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px""",
+  python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
+  python -m train ae --good beats/normal --set input=signal --out runs/ecg""",
     "denoiser": """\
   python -m train denoiser --good pictures/good --set channels=1 --set noise=[0.02,0.1] --out runs/clean""",
     "vae": """\
@@ -56,35 +58,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace, console: Console) -> None:
     config = configs.load(configs.KINDS[options.kind], options.config, options.set)
     # torch takes seconds to import: what is wrong with the command line shows before that.
-    from train import cleaning, pictures, progress, run
+    from train import cleaning, pictures, progress, run, signals
 
     run.check_absent(options.out)
     _check_apart(options.good, options.bad)
-    denoiser = cleaning.load(options.denoiser, config.image_input) if options.denoiser else None
+    denoiser = None
+    if isinstance(config, SignalConfig):
+        if options.denoiser:
+            raise ConfigError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
+        config = signals.shaped(config, options.good)
+    elif options.denoiser:
+        denoiser = cleaning.load(options.denoiser, config.spec)
+    plural = config.spec.plural
     track = progress.on(console)
     began = time.monotonic()
     with run.writing(options.out) as folder, _cache(folder.parent) as name:
         cache = Path(name)
-        with track("pictures") as advance:
-            found = pictures.read(options.good, config.image_input, store=cache / "good.npy", advance=advance)
+        with track(plural) as advance:
+            found = pictures.read(options.good, config.spec, store=cache / "good.npy", advance=advance)
         if denoiser is not None:
             with track("denoising") as advance:
                 denoiser.clean(found.pixels[: len(found.pictures)], advance)
         good = pictures.split(
-            found, target_fpr=config.target_fpr, statistics_share=config.statistics_share, seed=config.seed
+            found,
+            target_fpr=config.target_fpr,
+            statistics_share=config.statistics_share,
+            seed=config.seed,
+            calibration_share=config.calibration_share,
         )
         bad = None
         if options.bad is not None:
-            with track("bad pictures") as advance:
-                found = pictures.read(
-                    options.bad, config.image_input, store=cache / "bad.npy", part="bad", advance=advance
-                )
+            with track(f"bad {plural}") as advance:
+                found = pictures.read(options.bad, config.spec, store=cache / "bad.npy", part="bad", advance=advance)
             bad = pictures.without(found, good)
         warnings = (*good.warnings, *(bad.warnings if bad else ()))
         for warning in warnings:
             _say(console, f"warning: {warning}")
         parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
-        console.print(f"{len(good.pictures)} good pictures: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
+        console.print(f"{len(good.pictures)} good {plural}: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
 
         with (folder / run.METRICS).open("w", encoding="ascii") as file:
 
@@ -113,7 +124,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         )
     console.print(
         f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
-        f"{trained.loss:.4f} on held-out good pictures"
+        f"{trained.loss:.4f} on held-out good {plural}"
     )
     through = f" --denoiser {options.denoiser}" if denoiser else ""
     console.print(f"next: python -m export {options.out}{through} --out bundles/{options.out.name}")
@@ -152,7 +163,9 @@ def _say(console: Console, message: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description="Trains a model on pictures of good parts.")
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description="Trains a model on pictures, or signals, of good parts."
+    )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, summary in SUMMARIES.items():
         _add(kinds, kind, summary)
@@ -169,9 +182,11 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--good", type=Path, required=True, metavar="DIR", help="pictures of good parts, subfolders too"
+        "--good", type=Path, required=True, metavar="DIR", help="pictures (or signals) of good parts, subfolders too"
     )
-    parser.add_argument("--bad", type=Path, metavar="DIR", help="pictures of defects: reported on, never learnt from")
+    parser.add_argument(
+        "--bad", type=Path, metavar="DIR", help="pictures (or signals) of defects: reported on, never learnt from"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="hyper-parameters in TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable"
@@ -186,6 +201,15 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
 
 
 def _hyper_parameters(kind: type[ModelConfig]) -> list[str]:
+    lines = _of_pictures(kind)
+    if kind is configs.AutoencoderConfig:
+        lines += ["", 'of signals (.npy, .csv), with input = "signal":']
+        for key, field in SignalConfig.model_fields.items():
+            lines.append(f"  {key:17} {field.description} ({json.dumps(getattr(SignalConfig(), key))})")
+    return lines
+
+
+def _of_pictures(kind: type[ModelConfig]) -> list[str]:
     defaults, pixels = kind(), kind(backbone=PIXELS)
     lines = []
     for key, field in kind.model_fields.items():

@@ -2,25 +2,27 @@
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from train.config_base import EFFICIENTNET, FOLD, PIXELS, ModelConfig, by_backbone, fitting_depth
 from train.config_denoiser import DenoiserConfig
+from train.config_signal import SignalConfig
 from train.config_vae import VaeConfig
 from train.errors import ConfigError
 
-__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "load"]
+__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "Config", "load", "of_input"]
 
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+Config = ModelConfig | SignalConfig
 
 
 class AutoencoderConfig(ModelConfig):
-    """Everything that decides what `python -m train ae` makes of a folder of pictures."""
+    """Everything that decides what `python -m train ae` makes of a folder of pictures; `SignalConfig` is of signals."""
 
+    input: Literal["image"] = Field("image", description="what one item is: an image or a signal")
     backbone: Literal["efficientnet-lite0", "pixels"] = Field(
         EFFICIENTNET, description="what the autoencoder sees: features of a frozen ImageNet trunk, or the pixels"
     )
@@ -34,6 +36,7 @@ class AutoencoderConfig(ModelConfig):
         default_factory=fitting_depth, ge=0, le=6, description="halvings on the way to the latent; by size"
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
+    loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
 
     @model_validator(mode="after")
@@ -50,12 +53,39 @@ KINDS: Final[dict[str, type[ModelConfig]]] = {"ae": AutoencoderConfig, "denoiser
 """What `python -m train KIND` takes."""
 
 
-def load(kind: type[ConfigT], file: Path | None, assignments: Sequence[str]) -> ConfigT:
-    """A kind's defaults, overridden by a TOML file, overridden by `KEY=VALUE` assignments.
+def of_input(kind: type[ModelConfig], values: Mapping[str, Any]) -> type[Config]:
+    """The model of a kind that fits its `input`: autoencoders take signals too.
+
+    Raises:
+        ConfigError: this kind takes pictures alone.
+    """
+    if values.get("input") != "signal":
+        return kind
+    if kind is AutoencoderConfig:
+        return SignalConfig
+    raise ConfigError(["input: signals are for `python -m train ae`; denoisers and VAEs take pictures"])
+
+
+def load(kind: type[ModelConfig], file: Path | None, assignments: Sequence[str]) -> Config:
+    """A kind's defaults, overridden by a TOML file, overridden by `KEY=VALUE` assignments; for either input.
 
     Raises:
         ConfigError: every problem at once.
     """
+    values, problems = _gather(file, assignments)
+    chosen = of_input(kind, values)
+    if values.get("input") == "image":
+        values.pop("input")
+    try:
+        config = chosen.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(problems + [line for item in error.errors() for line in _explain(item, chosen)]) from error
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _gather(file: Path | None, assignments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
     problems: list[str] = []
     if file is not None:
@@ -71,13 +101,7 @@ def load(kind: type[ConfigT], file: Path | None, assignments: Sequence[str]) -> 
             values[key.strip()] = _value(text.strip())
         else:
             problems.append(f"--set {assignment}: write KEY=VALUE, for example --set epochs=40")
-    try:
-        config = kind.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(problems + [line for item in error.errors() for line in _explain(item, kind)]) from error
-    if problems:
-        raise ConfigError(problems)
-    return config
+    return values, problems
 
 
 def _value(text: str) -> Any:
@@ -87,11 +111,15 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(item: Any, kind: type[ModelConfig]) -> list[str]:
+def _explain(item: Any, kind: type[Config]) -> list[str]:
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "default_factory_not_called":  # it depends on a key that has its own line
         return []
     if item["type"] == "extra_forbidden":
+        if kind in {AutoencoderConfig, SignalConfig}:
+            other = AutoencoderConfig if kind is SignalConfig else SignalConfig
+            if where in other.model_fields:
+                return [f'{where}: is for input = "{other.model_fields["input"].default}", and this is for the other']
         known = kind.model_fields
         near = difflib.get_close_matches(where, known, n=3) or sorted(known)
         return [f"{where}: there is no such key; did you mean {', '.join(near)}?"]

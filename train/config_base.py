@@ -76,6 +76,9 @@ class ModelConfig(BaseModel):
     top: int = Field(10, ge=1, le=10_000, description="highest map positions that a score is the mean of")
 
     target_fpr: float = Field(0.01, gt=0, lt=1, description="false-positive rate that calibration shall promise")
+    calibration_share: float = Field(
+        0.0, ge=0, le=1 / 3, description="of the good pictures, at least; 0: no more than the rate takes"
+    )
     statistics_share: float = Field(0.15, gt=0, le=0.5, description="of the pictures that calibration leaves")
     seed: int = Field(0, ge=0, lt=2**32, description="of the split, the weights and the order")
     data_licence: str = Field("not stated", max_length=300, description="licence of the pictures, for the bundle")
@@ -100,7 +103,7 @@ class ModelConfig(BaseModel):
         return problems
 
     @property
-    def image_input(self) -> ImageInput:
+    def spec(self) -> ImageInput:
         """What the model takes, as the bundle's manifest has it."""
         height, width = self.size
         return ImageInput(height, width, self.channels, self.resize, self.filter)
