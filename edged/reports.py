@@ -35,13 +35,13 @@ def about_bundle(detector: Detector) -> Iterator[str]:
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = detector.threshold
     yield (
-        f"calibration: {threshold.n} good pictures, {bundle.calibration.created:%Y-%m-%d}; threshold "
+        f"calibration: {threshold.n} good {manifest.input.plural}, {bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
     golden = detector.golden
     yield (
-        f"golden check: passed on {detector.session.provider}: {golden.n} pictures, "
+        f"golden check: passed on {detector.session.provider}: {golden.n} {manifest.input.plural}, "
         f"at most {golden.worst:.2f} of the tolerance away from torch"
     )
     image = bundle.golden().image[:1]
@@ -50,7 +50,8 @@ def about_bundle(detector: Detector) -> Iterator[str]:
         began = time.perf_counter()
         detector.scores(image)
         seconds.append(time.perf_counter() - began)
-    yield f"speed: {np.median(seconds) * 1000:.1f} ms a picture, one at a time"
+    one = "picture" if manifest.input.kind == "image" else manifest.input.kind
+    yield f"speed: {np.median(seconds) * 1000:.1f} ms a {one}, one at a time"
     for what, licence in sorted(manifest.licences.items()):
         yield f"licence: {what}: {printable(licence)}"
     yield f"sha256 of {bundles.MODEL}: {bundle.model_sha256}"

@@ -68,7 +68,7 @@ def write(
         *_bad(report, plural),
         "## Examples\n",
         f"![Examples]({plots.EXAMPLES})\n",
-        f"{_SHOWN[manifest.input.kind]}, in fixed units: 1.0 is what good pictures exceed at "
+        f"{_SHOWN[manifest.input.kind]}, in fixed units: 1.0 is what good {plural} exceed at "
         f"{1 - manifest.map_reference.quantile:.1g} of the positions ({manifest.map_reference.n} {plural}).\n",
         "## Privacy and licences\n",
         f"`golden.npz` and `examples.png` hold a few of the {plural} that this model was trained or reported on. Who "

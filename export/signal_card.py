@@ -58,7 +58,7 @@ def examples(path: Path, labels: Sequence[str], signals: NDArray[np.float32], se
             axis.margins(x=0)
             named = f"{label}, score {scores[index]:.3g}" + (f", channel {channel}" if shown > 1 else "")
             axis.set_title(named, fontsize=9, loc="left")
-    axes[0].legend(frameon=False, fontsize=8, loc="upper right")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper right", ncols=2)
     axes[-1].set_xlabel("sample")
     figure.savefig(path, metadata={"Software": None})
 

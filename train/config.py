@@ -14,7 +14,7 @@ from train.config_signal import SignalConfig
 from train.config_vae import VaeConfig
 from train.errors import ConfigError
 
-__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "Config", "load", "of_input"]
+__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "Config", "explain", "load", "of_input"]
 
 Config = ModelConfig | SignalConfig
 
@@ -79,7 +79,7 @@ def load(kind: type[ModelConfig], file: Path | None, assignments: Sequence[str])
     try:
         config = chosen.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(problems + [line for item in error.errors() for line in _explain(item, chosen)]) from error
+        raise ConfigError(problems + [line for item in error.errors() for line in explain(item, chosen)]) from error
     if problems:
         raise ConfigError(problems)
     return config
@@ -111,7 +111,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(item: Any, kind: type[Config]) -> list[str]:
+def explain(item: Any, kind: type[Config]) -> list[str]:
+    """One of pydantic's errors about a kind, for people: one line a problem."""
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "default_factory_not_called":  # it depends on a key that has its own line
         return []

@@ -96,7 +96,7 @@ class SignalConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "SignalConfig":
-        if self.length is None:  # until the files have been seen
+        if self.channels is None or self.length is None:  # until the files have been seen
             return self
         problems = []
         if self.patch > self.length:

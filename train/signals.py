@@ -10,11 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from edged import signals
 from edged.errors import PictureError
 from edged.imaging import Limits, find_pictures
+from train.config import explain
 from train.config_signal import SignalConfig
 from train.errors import ConfigError, TrainError
 from train.head import Head
@@ -51,10 +53,10 @@ def shaped(config: SignalConfig, folder: Path) -> SignalConfig:
     channels, length = shapes.most_common(1)[0][0]
     try:
         return config.shaped(channels, length)
-    except ValueError as error:
-        raise ConfigError(
-            [f"the signals in {folder} have {channels} channel(s) of {length} samples, and with those: {error}"]
-        ) from error
+    except ValidationError as error:
+        where = f"{folder}: its signals have {channels} channel(s) of {length} samples"
+        problems = [f"{where}; {line}" for item in error.errors() for line in explain(item, SignalConfig)]
+        raise ConfigError(problems) from error
 
 
 class FoldedSamples(nn.Module):
