@@ -57,10 +57,13 @@ def of_input(kind: type[ModelConfig], values: Mapping[str, Any]) -> type[Config]
     """The model of a kind that fits its `input`: autoencoders take signals too.
 
     Raises:
-        ConfigError: this kind takes pictures alone.
+        ConfigError: there is no such input, or this kind takes pictures alone.
     """
-    if values.get("input") != "signal":
+    given = values.get("input", "image")
+    if given == "image":
         return kind
+    if given != "signal":
+        raise ConfigError([f"input: {given!r} is neither image nor signal"])
     if kind is AutoencoderConfig:
         return SignalConfig
     raise ConfigError(["input: signals are for `python -m train ae`; denoisers and VAEs take pictures"])

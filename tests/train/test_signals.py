@@ -107,6 +107,7 @@ def test_what_cannot_be_learnt_from_is_named(tmp_path, capsys):
     [
         (["size=32"], "ae", 'size: is for input = "image"'),
         (["lenght=50"], "ae", "lenght: there is no such key; did you mean length"),
+        (["input=video"], "ae", "input: 'video' is neither image nor signal"),
         (["channels=0"], "ae", "channels: Input should be greater than or equal to 1"),
         (["length=50", "patch=20"], "ae", "patch: 20 leaves the last position nearly empty; 17 does not"),
         (["patch=10", "regions=4"], "ae", "regions: 4 does not divide the map of 5 positions"),
