@@ -62,7 +62,7 @@ class SignalConfig(BaseModel):
         default_factory=_fitting_depth, ge=0, le=12, description="halvings on the way to the latent; by length"
     )
     hidden: tuple[Width, ...] = Field((32, 16), max_length=8, description="units of the dense layers, outermost first")
-    latent: int = Field(8, ge=1, le=4096, description="numbers that a whole signal is squeezed into")
+    latent: int = Field(16, ge=1, le=4096, description="numbers that a whole signal is squeezed into")
 
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; signals have 1")
