@@ -13,24 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from train.config import AutoencoderConfig
+from train.config_signal import SignalConfig
 from train.detector import Detector, make_detector
 from train.features import Features, compute
 from train.head_fit import fit_head
 from train.pictures import PictureSet
 from train.progress import Track
+from train.signals import WholeHead, fit_whole
 from train.trained import Log, Trained, share_of_peak
 
 
 def train_detector(
-    config: AutoencoderConfig, good: PictureSet, *, cache: Path, log: Log, track: Track
+    config: AutoencoderConfig | SignalConfig, good: PictureSet, *, cache: Path, log: Log, track: Track
 ) -> Trained[Detector]:
     """Trains the autoencoder on the fit pictures and fits the head; calibration pictures are not looked at.
 
-    The loss is the mean squared error over N, C, h and w, of standardised features: 1 is predicting their mean.
+    The loss is the mean error, squared or absolute, over N, C, h and w, of standardised features: squared, 1 is
+    predicting their mean.
 
     Args:
         config: hyper-parameters.
-        good: pictures in their parts.
+        good: pictures or signals in their parts.
         cache: a folder for what is computed once.
         log: metrics, one line an epoch and one for the head.
         track: shows progress.
@@ -47,7 +50,7 @@ def train_detector(
             store=cache / "features.npy",
             advance=advance,
         )
-    if config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
+    if isinstance(config, AutoencoderConfig) and config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
         features = replace(features, center=detector.center, scale=detector.scale)
     detector.center.copy_(features.center)
     detector.scale.copy_(features.scale)
@@ -69,7 +72,7 @@ def train_detector(
             for start in range(0, max(1, len(fit) - config.batch_size + 1), config.batch_size):
                 x = features.batch(order[start : start + config.batch_size])  # (N, C, h, w)
                 noisy = x + config.noise * torch.randn_like(x) if config.noise else x
-                loss = (model(noisy) - x).square().mean()
+                loss = _error(model(noisy) - x, config.loss).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -77,7 +80,7 @@ def train_detector(
                 total += loss.item()
 
             model.eval()
-            held_out = _loss(model, features, statistics)
+            held_out = _loss(model, features, statistics, config.loss)
             log(
                 {
                     "event": "epoch",
@@ -101,14 +104,22 @@ def train_detector(
         return lambda: (x - model(x) for x in features.batches(rows))
 
     with track("statistics") as advance:
-        report = fit_head(detector.head, residuals(fit), residuals(statistics), shrinkage=config.shrinkage)
+        parts = residuals(fit), residuals(statistics)
+        if isinstance(detector.head, WholeHead):
+            report = fit_whole(detector.head, *parts, shrinkage=config.shrinkage)
+        else:
+            report = fit_head(detector.head, *parts, shrinkage=config.shrinkage)
         advance(1, 1)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
     return Trained(detector, best_epoch, best_loss, report)
 
 
 @torch.no_grad()
-def _loss(model: nn.Module, features: Features, rows: Any) -> float:
-    """Mean squared error over whole pictures, of standardised features."""
-    losses: list[Tensor] = [(model(x) - x).square().mean(dim=(1, 2, 3)) for x in features.batches(rows)]
+def _loss(model: nn.Module, features: Features, rows: Any, loss: str) -> float:
+    """Mean error over whole pictures, of standardised features."""
+    losses: list[Tensor] = [_error(model(x) - x, loss).mean(dim=(1, 2, 3)) for x in features.batches(rows)]
     return float(torch.cat(losses).mean())
+
+
+def _error(residual: Tensor, loss: str) -> Tensor:
+    return residual.square() if loss == "mse" else residual.abs()

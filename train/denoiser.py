@@ -16,6 +16,7 @@ from train.config_base import FOLD
 from train.config_denoiser import DenoiserConfig
 from train.corruption import Corruption
 from train.detector import Detector, make_denoiser
+from train.head import Head
 from train.head_fit import fit_head
 from train.pictures import PictureSet
 from train.progress import Track
@@ -105,6 +106,7 @@ def train_denoiser(
         with track(f"residuals, {part}") as advance:
             store = cache / f"residuals-{part}.npy"
             found[part] = residuals.compute(detector.residual, good.pixels, rows=rows, store=store, advance=advance)
+    assert isinstance(detector.head, Head)
     report = fit_head(detector.head, found["fit"], found["statistics"], shrinkage=config.shrinkage)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
     return Trained(detector, best_epoch, best_loss, report)

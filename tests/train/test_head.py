@@ -91,6 +91,14 @@ def test_scores_are_above_zero_and_grow_with_a_defect():
     assert (fitted(torch.zeros(1, C, H, W))[0] > 0).all()
 
 
+def test_a_map_one_position_high_has_regions_along_it():
+    x = torch.arange(2.0 * C * 6).reshape(2, C, 1, 6)
+    assert to_regions(x, 3).shape == (3, C, 2 * 2)
+    assert to_regions(x, 3)[1, 0].tolist() == [2, 3, 6 * C + 2, 6 * C + 3]
+    torch.testing.assert_close(from_regions(to_regions(x, 3), 3, 1, 6), x, rtol=0, atol=0)
+    assert head(height=1, width=6, regions=3).factors.shape[0] == 3
+
+
 def test_regions_there_and_back():
     x = residuals(3, 2)
     assert to_regions(x, G).shape == (G * G, C, 2 * H * W // (G * G))
