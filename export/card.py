@@ -20,7 +20,8 @@ _KINDS: Final = {
 
 _SHOWN: Final = {
     "image": "Each picture beside itself under its heat map",
-    "signal": "Each signal in black, what the model makes of it in blue, and red where its map is above 1.0",
+    "signal": "Each signal, up to four channels of it, in black, what the model makes of it in blue, and red where its "
+    "map is above 1.0",
 }
 _POSITION: Final = {"image": "pixel", "signal": "position"}
 _CHANGES: Final = {"image": "the line, the camera or the light", "signal": "the line or the sensor"}

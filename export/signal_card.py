@@ -18,7 +18,7 @@ from export.sheets import Example
 
 _MOST_CHANNELS: Final = 4
 _COLUMNS: Final = 4
-_LONGEST_NAME: Final = 40
+_LONGEST_NAME: Final = 36
 _INCHES: Final = {"width": 13.0, "heading": 0.35, "caption": 0.55, "channel": 1.1, "legend": 0.6}
 _GIVEN, _RECONSTRUCTED, _UNUSUAL = "#333333", "#3b75af", "#c44e52"
 _CLEAR: Final = 1.0  # of the map: what good signals stay below, but for one position in a thousand
