@@ -85,7 +85,7 @@ class MemoryBank(Baseline):
         anomaly_map = nearest.view(-1, height, width)
         score, place = anomaly_map.flatten(1).max(dim=1)  # (N,)
         # The farther the neighbours of the nearest patch are from it, the rarer it is and the more the score counts.
-        at = torch.arange(len(score)) * height * width + place
+        at = torch.arange(x.shape[0]) * height * width + place
         member = self.bank.index_select(0, index.index_select(0, at))
         neighbours = _distances(member, self.bank).topk(_NEIGHBOURS, dim=1, largest=False).indices  # (N, b)
         around = self.bank.index_select(0, neighbours.flatten()).view(-1, _NEIGHBOURS, channels)
