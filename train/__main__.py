@@ -63,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace, console: Console) -> None:
     config = configs.load(configs.KINDS[options.kind], options.config, options.set)
     # torch takes seconds to import: what is wrong with the command line shows before that.
-    from train import cleaning, pictures, progress, run, signals
+    from train import cleaning, loop, pictures, progress, run, signals
 
+    device = loop.choose_device(options.device)
     run.check_absent(options.out)
     _check_apart(options.good, options.bad)
     denoiser = None
@@ -109,7 +110,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
 
-            trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track)
+            trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track, device=device)
         run.save(
             folder,
             options.kind,
@@ -213,6 +214,9 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         )
     else:
         parser.set_defaults(denoiser=None)
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train; auto: CUDA if there is one"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
 
 

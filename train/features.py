@@ -126,6 +126,7 @@ def compute(
     fit: NDArray[np.int64],
     store: Path,
     advance: Callable[[int, int], None],
+    device: torch.device | None = None,
 ) -> Features:
     """Runs the extractor once over the pictures that training uses.
 
@@ -136,7 +137,9 @@ def compute(
         fit: rows whose features the standardising comes from.
         store: a file for the features, made anew.
         advance: called with (done, total).
+        device: where the extractor runs; it is left on the CPU.
     """
+    extractor.to(device)
     is_signal = isinstance(extractor, FoldedSamples)
     shape = (len(pixels), extractor.channels, *map_size(extractor, pixels.shape[1:3]))
     # Half precision is far below the features' own noise, and halves what a large set takes on disk; but a signal has
@@ -144,8 +147,9 @@ def compute(
     values = np.lib.format.open_memmap(store, mode="w+", dtype=np.float32 if is_signal else np.float16, shape=shape)
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
-        values[some] = extractor(to_planes(torch.from_numpy(pixels[some]))).numpy()
+        values[some] = extractor(to_planes(torch.from_numpy(pixels[some]).to(device))).cpu().numpy()
         advance(min(start + _BATCH, len(rows)), len(rows))
+    extractor.cpu()
     center, scale = (extractor.standardising if isinstance(extractor, FoldedSamples) else _moments)(values, fit)
     return Features(values, center, scale)
 
