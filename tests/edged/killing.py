@@ -1,0 +1,276 @@
+"""A daemon that is killed again and again, and an account of every picture that it was given.
+
+The daemon, its inboxes, its journal and its sinks are real. Four sources run at once: one for each `after`, and one
+that moves to another file system.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edged.journal import FILE
+from edged.results import OK
+from tests.edged.daemons import Site
+from tests.edged.making import until
+from tests.edged.producing import Inbox, Producer
+
+SETTLE_S, PAUSE_S = 0.2, 0.5
+RETRY_S = 6.0
+"""How long a writer that pauses has for the rest of its file, on a machine that is busy with other things."""
+
+_PATIENCE_S = 600.0
+
+
+@dataclass
+class Kills:
+    """What the kills found. `waiting`: arrivals without a result; `owed`, `undelivered`: results whose file had not
+    left, which a sink had not been given; `held`: files between inbox and target."""
+
+    total: int = 0
+    in_flight: int = 0
+    starting: int = 0
+    waiting: int = 0
+    owed: int = 0
+    undelivered: int = 0
+    held: int = 0
+
+
+@dataclass
+class Account:
+    """What became of the pictures; `problems` says of each that is not as it should be what is wrong."""
+
+    dropped: int = 0
+    rows: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    misplaced: int = 0
+    misjudged: int = 0
+    not_in_sinks: int = 0
+    repeated_lines: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+class Line:
+    """A site whose daemon may be killed at any time, and the producer that fills its inboxes."""
+
+    def __init__(self, root: Path, *, seed: int, far: Path | None = None, kinds: Sequence[str] = (), rest: str = "") -> None:
+        """Makes the folders and the configuration.
+
+        Args:
+            root: an empty folder.
+            seed: of the producer and the kills.
+            far: a folder on another file system.
+            kinds: some of move, keep, delete, far; all by default, far only with the folder.
+            rest: more lines of the configuration.
+        """
+        self.site = Site(root)
+        self.random = random.Random(seed)
+        kinds = kinds or ("move", "keep", "delete", *(("far",) if far else ()))
+        self.inboxes = []
+        for kind in kinds:
+            place = root if kind != "far" or far is None else far
+            folder = root / f"in-{kind}"
+            folder.mkdir()
+            self.inboxes.append(
+                Inbox(
+                    kind,
+                    "move" if kind == "far" else kind,
+                    folder,
+                    place / f"done-{kind}",
+                    place / f"quarantine-{kind}",
+                )
+            )
+        tables = [inbox.table(settle_seconds=SETTLE_S, retry_seconds=RETRY_S) for inbox in self.inboxes]
+        overlays = f'[[sinks]]\nname = "pictures"\ntype = "images"\ndir = "{self.site.overlays}"\nonly = "all"\n'
+        self.site.configure(rest="\n".join([*tables, overlays, rest]))
+        self.producer = Producer(
+            self.inboxes, root / "scratch", seed=seed, pause_s=PAUSE_S, scored=lambda sha256: self.has_row(sha256)
+        )
+
+    # What stands in the journal, whatever else happens to it.
+
+    def ask(self, query: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
+        """Rows of the journal; none before there is one."""
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"file:{self.site.state / FILE}?mode=ro", uri=True, timeout=60)
+            ) as db:
+                return db.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "unable to open" in str(error) or "no such table" in str(error):
+                return []
+            raise
+
+    def rows(self) -> int:
+        """How many results there are."""
+        found = self.ask("SELECT max(seq) FROM results")
+        return (found[0][0] or 0) if found else 0
+
+    def has_row(self, sha256: str) -> bool:
+        """Whether a picture has its result."""
+        return bool(self.ask("SELECT 1 FROM results WHERE sha256 = ?", sha256))
+
+    # Kills.
+
+    def kill_rounds(self, rounds: int, kills: Kills) -> None:
+        """Starts and kills the daemon; every other time at a random instant, else after a random number of rows."""
+        self.producer.start()
+        try:
+            for number in range(rounds):
+                for _ in range(self.random.randint(5, 30)):
+                    self.producer.drop()
+                before = self.rows()
+                self.site.start(wait=False)
+                deadline = time.monotonic() + (self.random.uniform(0.5, 3.0) if number % 2 else 120.0)
+                wanted = before + (1_000_000 if number % 2 else self.random.randint(1, 40))
+                while self.rows() < wanted and time.monotonic() < deadline:
+                    assert self.site.process is not None
+                    assert self.site.process.poll() is None, self.site.log.read_text()[-2000:]
+                    time.sleep(0.002)
+                self.site.kill()
+                self._look(kills)
+        finally:
+            self.producer.stop()
+
+    def _look(self, kills: Kills) -> None:
+        waiting = len(self.producer.dropped) - self.rows()
+        owed = self.ask("SELECT count(*) FROM disposals")
+        undelivered = self.ask("SELECT (SELECT max(seq) FROM results) - min(delivered_seq) FROM sinks")
+        kills.total += 1
+        kills.starting += not self.site.said("ready")
+        kills.waiting += waiting > 0
+        kills.owed += bool(owed and owed[0][0])
+        kills.undelivered += bool(undelivered and undelivered[0][0])
+        kills.held += bool(self._held())
+        kills.in_flight += waiting > 0 or bool(owed and owed[0][0]) or bool(undelivered and undelivered[0][0])
+
+    def _held(self) -> list[Path]:
+        places = {path for inbox in self.inboxes for path in (inbox.done, inbox.quarantine)} | {self.site.state}
+        hidden = [place / ".edged" for place in places] + [
+            inbox.folder.parent / f".{inbox.folder.name}.edged" for inbox in self.inboxes
+        ]
+        parts = [part for place in places if place.exists() for part in place.rglob(".*.part")]
+        return [path for folder in hidden if folder.exists() for path in folder.iterdir()] + parts
+
+    # The account.
+
+    def finish(self) -> Account:
+        """Lets the daemon finish everything, restarts it once more, stops it, and draws up the account."""
+        if self.site.process is None:
+            self.site.start()
+        for final in (False, True):
+            for inbox in self.inboxes:  # what would be scored twice is scored before these
+                path = os.path.join(os.fsencode(inbox.folder), b"last-%d.png" % final)
+                self.producer.put(inbox, path)
+            until(lambda: self.rows() >= len(self.producer.dropped), "a row for every picture", _PATIENCE_S)
+            until(self._at_rest, "files to leave and sinks to be fed", _PATIENCE_S)
+            assert self.site.stop() == 0, self.site.log.read_text()[-2000:]
+            if not final:
+                self.site.start()
+        return self.account()
+
+    def _at_rest(self) -> bool:
+        undelivered = self.ask("SELECT (SELECT max(seq) FROM results) - min(delivered_seq) FROM sinks")[0][0]
+        return not undelivered and not self.ask("SELECT count(*) FROM disposals")[0][0]
+
+    def account(self) -> Account:
+        """Every picture against rows, files and sinks; the daemon must not run."""
+        account = Account(dropped=len(self.producer.dropped))
+        rows: dict[tuple[str, bytes], list[tuple[str, str, bytes]]] = {}
+        every_id = set()
+        for id_, source, path, status, sha256 in self.ask("SELECT id, source, path, status, sha256 FROM results"):
+            account.rows += 1
+            every_id.add(id_)
+            rows.setdefault((source, sha256), []).append((id_, status, path))
+        places = {inbox.source: _places(inbox) for inbox in self.inboxes}
+        scored = set()
+        for one in self.producer.dropped:
+            key = (one.inbox.source, one.sha256)
+            found = rows.pop(key, [])
+            name = os.fsdecode(one.path)
+            account.lost += not found
+            account.duplicated += len(found) > 1
+            if len(found) != 1 or found[0][2] != one.path:
+                account.problems.append(f"{key[0]}: {name!r} has the rows {found}")
+                continue
+            id_, status, _ = found[0]
+            if status == OK:
+                scored.add(id_)
+            if (status == OK) != one.is_good:
+                account.misjudged += 1
+                account.problems.append(f"{key[0]}: {name!r} is {status}")
+            wanted = [] if one.replaced else _wanted(one.inbox, status)
+            there = places[key[0]].pop(one.sha256, [])
+            if [place for place, _ in there] != wanted:
+                account.misplaced += 1
+                account.problems.append(f"{key[0]}: {name!r} ({status}) is at {there}, not in {wanted}")
+            elif wanted == ["quarantine"]:
+                sidecar = there[0][1] + b".json"
+                if not os.path.exists(sidecar) or json.loads(Path(os.fsdecode(sidecar)).read_bytes())["id"] != id_:
+                    account.problems.append(f"{key[0]}: {name!r} has no sidecar of its own")
+        for key, found in rows.items():
+            account.duplicated += 1
+            account.problems.append(f"rows of what was not dropped: {key}: {found}")
+        account.problems += [f"files of what was not dropped: {there}" for there in places.values() if there]
+        account.problems += [f"left between inbox and target: {path}" for path in self._held()]
+        self._check_sinks(account, every_id, scored)
+        return account
+
+    def _check_sinks(self, account: Account, every_id: set[str], scored: set[str]) -> None:
+        lines = Counter(line["id"] for line in self.site.lines())
+        account.repeated_lines = lines.total() - len(lines)
+        overlays = {path.stem for path in self.site.overlays.glob("*.png")}
+        for what, there, wanted in (("lines", set(lines), every_id), ("overlays", overlays, scored)):
+            account.not_in_sinks += len(wanted - there)
+            if there != wanted:
+                account.problems.append(f"{what}: {len(wanted - there)} missing, {len(there - wanted)} of no row")
+
+    def clean_up(self) -> None:
+        """Ends what runs."""
+        self.producer.stop()
+        self.site.clean_up()
+
+
+def _wanted(inbox: Inbox, status: str) -> list[str]:
+    """Where a scored file belongs."""
+    if inbox.after == "keep":
+        return ["inbox"]
+    if status != OK:
+        return ["quarantine"]
+    return ["done"] if inbox.after == "move" else []
+
+
+def _places(inbox: Inbox) -> dict[str, list[tuple[str, bytes]]]:
+    """SHA-256 -> every place where a file of that content is."""
+    found: dict[str, list[tuple[str, bytes]]] = {}
+    for place, root in (("inbox", inbox.folder), ("done", inbox.done), ("quarantine", inbox.quarantine)):
+        for folder, folders, names in os.walk(os.fsencode(root)):
+            if b".edged" in folders:
+                folders.remove(b".edged")
+            for name in names:
+                path = os.path.join(folder, name)
+                if not (place == "quarantine" and name.endswith(b".json")):
+                    with open(path, "rb") as file:
+                        digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    found.setdefault(digest, []).append((place, path))
+    return found
+
+
+def other_file_system(path: Path) -> Path | None:
+    """A new folder that is on another file system than `path`, or None; to be removed by who asks."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == path.stat().st_dev or not os.access(shared, os.W_OK):
+        return None
+    folder = shared / f"edged-{os.getpid()}-{path.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
