@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from edged import __version__, logs
+from edged import __version__, failpoints, logs
 from edged import config as configuration
 from edged.canary import Canary
 from edged.config import Config, ImagesSink, JsonlSink
@@ -80,6 +80,7 @@ class Daemon:
         config = self._config = configuration.load(self._path)
         logs.configure(config.service.log_format)
         self._log.info("starting", edged=__version__, config=str(self._path))
+        failpoints.arm()
         if not faulthandler.is_enabled():
             faulthandler.enable()  # the watchdog's SIGABRT prints every thread's stack
         self._journal = Journal(config.service.state_dir)
@@ -251,6 +252,7 @@ class Daemon:
             for _ in range(_PRUNE_STEPS):
                 if not self._journal.prune(older_than, sinks):
                     return
+                failpoints.reach("pruned")
         except EdgedError as error:
             self._log.error("old results cannot be removed", error=str(error))
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
 
+from edged import failpoints
 from edged.arrivals import Disposal, Entry, Stamps
 from edged.errors import JournalError
 from edged.results import QUARANTINED, Record
@@ -149,6 +150,7 @@ class Journal:
             db.executemany(_INSERT, [_result_row(entry.record) for entry in entries])
             db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", kept)
             db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", owed)
+            failpoints.reach("committing")
 
     def absent(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that no result has."""
@@ -244,11 +246,14 @@ class Journal:
         marks = ", ".join("?" * len(sinks))
         with self._transaction() as db:
             db.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", sinks)
-            return db.execute(
+            removed = db.execute(
                 "DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE scored_at < ? "
                 "AND seq <= coalesce((SELECT min(delivered_seq) FROM sinks), 9e18) LIMIT ?)",
                 (older_than, limit),
             ).rowcount
+            if removed:
+                failpoints.reach("pruning")
+            return removed
 
     def size_bytes(self) -> int:
         """Bytes that the journal takes on the disk, its write-ahead log included."""

@@ -17,6 +17,7 @@ from typing import Final
 
 import structlog
 
+from edged import failpoints
 from edged.arrivals import Arrival, Entry
 from edged.canary import Canary
 from edged.decoding import DecoderPool, DecodingAborted, Outcome
@@ -220,16 +221,17 @@ class Pipeline:
         worker = threading.current_thread().name
         while (arrival := self._intake.take()) is not None:
             self._busy_since[worker] = time.monotonic()
+            failpoints.reach("claimed")
             source = self._sources[arrival.source][0]
             try:
                 item = self._decode(arrival, source)
-                self._trouble(worker, None)
+                self._trouble("decode", None)
             except DecodingAborted:
                 item = None
                 source.release(arrival)
             except Exception as error:  # noqa: BLE001
                 item = None
-                self._report(worker, f"decoding of {display_path(arrival.path)} failed", error)
+                self._report("decode", "pictures cannot be decoded", error, path=display_path(arrival.path))
                 self._stopping.wait(_FIRST_PAUSE_S)
                 source.release(arrival)
             self._busy_since.pop(worker, None)  # waiting for room in the queue is not being stuck
@@ -252,7 +254,9 @@ class Pipeline:
                         "file_too_large",
                         f"{arrival.stamps.size} bytes are more than limits.max_bytes = {self._limits.max_bytes}",
                     )
+                failpoints.reach("opened")
                 outcome = self._pool.decode(file, detector.bundle.manifest.input)
+                failpoints.reach("decoded")
                 if not source.unchanged(arrival, file):
                     source.release(arrival)
                     return None
@@ -290,6 +294,7 @@ class Pipeline:
             for item, entry in zip(items, entries, strict=False):
                 item.source.committed(item.arrival, entry)
                 self._count(item, entry)
+            failpoints.reach("told")
             for item in items:
                 self._intake.done(item.arrival.source)
             for publisher in self._publishers:
@@ -321,8 +326,10 @@ class Pipeline:
             if isinstance(result, Result) and item.frame is not None:
                 self._draw(item.frame, result)
             entries.append(item.source.entry(item.arrival, _record(item, result)))
+        failpoints.reach("drawn")
         began = time.perf_counter()
         self._journal.commit(entries)
+        failpoints.reach("committed")
         self._metrics.stage_seconds.labels("commit").observe(time.perf_counter() - began)
         return entries
 
@@ -379,10 +386,11 @@ class Pipeline:
 
     # Troubles: logged when they begin and when they end, not every time.
 
-    def _report(self, where: str, what: str, error: Exception) -> None:
-        text = f"{what}: {error}"
+    def _report(self, where: str, what: str, error: Exception, **about: str) -> None:
+        # Without the file's name, for a fault of the system is one fault and not one a file.
+        text = f"{what}: {(isinstance(error, OSError) and error.strerror) or error}"
         if self._troubles.get(where) != text:
-            self._log.error(what, error=str(error), exc_info=not _is_expected(error))
+            self._log.error(what, error=str(error), exc_info=not _is_expected(error), **about)
         self._trouble(where, text)
 
     def _trouble(self, where: str, text: str | None) -> None:
@@ -433,7 +441,9 @@ class _Publisher:
             while rows := self._journal.undelivered(self._sink.name, _OUTBOX_PAGE):
                 began = time.perf_counter()
                 self._sink.publish([record for _, record in rows])
+                failpoints.reach("published")
                 self._journal.delivered(self._sink.name, rows[-1][0])
+                failpoints.reach("delivered")
                 self._metrics.stage_seconds.labels("publish").observe(time.perf_counter() - began)
         except Exception as error:  # noqa: BLE001
             self._metrics.sink_failures.labels(self._sink.name).inc()

@@ -20,7 +20,7 @@ from typing import BinaryIO, Final, Literal
 
 import structlog
 
-from edged import __version__
+from edged import __version__, failpoints
 from edged.arrivals import Arrival, Disposal, Entry, Stamps
 from edged.errors import PictureError, SourceError
 from edged.filesystems import is_network
@@ -94,7 +94,7 @@ class FolderSource:
         self._owed: dict[bytes, list[Disposal]] = {}
         self._owed_due = 0.0
         self._fresh: list[Disposal] = []
-        self._stuck: set[str] = set()
+        self._stuck: dict[str, str] = {}
         self._skipped: set[bytes] = set()
         self._watcher: Watcher | None = None
         self._unwatched: set[str] = set()
@@ -163,8 +163,11 @@ class FolderSource:
             self._forget_due = time.monotonic() + _FORGET_SECONDS
 
     def forget_gone(self) -> None:
-        """Removes the marks of kept files that are no longer there, so that the marks do not grow without end."""
-        known, gone = KnownFiles(), []
+        """Removes the marks of kept files that are no longer there, so that the marks do not grow without end.
+
+        Where not one of them is there, all stay: the folder may be unmounted.
+        """
+        known, gone, some_stand = KnownFiles(), [], False
         for path, size, mtime_ns in self._journal.kept(self.name):
             try:
                 os.lstat(path)
@@ -174,7 +177,9 @@ class FolderSource:
                 known.add(path, size, mtime_ns)
             else:
                 known.add(path, size, mtime_ns)
-        if self._root_stands():  # else the folder has gone, not its files
+                some_stand = True
+        # Else the folder has gone, not its files; or it is the empty one that another was mounted over.
+        if some_stand and self._root_stands():
             self._journal.forget_kept(self.name, gone)
             self._known = known
 
@@ -441,6 +446,7 @@ class FolderSource:
         if self._journal.kept_sha256(self.name, arrival.path) != sha256:
             return False
         self._journal.refresh_kept(self.name, arrival.path, arrival.stamps)
+        failpoints.reach("refreshed")
         self._post(lambda: self._finish(arrival, None))
         return True
 
@@ -523,14 +529,15 @@ class FolderSource:
             try:
                 target = self._disposer.dispose(disposal)
             except OSError as error:
-                if disposal.id not in self._stuck:
+                fault = f"{disposal.action}: {error.strerror}"
+                if fault not in self._stuck.values():  # one fault is named once, not once a file
                     self._log.error(
                         "a scored file cannot leave the inbox; it is tried again",
                         path=display_path(disposal.path),
                         action=disposal.action,
                         error=str(error),
                     )
-                self._stuck.add(disposal.id)
+                self._stuck[disposal.id] = fault
                 continue
             done.append(disposal)
             folders.append(os.path.dirname(disposal.path))
@@ -538,10 +545,14 @@ class FolderSource:
                 folders.append(os.path.dirname(target))
         if not done or not self._root_stands():
             return  # with the folder unmounted, every file seems to have left it
+        failpoints.reach("moved")
         self._disposer.sync(folders)
+        failpoints.reach("synced")
         self._journal.disposed([disposal.id for disposal in done])
+        failpoints.reach("struck")
         for disposal in done:
-            self._stuck.discard(disposal.id)
+            if self._stuck.pop(disposal.id, None) is not None and not self._stuck:
+                self._log.info("scored files leave the inbox again")
             self._owed[disposal.path].remove(disposal)
             if not self._owed[disposal.path]:
                 del self._owed[disposal.path]

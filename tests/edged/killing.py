@@ -163,22 +163,20 @@ class Line:
 
     # The account.
 
-    def finish(self) -> Account:
-        """Lets the daemon finish everything, restarts it once more, stops it, and draws up the account."""
-        if self.site.process is None:
-            self.site.start()
-        for final in (False, True):
-            for inbox in self.inboxes:  # what would be scored twice is scored before these
-                path = os.path.join(os.fsencode(inbox.folder), b"last-%d.png" % final)
-                self.producer.put(inbox, path)
-            until(lambda: self.rows() >= len(self.producer.dropped), "a row for every picture", _PATIENCE_S)
-            until(self._at_rest, "files to leave and sinks to be fed", _PATIENCE_S)
-            assert self.site.stop() == 0, self.site.log.read_text()[-2000:]
-            if not final:
+    def finish(self, restarts: int = 1) -> Account:
+        """Lets the daemon finish everything, again after each of so many restarts, and draws up the account."""
+        for number in range(restarts + 1):
+            if self.site.process is None:
                 self.site.start()
+            for inbox in self.inboxes:  # what would be scored twice is scored before these
+                self.producer.put(inbox, b"last-%d.png" % number)
+            until(lambda: self.rows() >= len(self.producer.dropped), "a row for every picture", _PATIENCE_S)
+            until(self.at_rest, "files to leave and sinks to be fed", _PATIENCE_S)
+            assert self.site.stop() == 0, self.site.log.read_text()[-2000:]
         return self.account()
 
-    def _at_rest(self) -> bool:
+    def at_rest(self) -> bool:
+        """Whether no file is still to leave its inbox, and every sink has been given everything."""
         undelivered = self.ask("SELECT (SELECT max(seq) FROM results) - min(delivered_seq) FROM sinks")[0][0]
         return not undelivered and not self.ask("SELECT count(*) FROM disposals")[0][0]
 

@@ -126,12 +126,14 @@ class Producer:
             drop(path, data)
         self._note(inbox, path, data, is_good=is_good)
 
-    def put(self, inbox: Inbox, path: bytes) -> None:
-        """Drops one good picture under this name, as a producer should."""
+    def put(self, inbox: Inbox, name: bytes, *, is_good: bool = True) -> bytes:
+        """Drops one picture under this name, as a producer should; where it is."""
         self._number += 1
-        data = good(self._number)
+        data = good(self._number) if is_good else png_header(20_000, 20_000 + self._number)
+        path = os.path.join(os.fsencode(inbox.folder), name)
         drop(path, data)
-        self._note(inbox, path, data, is_good=True)
+        self._note(inbox, path, data, is_good=is_good)
+        return path
 
     def _picture(self) -> tuple[bytes, bool]:
         self._number += 1
