@@ -52,7 +52,7 @@ def arm() -> None:
     Raises:
         ConfigError: it names no point.
     """
-    global _armed
+    global _armed  # noqa: PLW0603 -- one process, one daemon, and a point must cost nothing
     name, _, count = os.environ.get(VARIABLE, "").partition(":")
     if not name:
         return
@@ -64,7 +64,7 @@ def arm() -> None:
 
 def reach(name: str) -> None:
     """Dies here, when armed to."""
-    global _armed
+    global _armed  # noqa: PLW0603
     if name != _armed[0]:
         return
     with _mutex:

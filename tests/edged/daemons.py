@@ -32,6 +32,7 @@ class Site:
         self.config, self.log = root / "edged.toml", root / "daemon.log"
         self.inbox.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
         self._log_start = 0
         self.configure()
 
@@ -90,7 +91,7 @@ path = "{jsonl or self.jsonl}"
                 stdout=log,
                 stderr=log,
                 cwd=self.root,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self.environment, **(environment or {})},
             )
         if wait:
             until(lambda: self.said("ready") or self.process.poll() is not None, "the daemon to be ready")  # type: ignore[union-attr]

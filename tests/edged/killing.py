@@ -62,7 +62,17 @@ class Account:
 class Line:
     """A site whose daemon may be killed at any time, and the producer that fills its inboxes."""
 
-    def __init__(self, root: Path, *, seed: int, far: Path | None = None, kinds: Sequence[str] = (), rest: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        seed: int,
+        far: Path | None = None,
+        kinds: Sequence[str] = (),
+        rest: str = "",
+        place: Path | None = None,
+        rescan_seconds: float = 60,
+    ) -> None:
         """Makes the folders and the configuration.
 
         Args:
@@ -71,30 +81,34 @@ class Line:
             far: a folder on another file system.
             kinds: some of move, keep, delete, far; all by default, far only with the folder.
             rest: more lines of the configuration.
+            place: where the inboxes, and what is done with on the same file system, are; `root` by default.
+            rescan_seconds: of every source.
         """
         self.site = Site(root)
         self.random = random.Random(seed)
         kinds = kinds or ("move", "keep", "delete", *(("far",) if far else ()))
         self.inboxes = []
+        here = place or root
         for kind in kinds:
-            place = root if kind != "far" or far is None else far
-            folder = root / f"in-{kind}"
+            there = here if kind != "far" or far is None else far
+            folder = here / f"in-{kind}"
             folder.mkdir()
             self.inboxes.append(
                 Inbox(
                     kind,
                     "move" if kind == "far" else kind,
                     folder,
-                    place / f"done-{kind}",
-                    place / f"quarantine-{kind}",
+                    there / f"done-{kind}",
+                    there / f"quarantine-{kind}",
                 )
             )
-        tables = [inbox.table(settle_seconds=SETTLE_S, retry_seconds=RETRY_S) for inbox in self.inboxes]
+        tables = [
+            inbox.table(settle_seconds=SETTLE_S, retry_seconds=RETRY_S, rescan_seconds=rescan_seconds)
+            for inbox in self.inboxes
+        ]
         overlays = f'[[sinks]]\nname = "pictures"\ntype = "images"\ndir = "{self.site.overlays}"\nonly = "all"\n'
         self.site.configure(rest="\n".join([*tables, overlays, rest]))
-        self.producer = Producer(
-            self.inboxes, root / "scratch", seed=seed, pause_s=PAUSE_S, scored=lambda sha256: self.has_row(sha256)
-        )
+        self.producer = Producer(self.inboxes, here / "scratch", seed=seed, pause_s=PAUSE_S, scored=self.has_row)
 
     # What stands in the journal, whatever else happens to it.
 
@@ -160,6 +174,12 @@ class Line:
         ]
         parts = [part for place in places if place.exists() for part in place.rglob(".*.part")]
         return [path for folder in hidden if folder.exists() for path in folder.iterdir()] + parts
+
+    def fill(self, prefix: str, count: int = 10) -> None:
+        """Drops good pictures into every inbox, as a producer should."""
+        for inbox in self.inboxes:
+            for number in range(count):
+                self.producer.put(inbox, f"{prefix}-{number}.png".encode())
 
     # The account.
 

@@ -28,7 +28,7 @@ class Inbox:
     done: Path
     quarantine: Path
 
-    def table(self, *, settle_seconds: float, retry_seconds: float) -> str:
+    def table(self, *, settle_seconds: float, retry_seconds: float, rescan_seconds: float) -> str:
         """Its table of the configuration."""
         return f"""
 [[sources]]
@@ -41,6 +41,7 @@ done_dir = "{self.done}"
 quarantine_dir = "{self.quarantine}"
 settle_seconds = {settle_seconds}
 retry_seconds = {retry_seconds}
+rescan_seconds = {rescan_seconds}
 """
 
 
@@ -124,7 +125,7 @@ class Producer:
             os.link(self._elsewhere(data), path)
         else:
             drop(path, data)
-        self._note(inbox, path, data, is_good=is_good)
+        self.note(inbox, path, data, is_good=is_good)
 
     def put(self, inbox: Inbox, name: bytes, *, is_good: bool = True) -> bytes:
         """Drops one picture under this name, as a producer should; where it is."""
@@ -132,8 +133,15 @@ class Producer:
         data = good(self._number) if is_good else png_header(20_000, 20_000 + self._number)
         path = os.path.join(os.fsencode(inbox.folder), name)
         drop(path, data)
-        self._note(inbox, path, data, is_good=is_good)
+        self.note(inbox, path, data, is_good=is_good)
         return path
+
+    def note(self, inbox: Inbox, path: bytes, data: bytes, *, is_good: bool) -> None:
+        """Remembers a picture that is in its inbox whole."""
+        with self._mutex:
+            one = Drop(inbox, path, hashlib.sha256(data).hexdigest(), is_good)
+            self.dropped.append(one)
+            self._latest[path] = one
 
     def _picture(self) -> tuple[bytes, bool]:
         self._number += 1
@@ -164,12 +172,6 @@ class Producer:
             file.write(data)
         return path
 
-    def _note(self, inbox: Inbox, path: bytes, data: bytes, *, is_good: bool) -> None:
-        with self._mutex:
-            one = Drop(inbox, path, hashlib.sha256(data).hexdigest(), is_good)
-            self.dropped.append(one)
-            self._latest[path] = one
-
     def _move_folder_in(self, inbox: Inbox) -> None:
         new = []
         self._number += 1
@@ -184,7 +186,7 @@ class Producer:
             new.append((os.path.join(os.fsencode(inbox.folder), name, inside), data, is_good))
         os.rename(made, os.path.join(os.fsencode(inbox.folder), name))
         for path, data, is_good in new:
-            self._note(inbox, path, data, is_good=is_good)
+            self.note(inbox, path, data, is_good=is_good)
 
     def _put_again(self, inbox: Inbox, data: bytes, is_good: bool) -> bool:
         """Under a name that was used before; what is not scored yet is never replaced."""
@@ -205,7 +207,7 @@ class Producer:
                 os.link(made, path)
             except FileExistsError:  # the former one waits there still
                 return False
-        self._note(inbox, path, data, is_good=is_good)
+        self.note(inbox, path, data, is_good=is_good)
         return True
 
     def _write_with_pause(self, inbox: Inbox, path: bytes, data: bytes, is_good: bool) -> bool:
@@ -218,7 +220,7 @@ class Producer:
                 file.write(data[: len(data) // 2])
                 threading.Event().wait(self._pause_s)
                 file.write(data[len(data) // 2 :])
-            self._note(inbox, path, data, is_good=is_good)
+            self.note(inbox, path, data, is_good=is_good)
 
         writer = threading.Thread(target=write)
         self._writers.append(writer)

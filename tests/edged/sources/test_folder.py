@@ -375,6 +375,15 @@ def test_marks_of_files_that_have_gone_are_forgotten_but_not_with_the_folder(lin
     line.inbox.rename(line.root / "unmounted")
     line.source.forget_gone()
     assert [os.path.basename(path) for path, _, _ in line.journal.kept("line1")] == [b"b.png"]
+    until(lambda: line.seen.ups == [True, False], "the source to be down")
+    line.inbox.mkdir()  # what stands there while nothing is mounted over it
+    until(lambda: line.seen.ups == [True, False, True], "the source to be up")
+    line.source.forget_gone()
+    line.inbox.rmdir()
+    (line.root / "unmounted").rename(line.inbox)
+    until(lambda: line.seen.ups == [True, False, True, False, True], "the source to be up", 60)
+    line.idle()
+    assert line.arrivals == []
 
 
 # Opening.
