@@ -1,10 +1,11 @@
 """A producer that puts pictures into inboxes by every way in, and remembers what it has put where."""
 
+import contextlib
 import hashlib
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,14 @@ class Producer:
         self._stopping.set()
         for thread in (*self._writers, *([] if self._thread is None else [self._thread])):
             thread.join()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While it lasts, nothing is dropped, and nobody is in the middle of a file."""
+        with self._one_at_a_time:
+            for writer in self._writers:
+                writer.join()
+            yield
 
     def drop(self) -> None:
         """Drops by one way, chosen by chance."""

@@ -43,7 +43,7 @@ def test_a_clock_that_jumps_a_year_both_ways(line: Line) -> None:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "NO_FAKE_STAT": "1",
     }
-    for number, days in enumerate((0, 365, -365, 365)):
+    for number, days in enumerate((365, -365, 365)):
         line.site.start()
         line.fill(f"before-{number}", 4)
         until(lambda: line.rows() == len(line.producer.dropped), "every row", 120)
