@@ -78,6 +78,8 @@ CREATE TABLE sinks (
     delivered_seq INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+# What reading a damaged file may raise: text that is not UTF-8 and values that are not what the schema says, too.
+_UNREADABLE: Final = (sqlite3.Error, ValueError, TypeError, OverflowError)
 _COLUMNS: Final = tuple(Record.__dataclass_fields__)
 _SELECT: Final = f"SELECT seq, {', '.join(_COLUMNS)} FROM results"
 _INSERT: Final = (
@@ -95,10 +97,12 @@ class Journal:
             JournalError: another daemon has it, it is of a newer edged, it is damaged, or the disk refuses.
         """
         self.path = state_dir / FILE
-        self._mutex = threading.Lock()
+        self._mutex, self._reading = threading.Lock(), threading.Lock()
         self._lock = _take_lock(state_dir)
         try:
             self._db = self._open()
+            # Who only reads does not wait for the disk behind one who commits.
+            self._reader = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
         except BaseException:
             self._lock.close()
             raise
@@ -124,7 +128,7 @@ class Journal:
                     f"{self.path} has schema {version}, this edged knows {_VERSION}: it was written by a newer edged; "
                     "install that one again"
                 )
-        except sqlite3.Error as error:
+        except _UNREADABLE as error:
             raise JournalError(
                 f"{self.path} cannot be opened: {error}. If the file is damaged, move it and its -wal and -shm away "
                 "together; files that are still in the inboxes are then scored again"
@@ -226,17 +230,25 @@ class Journal:
     def undelivered(self, sink: str, limit: int) -> list[tuple[int, Record]]:
         """The next rows that a sink has not been given, in order, each with its position."""
         query = f"{_SELECT} WHERE seq > (SELECT delivered_seq FROM sinks WHERE name = ?) ORDER BY seq LIMIT ?"
-        return [(row[0], _record(row)) for row in self._fetch(query, (sink, limit))]
+        rows = self._fetch(query, (sink, limit))
+        try:
+            return [(row[0], _record(row)) for row in rows]
+        except _UNREADABLE as error:
+            raise JournalError(f"{self.path} cannot be read: {error}") from error
 
     def delivered(self, sink: str, seq: int) -> None:
-        """Moves a sink's position on: every row up to `seq` has reached it."""
-        with self._transaction() as db:
+        """Moves a sink's position on: every row up to `seq` has reached it.
+
+        The next commit makes it durable; a power cut before that gives the sink the same rows again.
+        """
+        with self._transaction(durable=False) as db:
             db.execute("UPDATE sinks SET delivered_seq = ? WHERE name = ?", (seq, sink))
 
     def backlog(self, sink: str) -> int:
-        """How many rows a sink has not been given."""
+        """How many rows a sink has not been given; 0 for one that has no place yet."""
         query = "SELECT coalesce((SELECT max(seq) FROM results), 0) - delivered_seq FROM sinks WHERE name = ?"
-        return max(0, int(self._fetch(query, (sink,))[0][0]))
+        rows = self._fetch(query, (sink,))
+        return max(0, int(rows[0][0])) if rows else 0
 
     def prune(self, older_than: float, sinks: Sequence[str], *, limit: int = _PAGE) -> int:
         """Removes up to `limit` results that were scored before `older_than` (seconds) and reached all of `sinks`.
@@ -262,18 +274,20 @@ class Journal:
 
     def close(self) -> None:
         """Checkpoints and lets go of the lock."""
+        with self._reading:
+            self._reader.close()
         with self._mutex:
             self._db.close()
         self._lock.close()
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._db, self._mutex, self.path)
+    def _transaction(self, *, durable: bool = True) -> "_Transaction":
+        return _Transaction(self._db, self._mutex, self.path, durable=durable)
 
     def _fetch(self, query: str, values: Sequence[Any]) -> list[Any]:
-        with self._mutex:
+        with self._reading:
             try:
-                return self._db.execute(query, values).fetchall()
-            except sqlite3.Error as error:
+                return self._reader.execute(query, values).fetchall()
+            except _UNREADABLE as error:
                 raise JournalError(f"{self.path} cannot be read: {error}") from error
 
 
@@ -311,17 +325,18 @@ def read_results(
                 last = rows[-1][0]
         finally:
             db.close()
-    except (sqlite3.Error, OSError) as error:
+    except (*_UNREADABLE, OSError) as error:
         raise JournalError(f"{path} cannot be read: {error}") from error
 
 
 class _Transaction:
-    def __init__(self, db: sqlite3.Connection, mutex: threading.Lock, path: Path) -> None:
-        self._db, self._mutex, self._path = db, mutex, path
+    def __init__(self, db: sqlite3.Connection, mutex: threading.Lock, path: Path, *, durable: bool) -> None:
+        self._db, self._mutex, self._path, self._durable = db, mutex, path, durable
 
     def __enter__(self) -> sqlite3.Connection:
         self._mutex.acquire()
         try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self._mutex.release()
