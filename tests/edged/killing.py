@@ -102,13 +102,18 @@ class Line:
                     there / f"quarantine-{kind}",
                 )
             )
-        tables = [
+        self._tables = [
             inbox.table(settle_seconds=SETTLE_S, retry_seconds=RETRY_S, rescan_seconds=rescan_seconds)
             for inbox in self.inboxes
         ]
         overlays = f'[[sinks]]\nname = "pictures"\ntype = "images"\ndir = "{self.site.overlays}"\nonly = "all"\n'
-        self.site.configure(rest="\n".join([*tables, overlays, rest]))
+        self._tables.append(overlays)
+        self.configure(rest)
         self.producer = Producer(self.inboxes, here / "scratch", seed=seed, pause_s=PAUSE_S, scored=self.has_row)
+
+    def configure(self, rest: str) -> None:
+        """Writes the configuration with these lines more."""
+        self.site.configure(rest="\n".join([*self._tables, rest]))
 
     # What stands in the journal, whatever else happens to it.
 
@@ -125,9 +130,9 @@ class Line:
             raise
 
     def rows(self) -> int:
-        """How many results there are."""
-        found = self.ask("SELECT max(seq) FROM results")
-        return (found[0][0] or 0) if found else 0
+        """How many results there have been."""
+        found = self.ask("SELECT seq FROM sqlite_sequence WHERE name = 'results'")
+        return int(found[0][0]) if found else 0
 
     def has_row(self, sha256: str) -> bool:
         """Whether a picture has its result."""
@@ -183,29 +188,41 @@ class Line:
 
     # The account.
 
-    def finish(self, restarts: int = 1) -> Account:
+    def finish(self, restarts: int = 1, *, pruned: bool = False) -> Account:
         """Lets the daemon finish everything, again after each of so many restarts, and draws up the account."""
-        for number in range(restarts + 1):
+        for _ in range(restarts + 1):
             if self.site.process is None:
                 self.site.start()
             for inbox in self.inboxes:  # what would be scored twice is scored before these
-                self.producer.put(inbox, b"last-%d.png" % number)
+                self.producer.put(inbox, b"last-%d.png" % len(self.producer.dropped))
             until(lambda: self.rows() >= len(self.producer.dropped), "a row for every picture", _PATIENCE_S)
             until(self.at_rest, "files to leave and sinks to be fed", _PATIENCE_S)
             assert self.site.stop() == 0, self.site.log.read_text()[-2000:]
-        return self.account()
+        return self.account(pruned=pruned)
 
     def at_rest(self) -> bool:
         """Whether no file is still to leave its inbox, and every sink has been given everything."""
         undelivered = self.ask("SELECT (SELECT max(seq) FROM results) - min(delivered_seq) FROM sinks")[0][0]
         return not undelivered and not self.ask("SELECT count(*) FROM disposals")[0][0]
 
-    def account(self) -> Account:
-        """Every picture against rows, files and sinks; the daemon must not run."""
+    def account(self, *, pruned: bool = False) -> Account:
+        """Every picture against rows, files and sinks; the daemon must not run.
+
+        Args:
+            pruned: whether old results were removed from the journal; those are taken from the lines of the sink.
+        """
         account = Account(dropped=len(self.producer.dropped))
         rows: dict[tuple[str, bytes], list[tuple[str, str, bytes]]] = {}
         every_id = set()
-        for id_, source, path, status, sha256 in self.ask("SELECT id, source, path, status, sha256 FROM results"):
+        results = self.ask("SELECT id, source, path, status, sha256 FROM results")
+        if pruned:
+            there = {row[0] for row in results}
+            lines = {line["id"]: line for line in self.site.lines() if line["id"] not in there}
+            results += [
+                (id_, line["source"], os.fsencode(line["path"]), line["status"], line["sha256"])
+                for id_, line in lines.items()
+            ]
+        for id_, source, path, status, sha256 in results:
             account.rows += 1
             every_id.add(id_)
             rows.setdefault((source, sha256), []).append((id_, status, path))
@@ -227,26 +244,28 @@ class Line:
                 account.misjudged += 1
                 account.problems.append(f"{key[0]}: {name!r} is {status}")
             wanted = [] if one.replaced else _wanted(one.inbox, status)
-            there = places[key[0]].pop(one.sha256, [])
-            if [place for place, _ in there] != wanted:
+            found_at = places[key[0]].pop(one.sha256, [])
+            if [place for place, _ in found_at] != wanted:
                 account.misplaced += 1
-                account.problems.append(f"{key[0]}: {name!r} ({status}) is at {there}, not in {wanted}")
+                account.problems.append(f"{key[0]}: {name!r} ({status}) is at {found_at}, not in {wanted}")
             elif wanted == ["quarantine"]:
-                sidecar = there[0][1] + b".json"
+                sidecar = found_at[0][1] + b".json"
                 if not os.path.exists(sidecar) or json.loads(Path(os.fsdecode(sidecar)).read_bytes())["id"] != id_:
                     account.problems.append(f"{key[0]}: {name!r} has no sidecar of its own")
         for key, found in rows.items():
             account.duplicated += 1
             account.problems.append(f"rows of what was not dropped: {key}: {found}")
-        account.problems += [f"files of what was not dropped: {there}" for there in places.values() if there]
+        account.problems += [f"files of what was not dropped: {files}" for files in places.values() if files]
         account.problems += [f"left between inbox and target: {path}" for path in self._held()]
-        self._check_sinks(account, every_id, scored)
+        self._check_sinks(account, every_id, scored, pruned=pruned)
         return account
 
-    def _check_sinks(self, account: Account, every_id: set[str], scored: set[str]) -> None:
+    def _check_sinks(self, account: Account, every_id: set[str], scored: set[str], *, pruned: bool) -> None:
         lines = Counter(line["id"] for line in self.site.lines())
         account.repeated_lines = lines.total() - len(lines)
         overlays = {path.stem for path in self.site.overlays.glob("*.png")}
+        if pruned:  # an overlay goes with its result
+            scored = scored & overlays
         for what, there, wanted in (("lines", set(lines), every_id), ("overlays", overlays, scored)):
             account.not_in_sinks += len(wanted - there)
             if there != wanted:
