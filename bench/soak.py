@@ -166,7 +166,9 @@ def _measure(pid: int) -> tuple[float, float, float]:
 
 
 def _slopes(samples: np.ndarray) -> None:
-    """Least squares after the warm-up, each with two standard errors."""
+    """Least squares after the warm-up, each with two standard errors; and how resident memory went, in eighths."""
+    eighths = [f"{part[:, 1].mean():.1f}" for part in np.array_split(samples, 8)]
+    print(f"{'resident MiB, in eighths':28}{' '.join(eighths)}")
     late = samples[int(len(samples) * WARM_UP) :]
     hours, results = late[:, 0] / 3600, late[:, 5] / 1000
     for name, over, values in (

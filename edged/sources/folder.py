@@ -4,7 +4,6 @@ A file is taken when it was renamed into place, or when its stamps held still fo
 belongs to the thread that runs `run`; other threads leave it messages.
 """
 
-import contextlib
 import errno
 import fnmatch
 import heapq
@@ -257,19 +256,26 @@ class FolderSource:
                             if self._options.recursive:
                                 folders.append(entry.path)
                         elif self._matches(entry.name):
-                            # One entry that cannot be looked at now is no reason to pass over the rest.
-                            with contextlib.suppress(OSError):
+                            try:
                                 stamps = self._eligible(entry.path, entry.stat(follow_symlinks=False), skipped)
-                                if stamps is not None:
-                                    yield entry.path, stamps
+                            except OSError as error:  # which is no reason to pass over the rest
+                                if error.errno == errno.ENAMETOOLONG:
+                                    self._skip_folder(folder, error, skipped)
+                                continue
+                            if stamps is not None:
+                                yield entry.path, stamps
             except OSError as error:
                 if folder == self._root:
                     raise
-                if error.errno != errno.ENOENT and folder not in self._skipped:
-                    self._log.warning("folder skipped", path=display_path(folder), error=error.strerror)
-                    self._events.skipped(self.name, "unreadable_folder")
-                skipped.add(folder)
+                self._skip_folder(folder, error, skipped)
         self._skipped = skipped
+
+    def _skip_folder(self, folder: bytes, error: OSError, skipped: set[bytes]) -> None:
+        """Names and counts, once, a folder of which something cannot be reached."""
+        if error.errno != errno.ENOENT and folder not in self._skipped and folder not in skipped:
+            self._log.warning("folder skipped", path=display_path(folder), error=error.strerror)
+            self._events.skipped(self.name, "unreadable_folder")
+        skipped.add(folder)
 
     def _eligible(self, path: bytes, status: os.stat_result, skipped: set[bytes]) -> Stamps | None:
         """The stamps of a file that is to be scored; what is not a regular file is counted once and skipped."""
