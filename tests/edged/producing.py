@@ -75,6 +75,7 @@ class Producer:
         self.dropped: list[Drop] = []
         self._inboxes, self._scratch, self._pause_s, self._scored = inboxes, scratch, pause_s, scored
         self._random, self._number = random.Random(seed), 0
+        self.ways: tuple[str, ...] = WAYS
         self._latest: dict[bytes, Drop] = {}
         self._one_at_a_time, self._mutex, self._stopping = threading.Lock(), threading.Lock(), threading.Event()
         self._writers: list[threading.Thread] = []
@@ -112,7 +113,7 @@ class Producer:
             self._drop()
 
     def _drop(self) -> None:
-        inbox, way = self._random.choice(self._inboxes), self._random.choice(WAYS)
+        inbox, way = self._random.choice(self._inboxes), self._random.choice(self.ways)
         if way == "folder":
             self._move_folder_in(inbox)
             return
