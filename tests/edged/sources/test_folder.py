@@ -412,7 +412,7 @@ def test_marks_of_files_that_have_gone_are_forgotten_but_not_with_the_folder(lin
     line.source.forget_gone()
     line.inbox.rmdir()
     (line.root / "unmounted").rename(line.inbox)
-    until(lambda: line.source._root_stands(), "the source to see the folder that has come back")
+    until(line.source._root_stands, "the source to see the folder that has come back")
     line.idle()
     assert line.arrivals == []
 
