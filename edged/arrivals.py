@@ -71,3 +71,21 @@ class Entry:
     record: Record
     stamps: Stamps
     disposal: Disposal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A file that was moved to quarantine.
+
+    Attributes:
+        id: of its result.
+        path: where it is now, absolute; its sidecar is beside it.
+        stamps: of the file there; no other file of that name may be touched.
+        moved_at: seconds since 1970.
+    """
+
+    id: str
+    source: str
+    path: bytes
+    stamps: Stamps
+    moved_at: float

@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edged import __version__
 from edged.errors import ConfigError, EdgedError, JournalError
 from edged.results import printable
+
+if TYPE_CHECKING:
+    from edged.config import Config
 
 app = typer.Typer(
     name="edged",
@@ -281,6 +284,8 @@ def calibrate(
     typer.echo(f"threshold {detector.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} pictures")
     if chosen.shortfall:
         _complain(chosen.shortfall)
+    if "card.md" in detector.bundle.manifest.files:
+        _complain("card.md and its pictures still describe the calibration of the export, not this one")
     typer.echo(f"{bundle}: calibrated; a running daemon takes it on SIGHUP (systemctl reload edged)", err=True)
     return 1 if failed else 0
 
@@ -293,6 +298,8 @@ def results(
     anomalies: Annotated[bool, typer.Option("--anomalies", help="Only anomalies.")] = False,
     quarantined: Annotated[bool, typer.Option("--quarantined", help="Only what could not be scored.")] = False,
     output: Annotated[FormatChoice, typer.Option("--format", help="How to print.")] = FormatChoice.TABLE,
+    requeue: Annotated[bool, typer.Option("--requeue", help="Have the files of these IDs scored again.")] = False,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Results, for --requeue.")] = None,
 ) -> int:
     """Print results from the journal, oldest first; the daemon may be running.
 
@@ -302,6 +309,10 @@ def results(
     from edged import reports
     from edged.journal import read_results
 
+    if requeue != bool(ids):
+        raise ConfigError(["--requeue takes the ids of results, and ids are for --requeue"])
+    if ids:
+        return _requeue(configuration.load(config), ids)
     state_dir = configuration.load_service(config).state_dir
     rows = read_results(
         state_dir, since=None if since is None else parse_time(since), anomalies=anomalies, quarantined=quarantined
@@ -309,6 +320,22 @@ def results(
     for line in reports.lines(rows, output.value):
         typer.echo(line, nl=False)
     return 0
+
+
+def _requeue(config: "Config", ids: list[str]) -> int:
+    from edged import requeue
+
+    places = {one.name: requeue.Place(one.path, one.after, one.done_dir) for one in config.sources}
+    failed = False
+    for id_ in dict.fromkeys(ids):
+        try:
+            path = requeue.requeue(config.service.state_dir, places, id_)
+        except (requeue.RefusedError, OSError) as error:
+            _complain(f"{id_}: {error}")
+            failed = True
+        else:
+            typer.echo(f"{id_}: {printable(path)}: is scored again at the source's next scan", err=True)
+    return int(failed)
 
 
 @app.command()

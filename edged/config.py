@@ -201,9 +201,13 @@ Sink = Annotated[JsonlSink | ImagesSink, Field(discriminator="type")]
 
 
 class Retention(_Table):
-    """How long results and pictures of results are kept."""
+    """How long, and how much, of results, of pictures of results, and of what is in quarantine is kept."""
 
     results_days: float = Field(default=90, gt=0, le=36_500)
+    results_max_bytes: int = Field(default=10_000_000_000, ge=1_000_000)
+    quarantine_days: float | None = Field(default=None, gt=0, le=36_500)
+    quarantine_max_bytes: int = Field(default=10_000_000_000, ge=0)
+    images_days: float = Field(default=90, gt=0, le=36_500)
     images_max_bytes: int = Field(default=2_000_000_000, ge=0)
 
 

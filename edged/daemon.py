@@ -4,11 +4,13 @@ Signals are noted in a pipe and read by the main thread when it is not in the mi
 stop, SIGHUP reloads models, thresholds and sources; a second SIGTERM or SIGINT kills.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -18,18 +20,19 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from edged import __version__, failpoints, logs
+from edged import __version__, failpoints, logs, retention
 from edged import config as configuration
 from edged.canary import Canary
 from edged.config import Config, ImagesSink, JsonlSink
 from edged.decoding import MAX_ATTEMPTS
 from edged.detector import Detector
-from edged.errors import BundleError, ConfigError, DeviceError, EdgedError
+from edged.errors import BundleError, ConfigError, DeviceError, EdgedError, JournalError
 from edged.imaging import PATTERNS, Limits
 from edged.journal import Journal
 from edged.metrics import Metrics, SourceEvents
 from edged.notify import Notifier
 from edged.pipeline import Pipeline
+from edged.retention import Retention
 from edged.runtime import usable_cpus
 from edged.sinks.images import ImagesSink as ImagesWriter
 from edged.sinks.jsonl import JsonlSink as JsonlWriter
@@ -42,7 +45,10 @@ _DECODE_PATIENCE_S: Final = 10.0
 _HOUSEKEEPING_S: Final = 600.0
 _DRAIN_PATIENCE_S: Final = 30.0
 _STUCK_S: Final = 300.0
-_PRUNE_STEPS: Final = 100
+_RETENTION_S: Final = 1.0
+_RETENTION_PAUSE_S: Final = 1.0
+_CHECK_NICE: Final = 19
+_WAKE: Final = 0
 
 
 class Daemon:
@@ -62,11 +68,11 @@ class Daemon:
             0, after a clean stop.
 
         Raises:
-            EdgedError: it cannot start.
+            EdgedError: it cannot start; or the journal was found to be damaged, and another start salvages it.
         """
         # A mask would not do: libraries have threads before we come, and a signal goes to any that does not mask it.
-        self._signals, noted = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+        self._signals, self._noted = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._noted, warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, _note)
         self._start()
@@ -83,7 +89,8 @@ class Daemon:
         failpoints.arm()
         if not faulthandler.is_enabled():
             faulthandler.enable()  # the watchdog's SIGABRT prints every thread's stack
-        self._journal = Journal(config.service.state_dir)
+        with self._notifier.starting():  # a journal that is damaged, or of an older edged, takes its time
+            self._journal = Journal(config.service.state_dir, on_damage=self._wake)
         try:
             self._detectors = load_detectors(config)
             paired = pair(config, self._detectors)
@@ -94,23 +101,31 @@ class Daemon:
         except BaseException:
             self._journal.close()
             raise
+        image_sinks = [
+            ImagesWriter(
+                sink.name,
+                sink.dir,
+                anomalies_only=sink.only == "anomalies",
+                max_bytes=config.retention.images_max_bytes,
+            )
+            for sink in config.sinks
+            if isinstance(sink, ImagesSink)
+        ]
         self._pipeline = Pipeline(
             journal=self._journal,
             metrics=self._metrics,
             limits=Limits(**config.limits.model_dump()),
             decoders=usable_cpus(),
             record_sinks=[JsonlWriter(sink.name, sink.path) for sink in config.sinks if isinstance(sink, JsonlSink)],
-            image_sinks=[
-                ImagesWriter(
-                    sink.name,
-                    sink.dir,
-                    anomalies_only=sink.only == "anomalies",
-                    max_bytes=config.retention.images_max_bytes,
-                )
-                for sink in config.sinks
-                if isinstance(sink, ImagesSink)
-            ],
+            image_sinks=image_sinks,
         )
+        self._retention = Retention(
+            self._journal,
+            retention.Limits(**config.retention.model_dump()),
+            sinks=[sink.name for sink in config.sinks if isinstance(sink, JsonlSink)],
+            images=image_sinks,
+        )
+        self._checker = threading.Thread(target=self._check_journal, name="journal-check")
         self._declare(config)
         self._server.start()
         try:
@@ -125,6 +140,7 @@ class Daemon:
         self._phase = ""
         self._log.info("ready", http=self._server.url, sources=[source.name for source in config.sources])
         self._notifier.ready(f"watching {len(config.sources)} source(s)")
+        self._checker.start()  # a look at every page takes minutes, which nobody is to wait for
 
     def _loop(self) -> None:
         interval = self._notifier.watchdog_interval_s or _HOUSEKEEPING_S
@@ -132,14 +148,19 @@ class Daemon:
         patience = max(_STUCK_S, (MAX_ATTEMPTS + 1) * self._config.limits.decode_seconds)
         housekeeping_due = time.monotonic()
         while True:
+            if self._journal.damage is not None:
+                raise JournalError(
+                    f"{self._journal.path} is damaged ({self._journal.damage}); start edged again, which salvages what "
+                    "can be read"
+                )
             stuck = self._pipeline.stuck(patience)
             if stuck:
                 self._log.error("workers are stuck; the watchdog is not held off", workers=stuck)
             else:
                 self._notifier.alive()
             if time.monotonic() >= housekeeping_due:
-                self._prune()
-                housekeeping_due = time.monotonic() + _HOUSEKEEPING_S
+                more = self._remove_old()
+                housekeeping_due = time.monotonic() + (_RETENTION_PAUSE_S if more else _HOUSEKEEPING_S)
             pause = min(interval, max(0.0, housekeeping_due - time.monotonic()))
             select.select([self._signals], [], [], pause)
             received = self._read_signals()
@@ -151,17 +172,25 @@ class Daemon:
 
     def _read_signals(self) -> set[int]:
         try:
-            return set(os.read(self._signals, 1024))
+            return set(os.read(self._signals, 1024)) - {_WAKE}
         except BlockingIOError:
             return set()
+
+    def _wake(self) -> None:
+        """Has the main thread look at how things are; for any thread."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._noted, bytes([_WAKE]))
 
     def _stop(self) -> None:
         self._phase = "stopping"
         for forced in (signal.SIGTERM, signal.SIGINT):  # a second one kills
             signal.signal(forced, signal.SIG_DFL)
         self._notifier.stopping()
+        self._journal.end_check()
         self._pipeline.stop(_DECODE_PATIENCE_S)
         self._server.close()
+        if self._checker.ident is not None:
+            self._checker.join()
         self._journal.close()
         self._log.info("stopped")
 
@@ -241,20 +270,28 @@ class Daemon:
         if self._phase:
             return [self._phase]
         found = self._pipeline.troubles()
+        if self._journal.damage is not None:
+            found.append("the journal is damaged")
         if len(self._events.down) == len(self._config.sources):
             found.append(f"no source can be read: {', '.join(sorted(self._events.down))}")
         return found
 
-    def _prune(self) -> None:
-        older_than = time.time() - self._config.retention.results_days * 86_400
-        sinks = [sink.name for sink in self._config.sinks if isinstance(sink, JsonlSink)]
+    def _remove_old(self) -> bool:
+        """Removes what is old or too much, for a moment; whether there is more."""
         try:
-            for _ in range(_PRUNE_STEPS):
-                if not self._journal.prune(older_than, sinks):
-                    return
-                failpoints.reach("pruned")
+            return self._retention.run(_RETENTION_S)
+        except (EdgedError, OSError) as error:
+            self._log.error("what is old cannot be removed", error=str(error))
+            return False
+
+    def _check_journal(self) -> None:
+        with contextlib.suppress(OSError):  # it may take as long as it likes
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _CHECK_NICE)
+        try:
+            for problem in self._journal.check():
+                self._log.error("the journal is damaged; it is salvaged at the next start", problem=problem)
         except EdgedError as error:
-            self._log.error("old results cannot be removed", error=str(error))
+            self._log.error("the journal could not be checked", error=str(error))
 
 
 def _note(_: int, __: object) -> None:

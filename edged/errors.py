@@ -6,6 +6,7 @@ EdgedError
 ├── RuntimeMissingError  ONNX Runtime is not installed, or twice
 ├── DeviceError     the device that was asked for is not what would run
 ├── JournalError    the journal cannot be opened, or belongs to another daemon
+├── SchemaError     the journal was written by a newer edged
 ├── SourceError     a source cannot be read (its folder is gone, say)
 ├── SinkError       a sink cannot take results
 └── PictureError    one picture cannot be scored; `reason` is one of REASONS
@@ -55,6 +56,10 @@ class DeviceError(EdgedError):
 
 class JournalError(EdgedError):
     """The journal cannot be opened, or belongs to another daemon."""
+
+
+class SchemaError(EdgedError):
+    """The journal was written by a newer edged; trying again does not help."""
 
 
 class SourceError(EdgedError):

@@ -3,11 +3,13 @@
 A result, the mark that its arrival is done, the disposal that its file is owed and its place in every sink's outbox
 are one transaction: the rows of `results` are the outbox, and a sink is a position in them.
 
-    results    one row an arrival, in the order of commits
-    kept       (source, path) -> the stamps and SHA-256 that were scored last; for files that stay where they are
-    disposals  files whose result is durable and that are still to be moved or deleted
-    sinks      name -> the last row that it was given
+    results     one row an arrival, in the order of commits
+    kept        (source, path) -> the stamps and SHA-256 that were scored last; for files that stay where they are
+    disposals   files whose result is durable and that are still to be moved or deleted
+    quarantine  where files went that could not be scored
+    sinks       name -> the last row that it was given
 
+`schema` makes the tables, `salvage` reads a damaged journal.
 One process writes (it holds the lock beside the journal); any number read.
 """
 
@@ -17,67 +19,29 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
 
-from edged import failpoints
-from edged.arrivals import Disposal, Entry, Stamps
+import structlog
+
+from edged import failpoints, salvage, schema
+from edged.arrivals import Disposal, Entry, SetAside, Stamps
 from edged.errors import JournalError
 from edged.results import QUARANTINED, Record
+from edged.salvage import Salvage
 
 FILE: Final = "journal.sqlite"
 LOCK: Final = "edged.lock"
 
-_VERSION: Final = 1
-_APPLICATION_ID: Final = 0x65646764  # "edgd"
 _PAGE: Final = 1000
-_SCHEMA: Final = """
-CREATE TABLE results (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    source TEXT NOT NULL,
-    path BLOB NOT NULL,
-    sha256 TEXT,
-    captured_at REAL NOT NULL,
-    scored_at REAL NOT NULL,
-    model TEXT NOT NULL,
-    model_sha256 TEXT NOT NULL,
-    device TEXT NOT NULL,
-    score REAL,
-    threshold REAL,
-    p_value REAL,
-    is_anomaly INTEGER,
-    status TEXT NOT NULL CHECK (status IN ('ok', 'quarantined')),
-    reason TEXT,
-    error TEXT,
-    timings_ms TEXT NOT NULL
-) STRICT;
-CREATE INDEX results_scored_at ON results (scored_at);
-CREATE TABLE kept (
-    source TEXT NOT NULL,
-    path BLOB NOT NULL,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    sha256 TEXT,
-    PRIMARY KEY (source, path)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE disposals (
-    id TEXT PRIMARY KEY,
-    source TEXT NOT NULL,
-    path BLOB NOT NULL,
-    inode INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    action TEXT NOT NULL CHECK (action IN ('move', 'delete', 'quarantine')),
-    sidecar TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE sinks (
-    name TEXT PRIMARY KEY,
-    delivered_seq INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-"""
+_INCREMENTAL: Final = 2
+_RESERVE_PAGES: Final = 256
+_CHECK_PROBLEMS: Final = 10
+_CHECK_STEPS: Final = 100_000
+_OPEN, _CLOSED = "open", "closed"
 # What reading a damaged file may raise: text that is not UTF-8 and values that are not what the schema says, too.
 _UNREADABLE: Final = (sqlite3.Error, ValueError, TypeError, OverflowError)
 _COLUMNS: Final = tuple(Record.__dataclass_fields__)
@@ -85,30 +49,65 @@ _SELECT: Final = f"SELECT seq, {', '.join(_COLUMNS)} FROM results"
 _INSERT: Final = (
     f"INSERT INTO results ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (id) DO NOTHING"
 )
+_KEEP: Final = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, (SELECT seq FROM results WHERE id = ?))"
 
 
 class Journal:
     """The one writer. Its methods may be called from any thread."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Opens or creates the journal in `state_dir`.
+    def __init__(self, state_dir: Path, on_damage: Callable[[], None] = lambda: None) -> None:
+        """Opens or creates the journal in `state_dir`; salvages one that is damaged, and says so.
+
+        Args:
+            state_dir: `service.state_dir`.
+            on_damage: called from any thread when damage is met while the journal is in use; see `damage`.
 
         Raises:
-            JournalError: another daemon has it, it is of a newer edged, it is damaged, or the disk refuses.
+            JournalError: another daemon has it, or the disk refuses.
+            SchemaError: it is of a newer edged.
         """
         self.path = state_dir / FILE
+        self.damage: str | None = None
+        """What was met while the journal was in use: it is not to be written any more. The next start salvages."""
+        self.salvaged: Salvage | None = None
+        self._on_damage = on_damage
+        self._checking: sqlite3.Connection | None = None
+        self._check_ended = False
         self._mutex, self._reading = threading.Lock(), threading.Lock()
-        self._lock = _take_lock(state_dir)
+        self._lock, was_open, was_there = _take_lock(state_dir)
         try:
-            self._db = self._open()
+            self._db = self._open(was_open=was_open, was_there=was_there)
             # Who only reads does not wait for the disk behind one who commits.
             self._reader = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
+            _note_in_lock(self._lock, _OPEN)
         except BaseException:
             self._lock.close()
             raise
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, *, was_open: bool, was_there: bool) -> sqlite3.Connection:
+        log = structlog.get_logger().bind(journal=str(self.path))
+        wal = self.path.with_name(self.path.name + salvage.WAL)
         try:
+            salvage.finish(self.path)
+            if not self.path.exists():
+                lost = salvage.set_stray_log_aside(self.path)
+                schema.create(self.path)
+                if lost or was_there:
+                    log.error("the journal is gone; a new one is begun, and files in the inboxes are scored again")
+            elif was_open and not wal.exists():
+                log.error("the last run was cut off, and its write-ahead log is gone: its last results may be lost")
+            damage = salvage.noted(self.path) or _examine(self.path)
+            if damage is not None:
+                log.error("the journal is damaged; what can be read of it is salvaged", damage=damage)
+                self.salvaged = salvage.salvage(self.path, damage)
+                log.error(
+                    "the journal was salvaged; files whose results were lost are scored again where they still are",
+                    results=self.salvaged.results,
+                    results_lost=self.salvaged.lost,
+                    kept_files_to_score_again=self.salvaged.forgotten,
+                    all_marks_read=self.salvaged.whole,
+                    set_aside=str(self.set_aside()[-1]),
+                )
             db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             db.execute("PRAGMA journal_mode = WAL")
             # FULL: a commit is on the disk when it returns, which is what lets a file be moved or deleted after it.
@@ -117,23 +116,50 @@ class Journal:
             # A short write-ahead log: a small disk holds it beside the journal.
             db.execute("PRAGMA wal_autocheckpoint = 256")
             db.execute("PRAGMA journal_size_limit = 1048576")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
-                    f"PRAGMA user_version = {_VERSION}; COMMIT;"
-                )
-            elif version != _VERSION:
-                raise JournalError(
-                    f"{self.path} has schema {version}, this edged knows {_VERSION}: it was written by a newer edged; "
-                    "install that one again"
-                )
-        except _UNREADABLE as error:
-            raise JournalError(
-                f"{self.path} cannot be opened: {error}. If the file is damaged, move it and its -wal and -shm away "
-                "together; files that are still in the inboxes are then scored again"
-            ) from error
+            backup = schema.migrate(db, self.path)
+            if backup is not None:
+                log.warning("the journal was brought up to date", schema=schema.VERSION, backup=str(backup))
+            db.execute("SELECT 1 FROM results LIMIT 1").fetchall()  # makes the write-ahead log, if there is none
+        except (*_UNREADABLE, OSError) as error:
+            raise JournalError(f"{self.path} cannot be opened: {error}") from error
         return db
+
+    def set_aside(self) -> list[Path]:
+        """Damaged journals that were set aside and are still there."""
+        return salvage.set_aside(self.path)
+
+    def check(self) -> list[str]:
+        """Reads the whole journal for damage, which takes minutes for millions of rows, beside whatever else goes on.
+
+        Returns:
+            What is wrong, if anything; `damage` is then set.
+
+        Raises:
+            JournalError: it cannot be read for another reason.
+        """
+        try:
+            uri = f"file:{quote(str(self.path))}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False)) as db:
+                self._checking = db
+                db.set_progress_handler(lambda: self._check_ended, _CHECK_STEPS)
+                found = [str(row[0]) for row in db.execute(f"PRAGMA quick_check({_CHECK_PROBLEMS})")]
+        except sqlite3.Error as error:
+            if self._check_ended:
+                return []
+            if not salvage.is_damage(error):
+                raise JournalError(f"{self.path} cannot be read: {error}") from error
+            found = [str(error)]
+        if found == ["ok"]:
+            return []
+        self._meet(f"quick_check: {'; '.join(found)}")
+        return found
+
+    def end_check(self) -> None:
+        """Has `check` return soon."""
+        self._check_ended = True
+        if self._checking is not None:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it is done already
+                self._checking.interrupt()
 
     def commit(self, entries: Sequence[Entry]) -> None:
         """Makes results durable together with the marks that their arrivals are done: all of them or none.
@@ -147,12 +173,14 @@ class Journal:
         for entry in entries:
             if entry.disposal is None:
                 path, stamps = os.fsencode(entry.record.path), entry.stamps
-                kept.append((entry.record.source, path, stamps.size, stamps.mtime_ns, entry.record.sha256))
+                kept.append(
+                    (entry.record.source, path, stamps.size, stamps.mtime_ns, entry.record.sha256, entry.record.id)
+                )
             else:
                 owed.append(_disposal_row(entry.disposal))
         with self._transaction() as db:
             db.executemany(_INSERT, [_result_row(entry.record) for entry in entries])
-            db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", kept)
+            db.executemany(_KEEP, kept)
             db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", owed)
             failpoints.reach("committing")
 
@@ -207,23 +235,50 @@ class Journal:
         with self._transaction() as db:
             for disposal in disposals:
                 stamps = disposal.stamps
-                db.execute(
-                    "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, (SELECT sha256 FROM results WHERE id = ?))",
-                    (disposal.source, disposal.path, stamps.size, stamps.mtime_ns, disposal.id),
-                )
+                sha256 = db.execute("SELECT sha256 FROM results WHERE id = ?", (disposal.id,)).fetchone()
+                mark = (disposal.source, disposal.path, stamps.size, stamps.mtime_ns)
+                db.execute(_KEEP, (*mark, sha256[0] if sha256 else None, disposal.id))
                 db.execute("DELETE FROM disposals WHERE id = ?", (disposal.id,))
 
-    def disposed(self, ids: Iterable[str]) -> None:
-        """Strikes disposals that are done."""
+    def disposed(self, ids: Iterable[str], set_aside: Iterable[SetAside] = ()) -> None:
+        """Strikes disposals that are done, and notes where files went that are in quarantine now."""
         with self._transaction() as db:
             db.executemany("DELETE FROM disposals WHERE id = ?", [(id_,) for id_ in ids])
+            rows = [
+                (one.id, one.source, one.path, one.stamps.inode, one.stamps.size, one.stamps.mtime_ns, one.moved_at)
+                for one in set_aside
+            ]
+            db.executemany("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def quarantine(
+        self, limit: int, *, moved_before: float | None = None, beside: Collection[str] = ()
+    ) -> list[SetAside]:
+        """Files in quarantine but for those of the ids `beside`, the oldest results first."""
+        marks = ", ".join("?" * len(beside))
+        rows = self._fetch(
+            f"SELECT * FROM quarantine WHERE moved_at < ? AND id NOT IN ({marks}) ORDER BY id LIMIT ?",
+            (1e300 if moved_before is None else moved_before, *beside, limit),
+        )
+        return [_set_aside(row) for row in rows]
+
+    def quarantine_bytes(self) -> int:
+        """Bytes of all files in quarantine."""
+        return int(self._fetch("SELECT coalesce(sum(size), 0) FROM quarantine", ())[0][0])
+
+    def left_quarantine(self, ids: Iterable[str]) -> None:
+        """Strikes files that are in quarantine no longer."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM quarantine WHERE id = ?", [(id_,) for id_ in ids])
 
     def add_sink(self, name: str) -> None:
-        """Gives a sink its place: a new one starts after the rows that are there."""
+        """Gives a sink its place: a new one starts after the rows that are there.
+
+        Where damage took the positions of sinks, one that seems new is given all rows again.
+        """
         with self._transaction() as db:
             db.execute(
-                "INSERT OR IGNORE INTO sinks "
-                "SELECT ?, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'results'), 0)",
+                "INSERT OR IGNORE INTO sinks SELECT ?, iif(EXISTS (SELECT 1 FROM state WHERE name = 'resend'), 0, "
+                "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'results'), 0))",
                 (name,),
             )
 
@@ -255,17 +310,52 @@ class Journal:
 
         The marks in `kept` stay: a kept file is not scored again because its result has become old.
         """
+        return self._prune("scored_at < ?", (older_than,), sinks, limit)
+
+    def prune_oldest(self, sinks: Sequence[str], *, limit: int = _PAGE) -> int:
+        """Removes up to `limit` of the oldest results, if they reached all of `sinks`; marks stay."""
+        return self._prune("seq IN (SELECT seq FROM results ORDER BY seq LIMIT ?)", (limit,), sinks, limit)
+
+    def _prune(self, which: str, values: tuple[float, ...], sinks: Sequence[str], limit: int) -> int:
         marks = ", ".join("?" * len(sinks))
         with self._transaction() as db:
             db.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", sinks)
+            db.execute("DELETE FROM state WHERE name = 'resend'")
             removed = db.execute(
-                "DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE scored_at < ? "
-                "AND seq <= coalesce((SELECT min(delivered_seq) FROM sinks), 9e18) LIMIT ?)",
-                (older_than, limit),
-            ).rowcount
+                f"DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE {which} "
+                "AND seq <= coalesce((SELECT min(delivered_seq) FROM sinks), 9e18) LIMIT ?) RETURNING seq",
+                (*values, limit),
+            ).fetchall()
             if removed:
+                db.execute(
+                    "INSERT INTO state VALUES ('pruned_seq', ?) "
+                    "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+                    (max(row[0] for row in removed),),
+                )
                 failpoints.reach("pruning")
-            return removed
+        if removed:
+            failpoints.reach("pruned")
+        return len(removed)
+
+    def used_bytes(self) -> int:
+        """Bytes of the journal that hold something; the rest of it is free, and used again."""
+        pages, free, size = (
+            self._fetch(f"PRAGMA {what}", ())[0][0] for what in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    def give_back(self, *, limit: int = _PAGE) -> int:
+        """Gives up to `limit` free pages back to the file system, but for a reserve; how many it gave.
+
+        A journal that an edged before schema 2 made gives none: its free pages are used again.
+        """
+        free = int(self._fetch("PRAGMA freelist_count", ())[0][0])
+        giving = min(free - _RESERVE_PAGES, limit)
+        if giving <= 0 or self._fetch("PRAGMA auto_vacuum", ()) != [(_INCREMENTAL,)]:
+            return 0
+        with self._transaction() as db:
+            db.execute(f"PRAGMA incremental_vacuum({giving})").fetchall()
+        return free - int(self._fetch("PRAGMA freelist_count", ())[0][0])
 
     def size_bytes(self) -> int:
         """Bytes that the journal takes on the disk, its write-ahead log included."""
@@ -274,21 +364,36 @@ class Journal:
 
     def close(self) -> None:
         """Checkpoints and lets go of the lock."""
+        if self._lock.closed:
+            return
         with self._reading:
             self._reader.close()
         with self._mutex:
+            if self.damage is None:
+                _note_in_lock(self._lock, _CLOSED)
             self._db.close()
         self._lock.close()
 
     def _transaction(self, *, durable: bool = True) -> "_Transaction":
-        return _Transaction(self._db, self._mutex, self.path, durable=durable)
+        return _Transaction(self._db, self._mutex, self.path, self._look_for_damage, durable=durable)
 
     def _fetch(self, query: str, values: Sequence[Any]) -> list[Any]:
         with self._reading:
             try:
                 return self._reader.execute(query, values).fetchall()
             except _UNREADABLE as error:
+                self._look_for_damage(error)
                 raise JournalError(f"{self.path} cannot be read: {error}") from error
+
+    def _look_for_damage(self, error: Exception) -> None:
+        if salvage.is_damage(error):
+            self._meet(str(error))
+
+    def _meet(self, damage: str) -> None:
+        if self.damage is None:
+            self.damage = damage
+            salvage.note(self.path, damage)
+            self._on_damage()
 
 
 def read_results(
@@ -304,34 +409,93 @@ def read_results(
 
     Raises:
         JournalError: the journal cannot be read.
+        SchemaError: it is of a newer edged.
     """
-    path = state_dir / FILE
     kinds = [
         kind for kind, asked in (("is_anomaly = 1", anomalies), (f"status = '{QUARANTINED}'", quarantined)) if asked
     ]
     which = f"AND ({' OR '.join(kinds)})" if kinds else ""
     query = f"{_SELECT} WHERE seq > ? AND scored_at >= ? {which} ORDER BY seq LIMIT ?"
+    with _reader(state_dir) as db:
+        last = 0
+        # Pages, so that no long read keeps the daemon's write-ahead log from being folded in.
+        while db and (rows := db.execute(query, (last, -1e300 if since is None else since, _PAGE)).fetchall()):
+            yield from map(_record, rows)
+            last = rows[-1][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a journal knows of one result and its file.
+
+    Attributes:
+        record: the result.
+        owed: whether its file is still to leave the inbox.
+        mark: (size, mtime_ns) of the kept file that its path is known by; None without a mark.
+        is_latest: whether that mark is of this result, and not of a later one.
+        set_aside: where its file is in quarantine, if it is.
+    """
+
+    record: Record
+    owed: bool
+    mark: tuple[int, int] | None
+    is_latest: bool
+    set_aside: SetAside | None
+
+
+def look_up(state_dir: Path, id_: str) -> Standing | None:
+    """One result of a journal that a daemon may be writing; None when there is none.
+
+    Raises:
+        JournalError: the journal cannot be read, or was not yet brought up to date.
+        SchemaError: it is of a newer edged.
+    """
+    with _reader(state_dir) as db:
+        row = db.execute(f"{_SELECT} WHERE id = ?", (id_,)).fetchone() if db else None
+        if db is None or row is None:
+            return None
+        if schema.read_version(db, state_dir / FILE) != schema.VERSION:
+            raise JournalError(f"{state_dir / FILE} is of an older edged; start the daemon once")
+        record = _record(row)
+        owed = db.execute("SELECT 1 FROM disposals WHERE id = ?", (id_,)).fetchone() is not None
+        mark = db.execute(
+            "SELECT size, mtime_ns, coalesce(seq, ?) FROM kept WHERE source = ? AND path = ?",
+            (row[0], record.source, os.fsencode(record.path)),
+        ).fetchone()
+        aside = db.execute("SELECT * FROM quarantine WHERE id = ?", (id_,)).fetchone()
+        return Standing(
+            record, owed, mark and mark[:2], mark is not None and mark[2] == row[0], aside and _set_aside(aside)
+        )
+
+
+@contextlib.contextmanager
+def _reader(state_dir: Path) -> Iterator[sqlite3.Connection | None]:
+    """A connection that only reads; None when there is no journal yet."""
+    path = state_dir / FILE
     try:
         if not path.exists():
+            yield None
             return
-        # Pages, so that no long read keeps the daemon's write-ahead log from being folded in.
         # Without a write-ahead log nobody is writing, and a reader need not be able to make one.
-        mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
-        db = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=10)
-        try:
-            last = 0
-            while rows := db.execute(query, (last, -1e300 if since is None else since, _PAGE)).fetchall():
-                yield from map(_record, rows)
-                last = rows[-1][0]
-        finally:
-            db.close()
+        mode = "mode=ro" if path.with_name(path.name + salvage.WAL).exists() else "mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=10)) as db:
+            schema.read_version(db, path)
+            yield db
     except (*_UNREADABLE, OSError) as error:
         raise JournalError(f"{path} cannot be read: {error}") from error
 
 
 class _Transaction:
-    def __init__(self, db: sqlite3.Connection, mutex: threading.Lock, path: Path, *, durable: bool) -> None:
-        self._db, self._mutex, self._path, self._durable = db, mutex, path, durable
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        mutex: threading.Lock,
+        path: Path,
+        failed: Callable[[Exception], None],
+        *,
+        durable: bool,
+    ) -> None:
+        self._db, self._mutex, self._path, self._failed, self._durable = db, mutex, path, failed, durable
 
     def __enter__(self) -> sqlite3.Connection:
         self._mutex.acquire()
@@ -340,6 +504,7 @@ class _Transaction:
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self._mutex.release()
+            self._failed(error)
             raise JournalError(f"{self._path} cannot be written: {error}") from error
         return self._db
 
@@ -350,11 +515,13 @@ class _Transaction:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             self._shrink()
+            self._failed(failure)
             raise JournalError(f"{self._path} cannot be written: {failure}") from failure
         finally:
             self._mutex.release()
         if isinstance(error, sqlite3.Error):
             self._shrink()
+            self._failed(error)
             raise JournalError(f"{self._path} cannot be written: {error}") from error
 
     def _shrink(self) -> None:
@@ -363,26 +530,63 @@ class _Transaction:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _take_lock(state_dir: Path) -> IO[str]:
+def _examine(path: Path) -> str | None:
+    """How a journal is damaged, as far as can be told in no time; None when it seems to be well.
+
+    Raises:
+        SchemaError: it is of a newer edged.
+        sqlite3.Error: it cannot be opened for another reason than damage.
+    """
+    if path.stat().st_size == 0:
+        return "it is empty"
+    try:
+        # Only to read: closing a connection that may write would write into a file that is perhaps damaged.
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            if db.execute("PRAGMA application_id").fetchone() != (schema.APPLICATION_ID,):
+                return "its header is not that of a journal"
+            version = schema.read_version(db, path)
+            if version == 0:
+                return "it has no tables"
+            if version == schema.VERSION:
+                salvage.probe(db)
+            else:
+                db.execute("SELECT * FROM results ORDER BY seq DESC LIMIT 1").fetchall()
+    except salvage.DamageError as error:
+        return str(error)
+    except sqlite3.Error as error:
+        if not salvage.is_damage(error):
+            raise
+        return str(error)
+    return None
+
+
+def _take_lock(state_dir: Path) -> tuple[IO[str], bool, bool]:
+    """The lock, whether whoever had it last left the journal open, and whether there has been a journal."""
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         lock = (state_dir / LOCK).open("a+", encoding="ascii")
     except OSError as error:
         raise JournalError(f"{state_dir} cannot be written: {error.strerror}; check service.state_dir") from error
+    lock.seek(0)
+    holder, left = (*lock.read(64).splitlines(), "", "")[:2]
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        lock.seek(0)
-        holder = lock.read(32).strip()
         lock.close()
         raise JournalError(
             f"{state_dir} belongs to a running edged (process {holder or 'unknown'}); stop it first, "
             "or give this one another service.state_dir"
         ) from error
+    _note_in_lock(lock, left)
+    return lock, left == _OPEN, left in {_OPEN, _CLOSED}
+
+
+def _note_in_lock(lock: IO[str], state: str) -> None:
+    """Writes who has the lock, and whether the journal is open: what was left open has a write-ahead log."""
+    lock.seek(0)
     lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
+    lock.write(f"{os.getpid()}\n{state}\n")
     lock.flush()
-    return lock
 
 
 def _result_row(record: Record) -> tuple[Any, ...]:
@@ -399,6 +603,11 @@ def _record(row: Sequence[Any]) -> Record:
     if values["is_anomaly"] is not None:
         values["is_anomaly"] = bool(values["is_anomaly"])
     return Record(**values)
+
+
+def _set_aside(row: Sequence[Any]) -> SetAside:
+    id_, source, path, inode, size, mtime_ns, moved_at = row
+    return SetAside(id_, source, path, Stamps(inode, size, mtime_ns), moved_at)
 
 
 def _disposal_row(disposal: Disposal) -> tuple[Any, ...]:

@@ -131,6 +131,11 @@ class Metrics:
             "edged_canary_score_ratio", "Score / threshold of the last sampled picture.", ["model"], registry=registry
         )
         self.journal_bytes = Gauge("edged_journal_bytes", "Size of the journal on the disk.", registry=registry)
+        self.journal_damaged_files = Gauge(
+            "edged_journal_damaged_files",
+            "Damaged journals that were set aside and are still beside the journal.",
+            registry=registry,
+        )
 
     def declare(self, *, onnxruntime: str, sources: Mapping[str, str], sinks: Iterable[str]) -> None:
         """Sets what is constant, and brings labelled series into being at zero; `sources` maps each to its model."""
@@ -167,6 +172,11 @@ class Metrics:
         self.model_info.labels(model, kind, sha256, provider, precision).set(1)
         self.model_threshold.labels(model).set(threshold)
         self.model_fallback.labels(model).set(fell_back)
+
+    def declare_canary(self, model: str) -> None:
+        """Shows a canary that has not come through yet."""
+        self.canary_ok.labels(model).set(0)
+        self.canary_score_ratio.labels(model).set(float("nan"))
 
     def forget_models(self) -> None:
         """Removes the series of all models, before others are shown."""
@@ -217,6 +227,7 @@ class Metrics:
                 return math.nan
 
         self.journal_bytes.set_function(lambda: read(journal.size_bytes))
+        self.journal_damaged_files.set_function(lambda: read(lambda: len(journal.set_aside())))
         for sink in sinks:
             self.outbox_items.labels(sink).set_function(partial(read, partial(journal.backlog, sink)))
 

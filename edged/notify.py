@@ -2,8 +2,13 @@
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+_EXTENSION_US: Final = 60_000_000
 
 
 class Notifier:
@@ -23,6 +28,24 @@ class Notifier:
     def ready(self, status: str) -> None:
         """The daemon is up, or has reloaded."""
         self._send(f"READY=1\nSTATUS={status}")
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Has the manager wait for a part of the start that may take minutes, for as long as it takes."""
+        done = threading.Event()
+
+        def extend() -> None:
+            self._send(f"EXTEND_TIMEOUT_USEC={_EXTENSION_US}")
+            while not done.wait(_EXTENSION_US / 4e6):
+                self._send(f"EXTEND_TIMEOUT_USEC={_EXTENSION_US}")
+
+        thread = threading.Thread(target=extend, name="notify-starting")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def reloading(self) -> None:
         """The daemon reads its configuration again."""

@@ -138,6 +138,8 @@ class Pipeline:
         for thread in self._canary_threads:
             thread.join()
         self._canary_stop = threading.Event()
+        for name in canaries:
+            self._metrics.declare_canary(name)
         self._canary_threads = [
             threading.Thread(target=self._canary_loop, args=(name, *canary, self._canary_stop), name=f"canary-{name}")
             for name, canary in canaries.items()

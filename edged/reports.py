@@ -13,6 +13,7 @@ from edged import bundle as bundles
 from edged.detector import Detector
 from edged.results import Record, printable, rfc3339
 
+_CARD: Final = "card.md"
 _COLUMNS: Final = tuple(Record.__dataclass_fields__)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>7}  {}\n"
@@ -39,10 +40,18 @@ def about_bundle(detector: Detector) -> Iterator[str]:
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
+    if _CARD in manifest.files:
+        if bundle.calibration.created == manifest.created:
+            yield f"card: {_CARD} and its pictures describe this calibration, which was made at export"
+        else:
+            yield (
+                f"card: {_CARD} and its pictures describe the calibration of the export, not this one; its threshold "
+                "and rates no longer hold"
+            )
     golden = detector.golden
     yield (
-        f"golden check: passed on {detector.session.provider}: {golden.n} pictures, "
-        f"at most {golden.worst:.2f} of the tolerance away from torch"
+        f"golden check: passed on {detector.session.provider}: {golden.n} pictures; "
+        f"the largest difference from torch is {golden.worst:.1%} of what is allowed"
     )
     image = bundle.golden().image[:1]
     seconds = []

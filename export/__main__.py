@@ -45,6 +45,7 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     if options.out.exists():  # before torch takes its seconds to import
         raise TrainError(f"{options.out}: exists already; remove it or choose another --out")
     from export.bundle import export_bundle
+    from export.trust import percent
     from train import cleaning, progress, run
 
     began = time.monotonic()
@@ -59,15 +60,25 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     threshold = made.outcome.threshold
     if threshold.shortfall:
         _say(console, f"warning: {threshold.shortfall}")
+    if made.strangers:
+        first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
+        more = ", ..." if len(made.strangers) > 3 else ""
+        _say(console, f"{len(made.strangers)} good pictures look like strangers; look at them: {first}{more}")
     if made.outcome.report is not None:
         report = made.outcome.report
-        console.print(f"{report.n_bad} bad pictures: AUROC {report.auroc:.4f}, recall {report.recall:.4f}")
+        console.print(
+            f"{report.n_bad} bad pictures: AUROC {report.auroc:.4f}, recall {report.recall:.4f} ({report.n_found} of "
+            f"{report.n_bad} found)"
+        )
     console.print(
         f"{options.out}: exported in {time.monotonic() - began:.0f} s; model.onnx {made.model_bytes / 1e6:.1f} MB, "
-        f"threshold {threshold.value:.4g} from {threshold.n} pictures, ONNX Runtime within "
-        f"{made.difference:.2g} of the tolerance"
+        f"threshold {threshold.value:.4g} from {threshold.n} pictures, "
+        f"ONNX Runtime agrees with torch (differs by {percent(made.difference)} of what is allowed)"
     )
-    console.print(f"next: edged score {options.out} PICTURES, or name it in edged.toml and: edged run -c edged.toml")
+    console.print(
+        f"next: read {options.out}/card.md; then edged score {options.out} PICTURES, or name it in edged.toml and: "
+        "edged run -c edged.toml"
+    )
 
 
 def _say(console: Console, message: str) -> None:

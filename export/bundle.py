@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -10,9 +9,10 @@ import numpy as np
 from edged import bundle as bundles
 from edged.detector import Detector as ServedDetector
 from edged.sampling import DECODER
-from export import calibrate, card, graph, manifest, parity, plots, quantise, sources
+from export import calibrate, describe, graph, manifest, parity, quantise, sources
 from export.calibrate import Outcome
 from export.sources import Intact, Reader
+from export.strangers import Stranger
 from train.cleaning import Denoiser
 from train.errors import TrainError
 from train.progress import Track
@@ -33,12 +33,14 @@ class Exported:
         difference: of ONNX Runtime from torch, 1 is the tolerance.
         model_bytes: size of model.onnx.
         warnings: of training and export.
+        strangers: good pictures that a person should look at.
     """
 
     outcome: Outcome
     difference: float
     model_bytes: int
     warnings: tuple[str, ...]
+    strangers: tuple[Stranger, ...]
 
 
 def export_bundle(
@@ -94,11 +96,22 @@ def export_bundle(
         facts["drift_reference"] = manifest.drift_reference(outcome.good, outcome.brightness)
         facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
         warnings = (*run.facts["warnings"], *intact.warnings)
-        _describe(folder, facts, run=run, read=read, served=served, intact=intact, outcome=outcome, warnings=warnings)
+        with track("card") as advance:
+            found = describe.describe(
+                folder,
+                facts,
+                run=run,
+                read=read,
+                served=served,
+                intact=intact,
+                outcome=outcome,
+                warnings=warnings,
+                advance=advance,
+            )
         sealed = bundles.seal(folder, facts)
         bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr))
         ServedDetector.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
-    return Exported(outcome, difference, len(model), warnings)
+    return Exported(outcome, difference, len(model), warnings, tuple(found))
 
 
 def _model(detector: graph.Traceable, read: Reader, intact: Intact, precision: str) -> bytes:
@@ -165,38 +178,6 @@ def _metrics(run: Run, outcome: Outcome, difference: float) -> dict[str, float]:
     if outcome.report is not None:
         report = outcome.report
         measured |= {"auroc": report.auroc, "recall": report.recall, "bad_pictures": report.n_bad}
+        for name, interval in (("auroc", report.auroc_interval), ("recall", report.recall_interval)):
+            measured |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     return measured
-
-
-def _describe(
-    folder: Path,
-    facts: dict[str, Any],
-    *,
-    run: Run,
-    read: Reader,
-    served: ServedDetector,
-    intact: Intact,
-    outcome: Outcome,
-    warnings: tuple[str, ...],
-) -> None:
-    """The card and its pictures: the median and the worst of the good ones, and of the bad ones."""
-    plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=outcome.threshold.value)
-    shown = [intact.part("calibration")[int(i)] for i in np.argsort(outcome.good)[[len(outcome.good) // 2, -1]]]
-    if outcome.bad is not None and outcome.report is not None:
-        plots.roc_curve(folder / plots.ROC, good=outcome.good, bad=outcome.bad, area=outcome.report.auroc)
-        shown += [intact.part("bad")[int(i)] for i in np.argsort(outcome.bad)[[len(outcome.bad) // 2, -1]]]
-    image = read(shown)
-    plots.examples(folder / plots.EXAMPLES, image, served.scores(image)[1])
-    height, width = run.config.size
-    text = card.write(
-        bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
-        threshold=outcome.threshold,
-        report=outcome.report,
-        parts=facts["provenance"]["pictures"],
-        source_px=(
-            median(picture.source_px[0] for picture in run.pictures) / width,
-            median(picture.source_px[1] for picture in run.pictures) / height,
-        ),
-        warnings=warnings,
-    )
-    (folder / "card.md").write_text(text, encoding="utf-8")

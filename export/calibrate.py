@@ -1,6 +1,6 @@
 """Scores of good and bad pictures computed through edged itself, as it will compute them when it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,13 +67,13 @@ def score(
         TrainError: a score is not above 0, or a picture cannot be read.
     """
     total = len(good) + len(bad)
-    good_scores, brightness = _scores(served, read, good, lambda done: advance(done, total))
+    good_scores, brightness = scores(served, read, good, lambda done: advance(done, total))
     if not (np.isfinite(good_scores).all() and (good_scores > 0).all()):
         raise TrainError("a calibration score is not a number above 0; nothing was written. Train again")
     threshold = conformal_threshold(good_scores, target_fpr)
     if not bad:
         return Outcome(good_scores, brightness, None, threshold, None)
-    bad_scores, _ = _scores(served, read, bad, lambda done: advance(len(good) + done, total))
+    bad_scores, _ = scores(served, read, bad, lambda done: advance(len(good) + done, total))
     report = metrics.report(good_scores, bad_scores, threshold.value)
     return Outcome(good_scores, brightness, bad_scores, threshold, report)
 
@@ -89,13 +89,14 @@ def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibr
     )
 
 
-def _scores(
-    served: Detector, read: Reader, pictures: Sequence[Picture], advance: Any
+def scores(
+    served: Detector, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
 ) -> tuple[Scores, NDArray[np.float64]]:
-    scores, brightness = [], []
+    """Scores and mean brightness (0 to 1) of pictures, each (n,); `advance` is called with how many are done."""
+    found, brightness = [], []
     for start in range(0, len(pictures), _BATCH):
         image = read(pictures[start : start + _BATCH])
-        scores.append(served.scores(image)[0].astype(np.float64))
+        found.append(served.scores(image)[0].astype(np.float64))
         brightness.append(image.mean(axis=(1, 2, 3)) / 255)
         advance(min(start + _BATCH, len(pictures)))
-    return np.concatenate(scores), np.concatenate(brightness)
+    return np.concatenate(found), np.concatenate(brightness)

@@ -1,12 +1,14 @@
 """card.md: what a person should know of a bundle before relying on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from edged.bundle import Manifest
 from edged.calibration import Threshold
-from export import plots
+from export import intervals, plots, sheets, trust
 from export.metrics import Report
+from export.strangers import LIMIT, Stranger
+from train.config_base import ModelConfig
 
 _KINDS: Final = {
     "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
@@ -20,8 +22,12 @@ def write(
     *,
     threshold: Threshold,
     report: Report | None,
+    strangers: Sequence[Stranger],
     parts: Mapping[str, int],
     source_px: tuple[float, float],
+    pictures: Collection[str],
+    epochs: tuple[int, int, int],
+    psnr: tuple[float, float] | None,
     warnings: Sequence[str],
 ) -> str:
     """The card, in Markdown.
@@ -30,8 +36,12 @@ def write(
         manifest: of the bundle.
         threshold: that its calibration gives.
         report: on bad pictures, where there were some.
+        strangers: among the good pictures.
         parts: pictures by part.
         source_px: width and height in the files that one model pixel covers, medians.
+        pictures: names of the picture files that stand beside the card.
+        epochs: the one that was kept, how many were trained, how many were allowed.
+        psnr: of a denoiser's examples before and after, dB.
         warnings: of training and export.
     """
     taken = manifest.input
@@ -40,38 +50,61 @@ def write(
         f"{_KINDS[manifest.kind]} (`{manifest.backbone}`, {manifest.precision}). "
         f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
         *_denoiser(manifest),
-        "## Data\n",
+        "## How far to trust it\n",
+        *[f"- {sentence}" for sentence in trust.sentences(threshold, report, strangers, parts)],
+        *[f"- warning: {_escape(warning)}" for warning in warnings],
+        "\n## Data\n",
         _table(
             ("part", "pictures", "used for"),
             ("fit", parts["fit"], "weights, covariances"),
-            ("statistics", parts["statistics"], "the best epoch, the level of the scores, the map's reference"),
+            ("statistics", parts["statistics"], "the best epoch, the level of the scores, the map's reference; then covariances"),
             ("calibration", parts["calibration"], "the threshold, and nothing else"),
             ("bad", parts["bad"], "this card, and nothing else"),
         ),
-        *[f"- warning: {_escape(warning)}" for warning in warnings],
-        "\n## Input\n",
+        _STRANGERS,
+        "## Input\n",
         f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
         f"{taken.filter} filter. One model pixel covers about {source_px[0]:.2g} x {source_px[1]:.2g} pixels of the "
         "pictures it was trained on: **a defect smaller than that may not be seen.**\n",
         "## Threshold\n",
         f"An anomaly is a score above **{threshold.value:.4g}**, for a false-positive rate of "
-        f"{threshold.target_fpr:g}, from {threshold.n} calibration pictures by split conformal prediction. The promise "
-        "holds on average, for pictures like those of calibration; calibrate again (`edged calibrate`) when the line, "
-        "the camera or the light changes.\n",
-        *([f"**{threshold.shortfall}.**\n"] if threshold.shortfall else []),
+        f"{threshold.target_fpr:g}, from {threshold.n} calibration pictures by split conformal prediction. Calibrate "
+        "again (`edged calibrate`) when the line, the camera or the light changes.\n",
+        f"**This card and its pictures describe the calibration of {manifest.created:%Y-%m-%d %H:%M} UTC, made at "
+        "export.** `edged calibrate` changes the threshold, not this card; `edged inspect` says which calibration is "
+        "in force, and whether it is this one.\n",
         f"![Scores]({plots.HISTOGRAM})\n",
         "## On bad pictures\n",
-        *_bad(report),
+        *_bad(report, threshold),
         "## Examples\n",
-        f"![Examples]({plots.EXAMPLES})\n",
-        "Each with its heat map, in fixed units: 1.0 is what good pictures exceed at "
-        f"{1 - manifest.map_reference.quantile:.1g} of the positions ({manifest.map_reference.n} pictures).\n",
+        f"![Examples]({sheets.EXAMPLES})\n",
+        "Each picture beside itself under its heat map, with its name, its score, and how many times the threshold "
+        "that is; above 1 it is flagged. Heat maps are in fixed units: 1.0 is what good pictures exceed at "
+        f"{_one_in(1 - manifest.map_reference.quantile)} ({manifest.map_reference.n} pictures).\n",
+        *_made(pictures, psnr),
+        *_learning(pictures, epochs),
         "## Privacy and licences\n",
-        "`golden.npz` and `examples.png` hold a few of the pictures that this model was trained or reported on. Who "
-        "gets the bundle gets those.\n",
+        f"{_listed(pictures)} hold some of the pictures that this model was trained or reported on. Who gets the "
+        "bundle gets those.\n",
         *[f"- {what}: {_escape(licence)}" for what, licence in sorted(manifest.licences.items())],
     ]
     return "\n".join(blocks) + "\n"
+
+
+def loss_of(kind: str, config: ModelConfig) -> str:
+    """What the loss of a kind is, for an axis."""
+    if kind == "vae":
+        return "loss: negative ELBO, nats a picture"
+    if kind == "denoiser" and getattr(config, "loss", None) == "psnr":
+        return "loss: half the logarithm of the squared error"
+    return "loss: mean squared error"
+
+
+_STRANGERS: Final = (
+    f"A good picture is called a stranger when its modified z-score is above {LIMIT:g}: its distance from "
+    "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). The "
+    "fit and statistics parts are judged together, for what was learnt from scores lower; calibration by itself.\n"
+)
 
 
 def _denoiser(manifest: Manifest) -> list[str]:
@@ -80,18 +113,96 @@ def _denoiser(manifest: Manifest) -> list[str]:
     return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
 
 
-def _bad(report: Report | None) -> list[str]:
+def _bad(report: Report | None, threshold: Threshold) -> list[str]:
     if report is None:
         return ["None were given, so how many defects this model finds is not known.\n"]
+    rate = intervals.true_rate(threshold)
+    area, recall = report.auroc_interval, report.recall_interval
+    precision = trust.percent(trust.precision_on_a_line(report, rate.mean))
     return [
         _table(
-            ("measure", "value"),
-            ("AUROC, against the calibration pictures", f"{report.auroc:.4f}"),
-            ("recall at the threshold", f"{report.recall:.4f}"),
-            ("bad pictures", report.n_bad),
+            ("measure", "value", "95 % interval", "what it is"),
+            (
+                "AUROC",
+                f"{report.auroc:.4f}",
+                f"{area.low:.3f} to {area.high:.3f}",
+                "how often a bad picture scores above a good calibration picture: 0.5 is a coin, 1 is perfect",
+            ),
+            (
+                "recall",
+                f"{report.recall:.4f}",
+                f"{recall.low:.3f} to {recall.high:.3f}",
+                f"share of the bad pictures flagged: {report.n_found} of {report.n_bad}",
+            ),
+            (
+                "false-positive rate",
+                f"{rate.mean:.4f}",
+                f"{rate.interval.low:.4f} to {rate.interval.high:.4f}",
+                f"share of good parts flagged, from {threshold.n} calibration pictures",
+            ),
+            (
+                "average precision",
+                f"{report.average_precision:.4f}",
+                "",
+                "area under precision and recall, at the share of bad pictures given here",
+            ),
         ),
-        f"\n![ROC]({plots.ROC})\n",
+        f"\n![ROC, precision and recall]({plots.ROC})\n",
+        f"Precision depends on how many parts are bad. On a line where 1 part in 100 is, about {precision} of what is "
+        "flagged would be bad.\n",
+        "Intervals: AUROC by Newcombe (2006), method 5; recall by Clopper and Pearson; the false-positive rate by the "
+        "Beta distribution of split conformal prediction (Vovk, 2012). They say how much chance is in the figures, not "
+        "how much your line differs from these pictures.\n",
     ]
+
+
+def _made(pictures: Collection[str], psnr: tuple[float, float] | None) -> list[str]:
+    blocks = []
+    if sheets.RECONSTRUCTIONS in pictures:
+        blocks += ["## Reconstructions\n", f"![Reconstructions]({sheets.RECONSTRUCTIONS})\n"]
+        if psnr is not None:
+            blocks.append(
+                "Calibration pictures, corrupted as in training, what the denoiser makes of them, and the originals. "
+                f"PSNR of these: {psnr[0]:.1f} dB before, {psnr[1]:.1f} dB after; higher is better.\n"
+            )
+        else:
+            blocks.append(
+                "What the model sees, what it makes of it, and the difference: middle grey is none, "
+                f"and it is drawn {sheets.GAIN} times as large as it is. What good parts have should be gone from the "
+                "difference; what is strange should stay.\n"
+            )
+    if sheets.SAMPLES in pictures:
+        blocks += [
+            "## Samples\n",
+            f"![Samples]({sheets.SAMPLES})\n",
+            "New pictures that the model draws by itself (`edged sample`). They should look like good parts; where "
+            "they do not, it has not learnt what good parts look like.\n",
+        ]
+    return blocks
+
+
+def _learning(pictures: Collection[str], epochs: tuple[int, int, int]) -> list[str]:
+    if plots.LEARNING not in pictures:
+        return []
+    best, trained, allowed = epochs
+    verdict = ""
+    if best == trained == allowed:
+        verdict = " That was the last one allowed, and the loss may still have been falling: try more `epochs`."
+    return [
+        "## Learning curves\n",
+        f"![Learning curves]({plots.LEARNING})\n",
+        f"Epoch {best} of {trained} was kept, the one with the lowest loss on the held-out (statistics) pictures."
+        f"{verdict} Held-out pictures far above fit pictures mean that more good pictures would help.\n",
+    ]
+
+
+def _listed(pictures: Collection[str]) -> str:
+    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS} & set(pictures))]
+    return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+
+
+def _one_in(share: float) -> str:
+    return f"one pixel of the map in {round(1 / share):,}"
 
 
 def _table(header: tuple[Any, ...], *rows: tuple[Any, ...]) -> str:

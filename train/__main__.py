@@ -13,8 +13,8 @@ from rich.console import Console
 
 from edged.results import printable
 from train import config as configs
-from train.config_base import PIXELS, ModelConfig
 from train.errors import ConfigError, TrainError
+from train.explained import help_lines
 from train.threads import wait_asleep
 
 EXAMPLES: Final = {
@@ -26,6 +26,11 @@ EXAMPLES: Final = {
     "vae": """\
   python -m train vae --good pictures/good --set latent=16 --set score=elbo --out runs/cells""",
 }
+EPILOG: Final = """\
+`python -m train KIND --help` explains every hyper-parameter of a kind: what it is, its default, what it may be.
+Begin with:
+
+  python -m train ae --good pictures/good --out runs/solar"""
 SUMMARIES: Final = {
     "ae": "an autoencoder that scores a picture by how badly it is reconstructed",
     "denoiser": "a denoiser that cleans pictures, and scores them by what it takes away",
@@ -83,6 +88,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         warnings = (*good.warnings, *(bad.warnings if bad else ()))
         for warning in warnings:
             _say(console, f"warning: {warning}")
+        config = config.for_pictures(len(good.part("fit")) + len(good.part("statistics")))
         parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
         console.print(f"{len(good.pictures)} good pictures: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
 
@@ -152,7 +158,12 @@ def _say(console: Console, message: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description="Trains a model on pictures of good parts.")
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Trains a model on pictures of good parts.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, summary in SUMMARIES.items():
         _add(kinds, kind, summary)
@@ -165,7 +176,7 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         kind,
         help=summary,
         description=f"Trains {summary}; learns from pictures of good parts alone, and writes a run directory.",
-        epilog="\n".join(["example:", EXAMPLES[kind], "", keys, *_hyper_parameters(configs.KINDS[kind])]),
+        epilog="\n".join(["example:", EXAMPLES[kind], "", keys, *help_lines(configs.KINDS[kind])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -183,16 +194,6 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
     else:
         parser.set_defaults(denoiser=None)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
-
-
-def _hyper_parameters(kind: type[ModelConfig]) -> list[str]:
-    defaults, pixels = kind(), kind(backbone=PIXELS)
-    lines = []
-    for key, field in kind.model_fields.items():
-        default, other = (json.dumps(getattr(config, key)) for config in (defaults, pixels))
-        values = default if default == other or key == "backbone" else f"{default}, or {other} for pixels"
-        lines.append(f"  {key:17} {field.description} ({values})")
-    return lines
 
 
 if __name__ == "__main__":

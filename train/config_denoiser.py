@@ -36,8 +36,8 @@ class DenoiserConfig(ModelConfig):
         "psnr", description="mean over pictures of the logarithm of the squared error, or of the squared error"
     )
     epochs: int = Field(10, ge=1, le=10_000, description="passes over as many pixels as the fit pictures have")
-    batch_size: int = Field(8, ge=1, le=1024, description="crops a step")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of AdamW's")
+    batch_size: int = Field(8, ge=1, le=1024, description="crops in each step of the training")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="size of a training step, at its peak (AdamW's)")
 
     @field_validator("noise", mode="before")
     @classmethod

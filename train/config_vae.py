@@ -40,7 +40,7 @@ class VaeConfig(ModelConfig):
         default_factory=by_backbone(features=3e-3, pixels=2e-3),
         gt=0,
         le=1,
-        description="peak of AdamW's",
+        description="size of a training step, at its peak (AdamW's)",
     )
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from train.models import Autoencoder, conv_networks, dense_networks, strided_net
 from train.unet import OnPicture, StridedDenoiser, UNet
 from train.vae_model import Vae, VaeDetector
 
+_PLENTY = 10**9  # pictures: a configuration whose regions nobody has settled yet gets the most
 _VAE_HIDDEN = 400  # units of the tutorials' dense VAE
 
 
@@ -129,7 +130,7 @@ def _head(config: ModelConfig, extractor: Extractor) -> Head:
         channels=extractor.channels,
         height=height,
         width=width,
-        regions=config.regions,
+        regions=config.for_pictures(_PLENTY).regions,
         smoothing=config.smoothing,
         top=config.top,
     )

@@ -1,6 +1,6 @@
 """What the autoencoder sees: features of the frozen trunk, or pixels folded into patches; computed once and cached."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,31 +12,42 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train import backbone
-from train.config_base import FOLD, PIXELS, ModelConfig
+from train.config_base import FOLD, PIXELS, STAGE_CHANNELS, ModelConfig
 
 _BATCH: Final = 16
 _LEAST_DEVIATION: Final = 1e-3  # of a channel; one that never moves must not blow up
 
 
 class TrunkFeatures(nn.Module):
-    """Both maps of the trunk, 3x3-averaged and joined at stride 8.
+    """Maps of the trunk, 3x3-averaged and joined at one stride.
 
     As in Defard et al., *PaDiM* (2021), and Roth et al., *PatchCore* (2022): the average makes a position stand for
     its neighbourhood, so that small shifts matter less.
     """
 
-    channels: Final = sum(backbone.CHANNELS)
-    stride: Final = 8
-
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[int], stride: int) -> None:
         super().__init__()
-        self.trunk = backbone.load_trunk()
+        self.channels = sum(STAGE_CHANNELS[stage] for stage in stages)
+        self.stride = stride
+        self.trunk = backbone.load_trunk(stages)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image: float32 (N, 3, H, W), 0 to 255 -> float32 (N, 152, H/8, W/8)."""
-        fine, coarse = (F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False) for x in self.trunk(image))
-        coarse = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
-        return torch.cat([fine, coarse], dim=1)
+        """image: float32 (N, 3, H, W), 0 to 255 -> float32 (N, C, H / stride, W / stride)."""
+        height, width = image.shape[2] // self.stride, image.shape[3] // self.stride
+        return torch.cat([_resized(_averaged(x), height, width) for x in self.trunk(image)], dim=1)
+
+
+def _averaged(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    """Averages a finer map down, interpolates a coarser one up."""
+    if x.shape[2] > height:
+        return F.avg_pool2d(x, x.shape[2] // height)
+    if x.shape[2] < height:
+        return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+    return x
 
 
 class FoldedPixels(nn.Module):
@@ -63,7 +74,9 @@ Extractor = TrunkFeatures | FoldedPixels
 
 def make_extractor(config: ModelConfig) -> Extractor:
     """The extractor that a configuration names, in evaluation mode."""
-    return (FoldedPixels(config.channels) if config.backbone == PIXELS else TrunkFeatures()).eval()
+    if config.backbone == PIXELS:
+        return FoldedPixels(config.channels).eval()
+    return TrunkFeatures(config.stages, config.stride).eval()
 
 
 @dataclass(frozen=True, slots=True)

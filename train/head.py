@@ -24,6 +24,7 @@ class Head(nn.Module):
 
     mean: Tensor
     factors: Tensor
+    steps: Tensor
     length_mean: Tensor
     length_deviation: Tensor
     level: Tensor
@@ -48,8 +49,9 @@ class Head(nn.Module):
         self.top = min(top, height * width)
         packed = channels * (channels + 1) // 2 + 1  # and a zero, for what stands above the diagonal
         self.register_buffer("mean", torch.zeros(channels, height, width))
-        # The factors are most of the model's bytes: lower triangles alone, in half precision.
-        self.register_buffer("factors", torch.zeros(regions * regions, packed, dtype=torch.float16))
+        # The factors are most of the model's bytes: lower triangles alone, in 8 bits, with a step a row.
+        self.register_buffer("factors", torch.zeros(regions * regions, packed, dtype=torch.int8))
+        self.register_buffer("steps", torch.zeros(regions * regions, channels, 1))
         self.register_buffer("length_mean", torch.zeros(height, width))
         self.register_buffer("length_deviation", torch.ones(height, width))
         self.register_buffer("level", torch.zeros(()))
@@ -91,7 +93,7 @@ class Head(nn.Module):
     def whitening(self) -> Tensor:
         """The factors as matrices: float32 (g*g, C, C), lower triangular."""
         channels = math.isqrt(self.unpacking.numel())
-        return self.factors.index_select(1, self.unpacking).view(-1, channels, channels).float()
+        return self.factors.index_select(1, self.unpacking).view(-1, channels, channels).float() * self.steps
 
     def smooth(self, z: Tensor) -> Tensor:
         """Gaussian smoothing, borders repeated: (N, h, w) -> (N, h, w)."""

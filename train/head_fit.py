@@ -1,12 +1,15 @@
 """Fitting the head: means, covariances and standardising of the residual, streamed over pictures that are good.
 
-The shape of the standardising (mean and deviation of the length at each position) comes from the fit pictures, which
-are many; its level and the map's reference come from the statistics pictures, on which nothing else was fitted. Taking
-the shape from the few statistics pictures too costs more than its being in-sample: docs/experiments.md has both.
+It is fitted twice. First on the fit pictures alone, so that the level of the scores and the map's reference come from
+statistics pictures on which nothing was fitted. Then the means, covariances and the shape of the standardising are
+fitted again on both, for pictures are what covariances lack most; level and reference stay. What changes by that is that
+good pictures score a little lower than the level says, which calibration sees and the threshold follows.
+docs/experiments.md has what each step is worth.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ Residuals = Callable[[], Iterable[Tensor]]
 
 _LEAST_VARIANCE = 1e-6  # keeps a residual that never moves from becoming an infinite length
 _LEAST_DEVIATION = 1e-3
+_MOST = 127  # of an 8-bit step count
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,8 @@ def fit_head(head: Head, fit: Residuals, statistics: Residuals, *, shrinkage: fl
         statistics: residuals of the statistics pictures.
         shrinkage: what is added to each variance, as a share of the region's mean variance.
     """
-    head.mean.copy_(_mean(fit()))
-    head.factors.copy_(pack(whitening_factors(_covariances(head, fit()), shrinkage)))
-    mean, deviation = _moments(head.length(batch) for batch in fit())
-    head.length_mean.copy_(mean)
-    head.length_deviation.copy_(deviation.clamp_min(_LEAST_DEVIATION))
+    _fit_shape(head, fit, shrinkage)
+    in_sample = head.length_mean.mean()
     shapes = torch.cat([head.shape(batch) for batch in statistics()])
     head.level.copy_(shapes.mean())
     head.spread.copy_(shapes.std().clamp_min(_LEAST_DEVIATION))
@@ -59,7 +60,20 @@ def fit_head(head: Head, fit: Residuals, statistics: Residuals, *, shrinkage: fl
     head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
     held_out = torch.cat([head.length(batch) for batch in statistics()]).mean()
     scores = torch.cat([head(batch)[0] for batch in statistics()])
-    return HeadReport(float(held_out / mean.mean()), float(head.reference), scores.numpy())
+    _fit_shape(head, lambda: chain(fit(), statistics()), shrinkage)
+    return HeadReport(float(held_out / in_sample), float(head.reference), scores.numpy())
+
+
+def _fit_shape(head: Head, pictures: Residuals, shrinkage: float) -> None:
+    """Means, whitening, and mean and deviation of the length, by position."""
+    mean, _ = _moments(pictures())
+    head.mean.copy_(mean)
+    factors, steps = pack(whitening_factors(_covariances(head, pictures()), shrinkage))
+    head.factors.copy_(factors)
+    head.steps.copy_(steps)
+    mean, deviation = _moments(head.length(batch) for batch in pictures())
+    head.length_mean.copy_(mean)
+    head.length_deviation.copy_(deviation.clamp_min(_LEAST_DEVIATION))
 
 
 def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
@@ -82,16 +96,19 @@ def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDA
     return np.linalg.inv(np.linalg.cholesky(covariances + ridge))
 
 
-def pack(factors: NDArray[np.float64]) -> Tensor:
-    """Lower triangles, row by row, and a zero: (G, C, C) -> float16 (G, C (C + 1) / 2 + 1)."""
+def pack(factors: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    """Lower triangles, row by row, and a zero, in steps of each row's largest element over 127.
+
+    Args:
+        factors: (G, C, C), lower triangular.
+
+    Returns:
+        int8 (G, C (C + 1) / 2 + 1) and the steps, float32 (G, C, 1).
+    """
+    steps = (np.abs(factors).max(axis=2, keepdims=True) / _MOST).astype(np.float32)
     row, column = np.tril_indices(factors.shape[1])
-    packed = np.pad(factors[:, row, column], ((0, 0), (0, 1)))
-    return torch.from_numpy(packed.astype(np.float16))
-
-
-def _mean(batches: Iterable[Tensor]) -> Tensor:
-    mean, _ = _moments(batches)
-    return mean
+    packed = np.pad(np.round(factors / steps)[:, row, column], ((0, 0), (0, 1)))
+    return torch.from_numpy(packed.astype(np.int8)), torch.from_numpy(steps)
 
 
 def _moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

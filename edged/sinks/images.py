@@ -11,6 +11,7 @@ from edged.results import Frame, Result
 
 _OURS: Final = re.compile(r"[0-9a-f]{26}\.png")
 _KEPT_SHARE: Final = 0.9
+_TIME_DIGITS: Final = 12
 
 
 class ImagesSink:
@@ -60,6 +61,16 @@ class ImagesSink:
         """Removes overlays, such as those whose results never became durable."""
         for id_ in ids:
             (self._folder / f"{id_}.png").unlink(missing_ok=True)
+
+    def remove_older(self, than: float, *, limit: int = 1000) -> int:
+        """Removes up to `limit` overlays of results whose ids are of before `than`, seconds since 1970; how many."""
+        try:
+            old = [path for path in self._overlays() if int(path.stem[:_TIME_DIGITS], 16) < than * 1000]
+        except FileNotFoundError:  # there is no folder yet
+            return 0
+        for path in old[:limit]:
+            path.unlink(missing_ok=True)
+        return len(old[:limit])
 
     def _overlays(self) -> list[Path]:
         return sorted(path for path in self._folder.iterdir() if _OURS.fullmatch(path.name))

@@ -8,6 +8,7 @@ scored, and only then does it go on. Another file is put back under its name wit
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import Final
 
 from edged import failpoints
-from edged.arrivals import Disposal, Stamps
+from edged.arrivals import Disposal, SetAside, Stamps
 from edged.errors import SourceError
+from edged.sources.requests import Request
 
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 _MAX_NAME: Final = 255
 _COARSEST_MTIME_NS: Final = 2_000_000_000
 """FAT keeps times to two seconds."""
+_MAX_SIDECAR: Final = 1 << 20
 
 
 class Disposer:
@@ -46,7 +49,8 @@ class Disposer:
         May be repeated after a crash at any instruction.
 
         Returns:
-            Where the file is now; None when it was deleted, has gone, or was another one.
+            Where the file is now; None when it was deleted, has gone, or was another one. A file that a crash left in
+            quarantine is found there by its sidecar.
 
         Raises:
             OSError: the system refuses; the file is in the inbox, or under its private name for the next try.
@@ -58,7 +62,7 @@ class Disposer:
             os.unlink(held)
         if not os.path.lexists(held):
             if not stands(disposal):
-                return None
+                return self._quarantined_before(disposal)
             os.makedirs(self._private, mode=0o700, exist_ok=True)
             failpoints.reach("disposing")
             try:
@@ -79,8 +83,7 @@ class Disposer:
     def sync(self, folders: Sequence[bytes]) -> None:
         """Makes renames durable in the folders that files went to."""
         for folder in {*folders, self._private}:
-            with contextlib.suppress(FileNotFoundError):
-                _sync(folder)
+            sync_folder(folder)
 
     def _deliver(self, held: bytes, disposal: Disposal) -> bytes:
         directory = self._targets[disposal.action]
@@ -101,14 +104,14 @@ class Disposer:
             # From here on the copy is whole. Without this mark, one that has its name already could not be told, after
             # a crash, from a file that was there before, and would be made a second time.
             os.rename(held, copied)
-            _sync(self._private)
+            sync_folder(self._private)
             failpoints.reach("marked")
         if os.path.lexists(partial):
             target = self._place(partial, wanted, disposal)
-            _sync(folder)
+            sync_folder(folder)
             failpoints.reach("placed")
         else:
-            target = next((name for name in (_with_id(wanted, disposal.id), wanted) if _is_copy(name, disposal)), b"")
+            target = next((name for name in (with_id(wanted, disposal.id), wanted) if _is_copy(name, disposal)), b"")
             if not target:  # the targets are others by now
                 os.rename(copied, held)
                 return self._deliver(held, disposal)
@@ -117,11 +120,11 @@ class Disposer:
 
     def _place(self, file: bytes, wanted: bytes, disposal: Disposal) -> bytes:
         """Renames a file to the name that it wants, or to one with its id; over nothing."""
-        for target in (wanted, _with_id(wanted, disposal.id)):
+        for target in (wanted, with_id(wanted, disposal.id)):
             if _same_file(file, target):  # a crash came between link and unlink
                 os.unlink(file)
                 return target
-            sidecar = _sidecar(target) if disposal.sidecar else None
+            sidecar = sidecar_of(target) if disposal.sidecar else None
             if sidecar is not None:
                 if not _claim(sidecar, disposal.sidecar):
                     continue
@@ -135,19 +138,127 @@ class Disposer:
             return target
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(wanted))
 
+    def _quarantined_before(self, disposal: Disposal) -> bytes | None:
+        if not disposal.sidecar:
+            return None
+        wanted = os.path.join(self._targets[disposal.action] or b"", os.path.relpath(disposal.path, self._root))
+        for target in (wanted, with_id(wanted, disposal.id)):
+            with contextlib.suppress(OSError):
+                stamps = Stamps.of(os.lstat(target))
+                if (stamps.size, stamps.mtime_ns) != (disposal.stamps.size, disposal.stamps.mtime_ns):
+                    continue
+                with open(sidecar_of(target), "rb") as file:
+                    if file.read(len(disposal.sidecar) + 1) == disposal.sidecar.encode("ascii"):
+                        return target
+        return None
+
     def _put_back(self, held: bytes, path: bytes) -> None:
         try:
             rename_new(held, path)
         except FileExistsError:
-            rename_new(held, _with_id(path, os.path.basename(held).decode("ascii")))
+            rename_new(held, with_id(path, os.path.basename(held).decode("ascii")))
 
 
 def stands(disposal: Disposal) -> bool:
     """Whether the file that was scored is still under its name."""
+    return _is(disposal.path, disposal.stamps)
+
+
+def remove_set_aside(one: SetAside) -> None:
+    """Deletes a file in quarantine and its sidecar; another file under its name stays, and so does its sidecar.
+
+    May be repeated after a crash at any instruction.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    folder, held = os.path.dirname(one.path), b"." + one.id.encode("ascii") + b".gone"
+    held = os.path.join(folder, held)
     try:
-        return Stamps.of(os.lstat(disposal.path)) == disposal.stamps
+        if not os.path.lexists(held):
+            if Stamps.of(os.lstat(one.path)) != one.stamps:
+                return
+            rename_new(one.path, held)
+        if Stamps.of(os.lstat(held)) != one.stamps:
+            rename_new(held, one.path)
+            return
+        os.unlink(held)
+    except FileNotFoundError:  # somebody took it away
+        pass
+    _remove_sidecar(one.path, one.id)
+
+
+def bring_back(request: Request, private: bytes) -> bytes | None:
+    """Moves a file back into its inbox, beside whatever stands under its name there.
+
+    May be repeated after a crash at any instruction: it is never in the inbox twice.
+
+    Args:
+        request: says where it is, and which file is meant.
+        private: as of `Disposer`.
+
+    Returns:
+        Where it is now; None when another file stands where it was, or none.
+
+    Raises:
+        OSError: the system refuses; the file is where it was, or under a private name for the next try.
+    """
+    held = os.path.join(private, request.id.encode("ascii") + b".back")
+    if not os.path.lexists(held):
+        if not _is(request.now_at, request.stamps):
+            return None
+        os.makedirs(private, mode=0o700, exist_ok=True)
+        try:
+            rename_new(request.now_at, held)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy_whole(request.now_at, held + b".part")
+            os.rename(held + b".part", held)
+        else:
+            if Stamps.of(os.lstat(held)) != request.stamps:
+                rename_new(held, request.now_at)
+                return None
+    if _is(request.now_at, request.stamps):  # it was copied
+        os.unlink(request.now_at)
+    os.makedirs(os.path.dirname(request.path), exist_ok=True)
+    target = request.path
+    try:
+        rename_new(held, target)
+    except FileExistsError:
+        target = with_id(target, request.id)
+        rename_new(held, target)
+    for folder in {os.path.dirname(target), os.path.dirname(request.now_at), private}:
+        sync_folder(folder)
+    _remove_sidecar(request.now_at, request.id)
+    return target
+
+
+def _is(path: bytes, stamps: Stamps) -> bool:
+    try:
+        return Stamps.of(os.lstat(path)) == stamps
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def _remove_sidecar(path: bytes, id_: str) -> None:
+    """Removes the sidecar of a result; one of another result stays."""
+    sidecar = sidecar_of(path)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        with open(sidecar, "rb") as file:
+            about = json.loads(file.read(_MAX_SIDECAR))
+        if isinstance(about, dict) and about.get("id") == id_:
+            os.unlink(sidecar)
+
+
+def sync_folder(folder: bytes) -> None:
+    """Makes renames in a folder durable; nothing when it has gone."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def private_folder(root: Path, candidates: Sequence[Path]) -> Path:
@@ -206,12 +317,8 @@ def rename_new(old: bytes, new: bytes) -> None:
 def _copy(old: bytes, partial: bytes) -> None:
     """Copies a file whole and durably, or not at all."""
     try:
-        with open(old, "rb") as source, open(partial, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            shutil.copystat(old, partial)
-            os.fsync(target.fileno())
-        _sync(os.path.dirname(partial))
+        _copy_whole(old, partial)
+        sync_folder(os.path.dirname(partial))
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(partial)
@@ -241,22 +348,24 @@ def _same_file(one: bytes, other: bytes) -> bool:
         return False
 
 
-def _sync(folder: bytes) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _copy_whole(old: bytes, new: bytes) -> None:
+    with open(old, "rb") as source, open(new, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        shutil.copystat(old, new)
+        os.fsync(target.fileno())
 
 
-def _with_id(path: bytes, id_: str) -> bytes:
+def with_id(path: bytes, id_: str) -> bytes:
+    """A name with the id of a result in it, for where the plain one is taken."""
     folder, name = os.path.split(path)
     stem, extension = os.path.splitext(name)
     mark = b"." + id_.encode("ascii")
     return os.path.join(folder, stem[: _MAX_NAME - len(mark) - len(extension) - len(b".json")] + mark + extension)
 
 
-def _sidecar(target: bytes) -> bytes:
+def sidecar_of(target: bytes) -> bytes:
+    """Where the sidecar of a quarantined file is."""
     folder, name = os.path.split(target)
     return os.path.join(folder, name + b".json")
 

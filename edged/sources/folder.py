@@ -4,10 +4,12 @@ A file is taken when it was renamed into place, or when its stamps held still fo
 belongs to the thread that runs `run`; other threads leave it messages.
 """
 
+import contextlib
 import errno
 import fnmatch
 import heapq
 import os
+import re
 import stat
 import threading
 import time
@@ -20,14 +22,14 @@ from typing import BinaryIO, Final, Literal
 import structlog
 
 from edged import __version__, failpoints
-from edged.arrivals import Arrival, Disposal, Entry, Stamps
+from edged.arrivals import Arrival, Disposal, Entry, SetAside, Stamps
 from edged.errors import PictureError, SourceError
 from edged.filesystems import is_network
 from edged.imaging import PATTERNS
 from edged.journal import Journal
 from edged.results import QUARANTINED, Record, display_path, new_id
-from edged.sources import Events
-from edged.sources.disposal import Disposer, private_folder, stands
+from edged.sources import Events, requests
+from edged.sources.disposal import Disposer, bring_back, private_folder, stands
 from edged.sources.known import KnownFiles
 from edged.sources.watcher import Watcher
 
@@ -37,6 +39,7 @@ MAX_CANDIDATES: Final = 10_000
 _RETRIED: Final = frozenset({"empty", "undecodable", "unreadable"})
 _DOWN_SECONDS: Final = 2.0
 _FORGET_SECONDS: Final = 3600.0
+_FORGET_PAGE: Final = 1000
 _DISPOSAL_RETRY_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 2.0
 _POLL_SHARE: Final = 20.0
@@ -82,7 +85,12 @@ class FolderSource:
         self._root = os.fsencode(os.path.realpath(options.path))
         self._quarantine = options.quarantine_dir or state_dir / "quarantine" / options.name
         self._state_dir = state_dir
-        self._patterns = tuple(pattern.lower() for pattern in options.patterns)
+        patterns = [pattern.lower() for pattern in options.patterns]
+        # A million names a scan: where all that a pattern asks for is an ending, that is compared.
+        endings = {pattern for pattern in patterns if re.fullmatch(r"\*[^*?\[]+", pattern)}
+        self._endings = tuple(pattern[1:] for pattern in endings)
+        others = [fnmatch.translate(pattern) for pattern in patterns if pattern not in endings]
+        self._pattern = re.compile("|".join(others)) if others else None
         self._log = structlog.get_logger().bind(source=self.name)
         self._messages: deque[Callable[[], None]] = deque()
         self._candidates: dict[bytes, _Candidate] = {}
@@ -99,6 +107,7 @@ class FolderSource:
         self._unwatched: set[str] = set()
         self._root_id: tuple[int, int] | None = None
         self._disposer: Disposer | None = None
+        self._private = b""
         self._more = False
         self._down = ""
         self._scan_due = 0.0
@@ -125,8 +134,7 @@ class FolderSource:
         else:
             for disposal in self._journal.disposals(self.name):
                 self._owed.setdefault(disposal.path, []).append(disposal)
-        for path, size, mtime_ns in self._journal.kept(self.name):
-            self._known.add(path, size, mtime_ns)
+        self._known = KnownFiles.of(self._journal.kept(self.name))
         first = True
         try:
             while not stop.is_set():
@@ -164,23 +172,34 @@ class FolderSource:
     def forget_gone(self) -> None:
         """Removes the marks of kept files that are no longer there, so that the marks do not grow without end.
 
-        Where not one of them is there, all stay: the folder may be unmounted.
+        Where not one of them is there, all stay: the folder may be unmounted, and another stand in its place.
         """
-        known, gone, some_stand = KnownFiles(), [], False
-        for path, size, mtime_ns in self._journal.kept(self.name):
-            try:
-                os.lstat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                gone.append((path, size, mtime_ns))
-            except OSError:
-                known.add(path, size, mtime_ns)
-            else:
-                known.add(path, size, mtime_ns)
-                some_stand = True
-        # Else the folder has gone, not its files; or it is the empty one that another was mounted over.
-        if some_stand and self._root_stands():
-            self._journal.forget_kept(self.name, gone)
+        if not any(os.path.lexists(path) for path, _, _ in self._journal.kept(self.name)):
+            return
+        gone: list[tuple[bytes, int, int]] = []
+
+        def still_there() -> Iterator[tuple[bytes, int, int]]:
+            for state in self._journal.kept(self.name):
+                try:
+                    os.lstat(state[0])
+                except (FileNotFoundError, NotADirectoryError):
+                    gone.append(state)
+                    if len(gone) >= _FORGET_PAGE:
+                        self._forget(gone)
+                    continue
+                except OSError:
+                    pass
+                yield state
+
+        known = KnownFiles.of(still_there())
+        self._forget(gone)
+        if self._root_stands():
             self._known = known
+
+    def _forget(self, gone: list[tuple[bytes, int, int]]) -> None:
+        if self._root_stands():  # else the folder has gone, not its files
+            self._journal.forget_kept(self.name, gone)
+        gone.clear()
 
     def _scan_reason(self, now: float) -> str:
         watcher = self._watcher
@@ -207,6 +226,7 @@ class FolderSource:
                 self._unwatch()  # another folder stands here now: a remount, or a replacement
                 self._prepare()
                 self._root_id = (status.st_dev, status.st_ino)
+            self._requeue()
             events = dict(self._watcher.events()) if self._watcher else {}
             self._admit(self._unclaimed(), events, reason)
         except (OSError, SourceError) as error:
@@ -222,6 +242,23 @@ class FolderSource:
         if self._unwatched:  # without inotify the scan is all there is: poll, at a share of the time it takes
             pause = min(pause, max(_POLL_SECONDS, _POLL_SHARE * took))
         self._scan_due = time.monotonic() + pause
+
+    def _requeue(self) -> None:
+        """Does what people ask (`edged results --requeue`), before a scan admits anything."""
+        for request in requests.asked(self._state_dir, self.name):
+            try:
+                if request.now_at == request.path:
+                    state = (request.path, request.stamps.size, request.stamps.mtime_ns)
+                    self._journal.forget_kept(self.name, [state])
+                    self._known.discard(*state)
+                elif self._private:
+                    bring_back(request, self._private)
+                    self._journal.left_quarantine([request.id])
+                requests.strike(self._state_dir, request)
+            except OSError as error:
+                self._log.error("a file cannot be scored again as asked", id=request.id, error=str(error))
+            else:
+                self._log.info("scored again as asked", id=request.id, path=display_path(request.path))
 
     def _admit(self, found: Iterator[tuple[bytes, Stamps]], events: dict[bytes, bool], reason: str) -> None:
         """Notes what a scan found: the oldest first, and no more than `MAX_CANDIDATES` in all."""
@@ -257,11 +294,12 @@ class FolderSource:
                                 folders.append(entry.path)
                         elif self._matches(entry.name):
                             try:
-                                stamps = self._eligible(entry.path, entry.stat(follow_symlinks=False), skipped)
-                            except OSError as error:  # which is no reason to pass over the rest
+                                status = entry.stat(follow_symlinks=False)
+                            except OSError as error:  # one that cannot be looked at is no reason to pass over the rest
                                 if error.errno == errno.ENAMETOOLONG:
                                     self._skip_folder(folder, error, skipped)
                                 continue
+                            stamps = self._eligible(entry.path, status, skipped)
                             if stamps is not None:
                                 yield entry.path, stamps
             except OSError as error:
@@ -287,9 +325,9 @@ class FolderSource:
             if len(skipped) < MAX_CANDIDATES:
                 skipped.add(path)
             return None
-        stamps = Stamps.of(status)
-        if path in self._claimed or (path, stamps.size, stamps.mtime_ns) in self._known:
+        if path in self._claimed or (path, status.st_size, status.st_mtime_ns) in self._known:
             return None
+        stamps = Stamps.of(status)
         is_owed = any(disposal.stamps == stamps for disposal in self._owed.get(path, ()))
         return None if is_owed else stamps
 
@@ -364,18 +402,20 @@ class FolderSource:
 
     def _matches(self, name: bytes) -> bool:
         lowered = os.fsdecode(name).lower()
-        return any(fnmatch.fnmatchcase(lowered, pattern) for pattern in self._patterns)
+        return lowered.endswith(self._endings) or (
+            self._pattern is not None and self._pattern.match(lowered) is not None
+        )
 
     # Watching.
 
     def _prepare(self) -> None:
         options = self._options
-        private = b""
+        self._private = b""
         if options.after != "keep":
             ours = [path for path in (options.done_dir, self._quarantine, self._state_dir) if path is not None]
-            private = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
+            self._private = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
         done = None if options.done_dir is None else os.fsencode(options.done_dir)
-        self._disposer = Disposer(self._root, private, done=done, quarantine=os.fsencode(self._quarantine))
+        self._disposer = Disposer(self._root, self._private, done=done, quarantine=os.fsencode(self._quarantine))
         self._unwatched.clear()
         if is_network(self._options.path):
             self._unwatched.add("network")  # other machines' writes raise no events here
@@ -530,7 +570,7 @@ class FolderSource:
         if retry:  # what failed before has its own time, lest every picture tries all of it again
             todo = [disposal for owed in self._owed.values() for disposal in owed]
             self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
-        done, folders = [], []
+        done, folders, quarantined = [], [], []
         for disposal in todo:
             try:
                 target = self._disposer.dispose(disposal)
@@ -549,12 +589,16 @@ class FolderSource:
             folders.append(os.path.dirname(disposal.path))
             if target is not None:
                 folders.append(os.path.dirname(target))
+                if disposal.action == "quarantine":
+                    with contextlib.suppress(OSError):  # somebody took it away already
+                        stamps = Stamps.of(os.lstat(target))
+                        quarantined.append(SetAside(disposal.id, self.name, target, stamps, time.time()))
         if not done or not self._root_stands():
             return  # with the folder unmounted, every file seems to have left it
         failpoints.reach("moved")
         self._disposer.sync(folders)
         failpoints.reach("synced")
-        self._journal.disposed([disposal.id for disposal in done])
+        self._journal.disposed([disposal.id for disposal in done], quarantined)
         failpoints.reach("struck")
         for disposal in done:
             if self._stuck.pop(disposal.id, None) is not None and not self._stuck:

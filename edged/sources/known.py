@@ -2,6 +2,7 @@
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -20,16 +21,31 @@ class KnownFiles:
         self._sorted = array("q")
         self._recent: set[int] = set()
 
+    @classmethod
+    def of(cls, states: Iterable[tuple[bytes, int, int]]) -> "KnownFiles":
+        """A set of different states of files (path, size, mtime_ns); never more memory than what it ends with."""
+        known = cls()
+        known._sorted.extend(hash(state) for state in states)
+        np.frombuffer(known._sorted, dtype=np.int64).sort()
+        return known
+
     def add(self, path: bytes, size: int, mtime_ns: int) -> None:
         """Adds one state of a file."""
         if (path, size, mtime_ns) in self:
             return
         self._recent.add(hash((path, size, mtime_ns)))
         if len(self._recent) >= _MERGE_AT:
-            recent = np.fromiter(self._recent, dtype=np.int64, count=len(self._recent))
-            merged = np.union1d(np.frombuffer(self._sorted, dtype=np.int64), recent)
-            self._sorted = array("q", merged.tobytes())
+            self._sorted.extend(self._recent)
+            np.frombuffer(self._sorted, dtype=np.int64).sort()  # in place
             self._recent.clear()
+
+    def discard(self, path: bytes, size: int, mtime_ns: int) -> None:
+        """Takes one state of a file out."""
+        fingerprint = hash((path, size, mtime_ns))
+        self._recent.discard(fingerprint)
+        index = bisect_left(self._sorted, fingerprint)
+        if index < len(self._sorted) and self._sorted[index] == fingerprint:
+            del self._sorted[index]
 
     def __contains__(self, state: tuple[bytes, int, int]) -> bool:
         fingerprint = hash(state)

@@ -1,6 +1,8 @@
+import json
 import os
 import sqlite3
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,8 +19,9 @@ from edged.metrics import Metrics
 from edged.pipeline import Pipeline
 from edged.results import Record, new_id
 from edged.sinks.images import ImagesSink
+from edged.sinks.jsonl import JsonlSink
 from tests.conftest import TINY
-from tests.edged.making import BAD_SCORE, bad, good, until
+from tests.edged.making import BAD_SCORE, bad, entry, good, until
 
 
 class Script:
@@ -227,6 +230,62 @@ def test_sinks_get_every_row_in_order_and_a_failing_one_delays_no_other(works: W
     assert works.value("edged_sink_failures_total", sink="fine") is None
     assert fine.closed
     assert failing.closed
+
+
+def test_a_sink_that_is_down_costs_bounded_memory_and_gets_all_in_order(works: Works) -> None:
+    class Measuring(Collector):
+        """Fails, and says how much it was given at a time."""
+
+        def __init__(self) -> None:
+            super().__init__("lines")
+            self.down, self.tries, self.most = True, 0, 0
+
+        def publish(self, records: Sequence[Record]) -> None:
+            self.tries += 1
+            self.most = max(self.most, len(records))
+            if self.down:
+                raise SinkError("it is down")
+            super().publish(records)
+
+    sink, source = Measuring(), Script("line1")
+    works.journal.add_sink("lines")
+    tracemalloc.start()
+    try:
+        for _ in range(12):  # 24 MB of rows wait
+            works.journal.commit([entry(error="x" * 4000) for _ in range(500)])
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        works.start(source, sinks=[sink])
+        until(lambda: sink.tries >= 2, "two tries")
+        source.give(*works.write(10))
+        until(lambda: len(source.entries) == 10, "what arrives meanwhile to be scored")
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert sink.most == 500
+    assert peak < 12_000_000
+    assert works.journal.backlog("lines") == 6010
+    sink.down = False
+    until(lambda: works.journal.backlog("lines") == 0, "the outbox to be empty")
+    assert [record.id for record in sink.records] == [row.id for row in works.rows()]
+
+
+def test_a_sink_that_was_cut_off_before_it_was_noted_gets_the_same_again_in_order(works: Works) -> None:
+    path = works.root / "lines.jsonl"
+    works.journal.add_sink("lines")
+    works.journal.commit([entry() for _ in range(700)])
+    first = JsonlSink("lines", path)  # a daemon that dies between the line and the note of it
+    first.publish([record for _, record in works.journal.undelivered("lines", 500)])
+    first.close()
+    with path.open("ab") as file:
+        file.write(b'{"id": "half a li')
+    works.start(Script("line1"), sinks=[JsonlSink("lines", path)])
+    until(lambda: works.journal.backlog("lines") == 0, "the outbox to be empty")
+    works.stop()
+    ids = [json.loads(line)["id"] for line in path.read_text("ascii").splitlines()]
+    rows = [row.id for row in works.rows()]
+    assert ids == rows[:500] + rows
+    assert list(dict.fromkeys(ids)) == rows
 
 
 def test_a_sink_gets_what_is_left_when_it_stops(works: Works) -> None:

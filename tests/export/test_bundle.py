@@ -1,5 +1,6 @@
 """`python -m export`, whole: a run directory -> a bundle that edged takes."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +10,13 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from edged import bundle as bundles
+from edged.cli import app
 from edged.detector import Detector
 from edged.imaging import Limits, decode
+from edged.reports import about_bundle
 from export import parity
 from export.__main__ import main
 from tests.train.plates import folder, part
@@ -88,16 +92,56 @@ def test_what_a_bundle_holds(tmp_path, features):
         "scores.png",
         "roc.png",
         "examples.png",
+        "learning.png",
         "LICENSE-weights.txt",
     }
     assert bundle.calibration.n == 9
     assert bundle.manifest.provenance["pictures"] == {"fit": 26, "statistics": 5, "calibration": 9, "bad": 6}
     assert 0.5 < bundle.manifest.provenance["metrics"]["auroc"] <= 1
     assert bundle.manifest.tolerance.rtol == 1e-3
-    for name in ("scores.png", "roc.png", "examples.png"):
+    for name in ("scores.png", "roc.png", "examples.png", "learning.png"):
         with Image.open(tmp_path / "solar" / name) as image:
             assert min(image.size) > 100
-    assert "| calibration | 9 |" in (tmp_path / "solar" / "card.md").read_text()
+    card = (tmp_path / "solar" / "card.md").read_text()
+    assert "| calibration | 9 |" in card
+    # Beta(1, 9): a tenth on average, 1 - 0.05^(1/9) = 28 % with confidence.
+    assert "calibrated on 9 good pictures: a false-positive rate of 10 % can be promised on average" in card
+    assert "with 95 % confidence the true rate is below 28 %" in card
+    assert "of the 6 bad pictures are flagged" in card
+    assert "`golden.npz` and `examples.png` hold some of the pictures" in card
+
+
+def test_a_stranger_in_the_good_folder_is_named(tmp_path, moving, capsys):
+    stranger, *_ = pictures_of(moving, "statistics")
+    listed = json.loads((moving / "pictures.json").read_text())
+    Image.fromarray(part(900, blot=True)).save(stranger)
+    for item in listed:
+        if item["path"] == stranger:
+            item["sha256"] = hashlib.sha256(Path(stranger).read_bytes()).hexdigest()
+    (moving / "pictures.json").write_text(json.dumps(listed))
+    assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
+    assert f"good pictures look like strangers; look at them: {stranger}" in capsys.readouterr().err
+    card = (tmp_path / "b" / "card.md").read_text()
+    assert f"look at these:** `{Path(stranger).name}` (statistics, score" in card
+
+
+def test_a_run_without_metrics_has_no_curves(tmp_path, moving):
+    (moving / "metrics.jsonl").unlink()
+    assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
+    assert not (tmp_path / "b" / "learning.png").exists()
+    assert "Learning curves" not in (tmp_path / "b" / "card.md").read_text()
+    assert "![Reconstructions](reconstructions.png)" in (tmp_path / "b" / "card.md").read_text()
+
+
+def test_inspect_says_which_calibration_the_card_describes(tmp_path, exported):
+    copy = shutil.copytree(exported, tmp_path / "plate")
+    about = list(about_bundle(Detector.load(copy, device="cpu")))
+    assert "card: card.md and its pictures describe this calibration, which was made at export" in about
+    told = CliRunner().invoke(app, ["calibrate", str(copy), "--good", str(exported.parent / "good")])
+    assert told.exit_code == 0
+    assert "card.md and its pictures still describe the calibration of the export" in told.stderr
+    about = "\n".join(about_bundle(Detector.load(copy, device="cpu")))
+    assert "card: card.md and its pictures describe the calibration of the export, not this one" in about
 
 
 def test_the_graph(exported):

@@ -87,7 +87,10 @@ def test_a_denoisers_manifest(denoiser):
         "reconstruction": ["N", 32, 32, 1],
     }
     assert bundle.manifest.provenance["config"]["noise"] == [0.1, 0.1]
-    assert "denoiser that cleans" in (denoiser[1] / "card.md").read_text()
+    card = (denoiser[1] / "card.md").read_text()
+    assert "denoiser that cleans" in card
+    assert "dB before" in card
+    assert "golden.npz`, `examples.png` and `reconstructions.png` hold" in card
 
 
 def test_a_vaes_manifest_and_decoder(vae):
@@ -97,7 +100,10 @@ def test_a_vaes_manifest_and_decoder(vae):
     assert bundle.manifest.outputs["latent_logvar"].shape == ["N", 4]
     assert bundle.manifest.outputs["latent_logvar"].dtype == "float32"
     assert bundle.manifest.outputs["reconstruction"].shape == ["N", 32, 32, 1]
-    assert {"model.onnx", "decoder.onnx"} <= set(bundle.manifest.files)
+    assert {"model.onnx", "decoder.onnx", "samples.png", "reconstructions.png", "learning.png"} <= set(
+        bundle.manifest.files
+    )
+    assert "how many defects it finds is not known" in (vae[1] / "card.md").read_text()
 
 
 def test_the_decoder_draws_what_torch_draws(vae):
@@ -110,6 +116,8 @@ def test_the_decoder_draws_what_torch_draws(vae):
     assert (got.dtype, got.shape) == (np.uint8, (5, 32, 32, 1))
     assert np.abs(got.astype(int) - expected.astype(int)).max() <= 1
     np.testing.assert_array_equal(sampler.prior(9, seed=3), sampler.prior(9, seed=3))
+    two = Sampler.load(Detector.load(bundle, device="cpu"), device="cpu", threads=2)
+    assert np.abs(two.prior(9, seed=3).astype(int) - sampler.prior(9, seed=3).astype(int)).max() <= 1
     assert (sampler.prior(9, seed=3) != sampler.prior(9, seed=4)).any()
 
 
@@ -173,4 +181,5 @@ def test_a_vae_on_features_has_no_pictures_to_give(root, tmp_path):
     assert export([str(tmp_path / "run"), "--out", str(tmp_path / "b")]) == 0
     bundle = bundles.load(tmp_path / "b")
     assert set(bundle.manifest.outputs) == {"score", "anomaly_map", "latent_mean", "latent_logvar"}
+    assert not {"samples.png", "reconstructions.png"} & set(bundle.manifest.files)
     assert "decoder.onnx" not in bundle.manifest.files

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from export.metrics import auroc, report, roc
+from export.metrics import auroc, precision_recall, report, roc
 from export.quantise import gate
 from train.errors import TrainError
 
@@ -21,7 +21,17 @@ def test_the_area_under_the_curve_is_the_auroc():
 
 def test_recall_is_what_exceeds_the_threshold():
     measured = report(np.array([1.0, 2.0]), np.array([2.0, 3.0, 4.0]), 2.0)
-    assert (measured.recall, measured.n_bad) == (pytest.approx(2 / 3), 3)
+    assert (measured.recall, measured.n_found, measured.n_bad) == (pytest.approx(2 / 3), 2, 3)
+    # Clopper and Pearson for 2 of 3, by R's binom.test.
+    assert (measured.recall_interval.low, measured.recall_interval.high) == pytest.approx((0.0943, 0.9916), abs=1e-4)
+
+
+def test_average_precision_is_the_mean_of_precision_at_each_bad_picture():
+    good, bad = np.array([1.0, 3.0]), np.array([2.0, 4.0])
+    precision, recall = precision_recall(good, bad)
+    np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3, 2 / 4])
+    np.testing.assert_allclose(recall, [1 / 2, 1 / 2, 1, 1])
+    assert report(good, bad, 9.0).average_precision == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_the_gate():

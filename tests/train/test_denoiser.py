@@ -105,10 +105,10 @@ def test_fresh_weights_follow_the_configuration():
     ("assignment", "problem"),
     [
         ("noise=[0.3,0.1]", "noise: the lowest, 0.3, is above the highest, 0.1"),
-        ("noise=25", "less than or equal to 1"),
+        ("noise=25", "each a number from 0 to 1, not 25"),
         ("size=30", "size: [30, 30] must be multiples of 4"),
         ("crop=30", "crop: 30 must be a multiple of 4"),
-        ("backbone=efficientnet-lite0", "backbone: Input should be 'pixels'"),
+        ("backbone=efficientnet-lite0", "backbone: must be"),
         ("latent=3", "latent: there is no such key"),
     ],
 )

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from train.head import Head, from_regions, to_regions
@@ -17,23 +18,29 @@ def residuals(seed, n):
 
 def plain_numpy(fit, statistics, image, shrinkage):
     """The head's definition, written position by position."""
-    mean = fit.mean(axis=0)
-    factors = {}
-    for i in range(G):
-        for j in range(G):
-            rows, columns = slice(i * H // G, (i + 1) * H // G), slice(j * W // G, (j + 1) * W // G)
-            samples = (fit - mean)[:, :, rows, columns].transpose(0, 2, 3, 1).reshape(-1, C)
-            covariance = samples.T @ samples / len(samples)
-            covariance += (shrinkage * np.trace(covariance) / C + 1e-6) * np.eye(C)
-            factors[i, j] = np.linalg.inv(np.linalg.cholesky(covariance))
 
-    def length(r):
-        out = np.empty((len(r), H, W))
-        for y in range(H):
-            for x in range(W):
-                whitening = factors[y * G // H, x * G // W]
-                out[:, y, x] = np.linalg.norm((r[:, :, y, x] - mean[:, y, x]) @ whitening.T, axis=1)
-        return out
+    def shape_from(pictures):
+        """The standardised length, with everything in it taken from these pictures."""
+        mean = pictures.mean(axis=0)
+        factors = {}
+        for i in range(G):
+            for j in range(G):
+                rows, columns = slice(i * H // G, (i + 1) * H // G), slice(j * W // G, (j + 1) * W // G)
+                samples = (pictures - mean)[:, :, rows, columns].transpose(0, 2, 3, 1).reshape(-1, C)
+                covariance = samples.T @ samples / len(samples)
+                covariance += (shrinkage * np.trace(covariance) / C + 1e-6) * np.eye(C)
+                factors[i, j] = np.linalg.inv(np.linalg.cholesky(covariance))
+
+        def length(r):
+            out = np.empty((len(r), H, W))
+            for y in range(H):
+                for x in range(W):
+                    whitening = factors[y * G // H, x * G // W]
+                    out[:, y, x] = np.linalg.norm((r[:, :, y, x] - mean[:, y, x]) @ whitening.T, axis=1)
+            return out
+
+        lengths = length(pictures)
+        return lambda r: (length(r) - lengths.mean(axis=0)) / lengths.std(axis=0, ddof=1)
 
     def smooth(z):
         x = np.arange(-2, 3)
@@ -43,13 +50,13 @@ def plain_numpy(fit, statistics, image, shrinkage):
         rows = sum(kernel[k] * padded[:, k : k + H, :] for k in range(5))
         return sum(kernel[k] * rows[:, :, k : k + W] for k in range(5))
 
-    lengths = length(fit)
-    shape = lambda r: (length(r) - lengths.mean(axis=0)) / lengths.std(axis=0, ddof=1)  # noqa: E731
-    level, spread = shape(statistics).mean(), shape(statistics).std(ddof=1)
-    excess = lambda r: np.log1p(np.exp(smooth((shape(r) - level) / spread)))  # noqa: E731
-    reference = np.quantile(excess(statistics), 0.999)
-    top = np.sort(excess(image).reshape(len(image), -1), axis=1)[:, -3:]
-    return top.mean(axis=1), excess(image) / reference
+    held_out = shape_from(fit)(statistics)
+    level, spread = held_out.mean(), held_out.std(ddof=1)
+    excess = lambda shape: np.log1p(np.exp(smooth((shape - level) / spread)))  # noqa: E731
+    reference = np.quantile(excess(held_out), 0.999)
+    found = excess(shape_from(np.concatenate([fit, statistics]))(image))
+    top = np.sort(found.reshape(len(image), -1), axis=1)[:, -3:]
+    return top.mean(axis=1), found / reference
 
 
 def test_the_head_is_its_definition():
@@ -59,18 +66,17 @@ def test_the_head_is_its_definition():
     report = fit_head(fitted, batches(fit), batches(statistics), shrinkage=0.03)
     score, anomaly_map = fitted(image)
     expected_score, expected_map = plain_numpy(*(x.double().numpy() for x in (fit, statistics, image)), 0.03)
-    # The factors are stored in half precision: 11 bits.
-    np.testing.assert_allclose(score.numpy(), expected_score, rtol=5e-3, atol=5e-3)
-    np.testing.assert_allclose(anomaly_map.numpy(), expected_map, rtol=1e-2, atol=5e-3)
+    # The factors are stored in 8 bits.
+    np.testing.assert_allclose(score.numpy(), expected_score, rtol=3e-2, atol=2e-2)
+    np.testing.assert_allclose(anomaly_map.numpy(), expected_map, rtol=6e-2, atol=2e-2)
     assert 0.95 < report.held_out_ratio < 1.15
 
 
 def test_one_pixel_in_a_thousand_of_good_pictures_exceeds_one():
-    fit, statistics = residuals(0, 60), residuals(1, 100)
     fitted = head()
-    fit_head(fitted, lambda: [fit], lambda: [statistics], shrinkage=0.03)
-    _, anomaly_map = fitted(statistics)
-    assert abs(float((anomaly_map > 1).float().mean()) - 0.001) < 3e-4
+    fit_head(fitted, lambda: [residuals(0, 400)], lambda: [residuals(1, 400)], shrinkage=0.03)
+    _, anomaly_map = fitted(residuals(2, 2000))
+    assert float((anomaly_map > 1).float().mean()) == pytest.approx(0.001, abs=4e-4)
 
 
 def test_scores_are_above_zero_and_grow_with_a_defect():
@@ -98,8 +104,9 @@ def test_factors_whiten():
     factors = whitening_factors(covariances, 1e-9)
     np.testing.assert_allclose(factors @ covariances @ factors.transpose(0, 2, 1), [np.eye(C)] * 3, atol=1e-3)
     room = head()
-    room.factors = pack(np.concatenate([factors, factors[:1]]))
-    np.testing.assert_allclose(room.whitening()[:3].numpy(), factors, rtol=1e-3, atol=1e-4)
+    room.factors, room.steps = pack(np.concatenate([factors, factors[:1]]))
+    largest = np.abs(factors).max(axis=2, keepdims=True)
+    assert (np.abs(room.whitening()[:3].numpy() - factors) <= largest / 127 / 2 + 1e-6).all()
 
 
 def test_a_residual_that_never_moves_stays_finite():

@@ -1,4 +1,6 @@
 import contextlib
+import ctypes
+import errno
 import hashlib
 import os
 import socket
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchdog.observers.inotify_c import InotifyFD
 
 from edged.arrivals import Arrival, Entry
 from edged.errors import PictureError
@@ -704,3 +707,86 @@ def test_it_sleeps_while_the_folder_is_away_and_something_is_owed(line: Line) ->
     (line.root / "away").rename(line.inbox)
     until(lambda: not (line.inbox / "a.png").exists(), "the file to leave")
     assert line.arrivals == []
+
+
+def test_a_look_at_many_kept_files_asks_the_journal_nothing(line: Line) -> None:
+    count = 20_000
+    inbox = os.path.realpath(os.fsencode(line.inbox))
+    marks = []
+    for number in range(count):
+        path = os.path.join(inbox, b"%05d.png" % number)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+        marks.append(("line1", path, 0, os.lstat(path).st_mtime_ns))
+    journal = Journal(line.root / "state")
+    with journal._transaction() as db:
+        db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, NULL, 1)", marks)
+    journal.close()
+    line.start(rescan_seconds=0.1)
+    statements: list[str] = []
+    line.journal._db.set_trace_callback(statements.append)
+    scans = line.wake.waits
+    until(lambda: line.wake.waits >= scans + 3, "three scans")
+    line.journal._db.set_trace_callback(None)
+    assert statements == []
+    assert line.arrivals == []
+    assert line.source.waiting() == (0, None)
+    drop(line.inbox / "new.png", b"new")
+    line.take("new.png")  # and it still finds what is new
+
+
+def test_marks_of_many_files_that_are_gone_are_forgotten(line: Line) -> None:
+    line.start()
+    for number in range(3):
+        drop(line.inbox / f"{number}.png", b"%d" % number)
+        assert line.score(line.take(f"{number}.png")) is not None
+    line.stop()
+    inbox = os.path.realpath(os.fsencode(line.inbox))
+    journal = Journal(line.root / "state")
+    with journal._transaction() as db:
+        gone = [("line1", os.path.join(inbox, b"gone-%05d.png" % number), 1, 1) for number in range(2500)]
+        db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, NULL, 1)", gone)
+    journal.close()
+    line.start()
+    line.source.forget_gone()
+    assert sorted(os.path.basename(path) for path, _, _ in line.journal.kept("line1")) == [b"0.png", b"1.png", b"2.png"]
+
+
+def test_without_inotify_instances_the_folder_is_scanned_more_often(line: Line) -> None:
+    libc, taken = ctypes.CDLL(None, use_errno=True), list[int]()
+    while (descriptor := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+        taken.append(descriptor)
+        if len(taken) > 20_000:
+            pytest.skip("inotify instances do not run out here")
+    try:
+        assert ctypes.get_errno() == errno.EMFILE
+        line.start()
+        drop(line.inbox / "a.png", b"a")
+        until(
+            lambda: line.source.waiting()[0] == 1, "the file to be seen"
+        )  # within seconds, where the timer takes ever
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_without_inotify_watches_the_folder_is_scanned_more_often(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(InotifyFD, "add_callback", refuse)
+    line.start()
+    drop(line.inbox / "a.png", b"a")
+    until(lambda: line.source.waiting()[0] == 1, "the file to be seen")
+
+
+def test_a_watcher_that_dies_is_replaced(line: Line) -> None:
+    line.start()
+    dead = line.source._watcher
+    assert dead is not None
+    dead.close()
+    drop(line.inbox / "a.png", b"a")
+    line.wake.set()
+    until(lambda: line.source.waiting()[0] == 1, "the file to be seen")
+    assert line.source._watcher is not dead
+    drop(line.inbox / "b.png", b"b")
+    line.take("b.png")  # at once, for events come again

@@ -1,0 +1,112 @@
+"""How far to trust a model, in words: what its calibration promises, what bad pictures say, what to look at."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from edged.calibration import Threshold
+from export import intervals
+from export.metrics import Report
+from export.strangers import Stranger
+
+_FEW_BAD: Final = 20
+_FEW_HELD_OUT: Final = 20
+_MOST_NAMED: Final = 10
+_EXAMPLE_RATE: Final = 0.01
+
+
+def sentences(
+    threshold: Threshold, report: Report | None, strangers: Sequence[Stranger], parts: Mapping[str, int]
+) -> list[str]:
+    """One sentence or two a line, plain text but for bold, names not escaped.
+
+    Args:
+        threshold: that the calibration gives for its target rate.
+        report: on bad pictures, where there were some.
+        strangers: among the good pictures.
+        parts: pictures by part.
+    """
+    return [calibration(threshold), defects(report), outsiders(strangers, parts)]
+
+
+def calibration(threshold: Threshold) -> str:
+    """What false-positive rate can be promised, on average and with confidence."""
+    rate = intervals.true_rate(threshold)
+    confidence = (
+        f"with 95 % confidence the true rate is below {percent(rate.limit)} (in 95 of 100 calibrations it lies "
+        f"between {percent(rate.interval.low)} and {percent(rate.interval.high)})"
+    )
+    if threshold.promised:
+        return (
+            f"**Good parts:** calibrated on {threshold.n} good pictures: a false-positive rate of "
+            f"{percent(threshold.target_fpr or 0)} can be promised on average over calibrations; {confidence}. This "
+            "holds for good parts that look like those pictures."
+        )
+    return (
+        f"**Good parts: too few pictures.** Calibrated on {threshold.n} good pictures, which cannot promise the "
+        f"{percent(threshold.target_fpr or 0)} asked for: that takes {threshold.needed}. What can be promised on "
+        f"average is {percent(rate.mean)}; {confidence}. Collect more good pictures, then train again or run "
+        "`edged calibrate`."
+    )
+
+
+def defects(report: Report | None) -> str:
+    """What share of defects is found, and what a flag means on a line with few of them."""
+    if report is None:
+        return (
+            "**Defects:** no bad pictures were given, so **how many defects it finds is not known**. Score some "
+            "(`edged score`) before you rely on it."
+        )
+    low, high = report.recall_interval.low, report.recall_interval.high
+    few = f" {report.n_bad} bad pictures are few: that is why the interval is wide." if report.n_bad < _FEW_BAD else ""
+    return (
+        f"**Defects:** {report.n_found} of the {report.n_bad} bad pictures are flagged ({percent(report.recall)}; with "
+        f"95 % confidence between {percent(low)} and {percent(high)} of defects like these).{few} "
+        "Of other kinds of defects this says nothing."
+    )
+
+
+def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int]) -> str:
+    """Which good pictures somebody should look at."""
+    caution = (
+        " Pictures of the fit and statistics parts were learnt from and score lower, so a strange one among them is "
+        "harder to see."
+        if parts["fit"]
+        else ""
+    )
+    if parts["statistics"] + parts["calibration"] < _FEW_HELD_OUT:
+        caution += " From so few pictures this is a rough guess."
+    if not strangers:
+        return f"**The good folder:** no picture in it looks like a stranger among the others.{caution}"
+    named = ", ".join(
+        f"`{_name(stranger.path)}` ({stranger.part}, score {stranger.score:.3g})"
+        for stranger in strangers[:_MOST_NAMED]
+    )
+    more = f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else ""
+    return (
+        f"**The good folder: look at these:** {named}{more}. Such pictures score far above the other good ones. If one "
+        "shows a defect, take it out and train again: it may have raised the threshold, or taught the model the "
+        f"defect.{caution}"
+    )
+
+
+def precision_on_a_line(report: Report, false_positive_rate: float) -> float:
+    """Share of flagged parts that are bad, where one part in a hundred is bad."""
+    hits, alarms = report.recall * _EXAMPLE_RATE, false_positive_rate * (1 - _EXAMPLE_RATE)
+    return hits / (hits + alarms)
+
+
+def percent(share: float) -> str:
+    """0.0298 -> "3.0 %"; two digits, but whole above 10 and nothing rounded to 100 % or 0 %."""
+    value = 100 * share
+    if value in (0, 100) or 10 <= value < 99.5:
+        return f"{value:.0f} %"
+    if value > 10:
+        return f"{min(value, 99.9):.1f} %"
+    text = f"{value:.2g}"
+    return f"{text if 'e' not in text else f'{value:.4f}'} %"
+
+
+def _name(path: str) -> str:
+    # Backticks would end the code span; what a terminal could act upon is gone too.
+    return "".join(char if char.isprintable() and char not in "`<>" else "?" for char in Path(path).name)
