@@ -181,7 +181,7 @@ class Journal:
         with self._transaction() as db:
             db.executemany(_INSERT, [_result_row(entry.record) for entry in entries])
             db.executemany(_KEEP, kept)
-            db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", owed)
+            db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", owed)
             failpoints.reach("committing")
 
     def absent(self, ids: Sequence[str]) -> set[str]:
@@ -226,8 +226,8 @@ class Journal:
         """What a source still has to move or delete, oldest first."""
         rows = self._fetch("SELECT * FROM disposals WHERE source = ? ORDER BY id", (source,))
         return [
-            Disposal(id_, name, path, Stamps(inode, size, mtime_ns), action, sidecar)
-            for id_, name, path, inode, size, mtime_ns, action, sidecar in rows
+            Disposal(id_, name, path, Stamps(inode, size, mtime_ns), action, sidecar, root)
+            for id_, name, path, inode, size, mtime_ns, action, sidecar, root in rows
         ]
 
     def keep_instead(self, disposals: Iterable[Disposal]) -> None:
@@ -621,4 +621,5 @@ def _disposal_row(disposal: Disposal) -> tuple[Any, ...]:
         stamps.mtime_ns,
         disposal.action,
         disposal.sidecar,
+        disposal.root,
     )

@@ -80,6 +80,11 @@ class Disposer:
             return None
         return self._deliver(held, disposal)
 
+    def holds(self, disposal: Disposal) -> bool:
+        """Whether the file has its private name, on its way out of the inbox."""
+        held = os.path.join(self._private, os.fsencode(disposal.id))
+        return os.path.lexists(held) or os.path.lexists(_copied(held))
+
     def sync(self, folders: Sequence[bytes]) -> None:
         """Makes renames durable in the folders that files went to."""
         for folder in {*folders, self._private}:

@@ -102,10 +102,12 @@ class FolderSource:
         self._owed_due = 0.0
         self._fresh: list[Disposal] = []
         self._stuck: dict[str, str] = {}
+        self._out_of_sight: set[str] = set()
         self._skipped: set[bytes] = set()
         self._watcher: Watcher | None = None
         self._unwatched: set[str] = set()
         self._root_id: tuple[int, int] | None = None
+        self._root_inode: int | None = None
         self._disposer: Disposer | None = None
         self._private = b""
         self._more = False
@@ -128,7 +130,7 @@ class FolderSource:
         Raises:
             JournalError: what was scored before cannot be read.
         """
-        self._owed, self._fresh = {}, []
+        self._owed, self._fresh, self._out_of_sight = {}, [], set()
         if self._options.after == "keep":  # it may have been another once, with disposals left
             self._journal.keep_instead(filter(stands, self._journal.disposals(self.name)))
         else:
@@ -226,6 +228,9 @@ class FolderSource:
                 self._unwatch()  # another folder stands here now: a remount, or a replacement
                 self._prepare()
                 self._root_id = (status.st_dev, status.st_ino)
+                inode = Stamps.of(status).inode
+                if inode != self._root_inode:  # what was out of sight may be there again
+                    self._root_inode, self._owed_due = inode, 0.0
             self._requeue()
             events = dict(self._watcher.events()) if self._watcher else {}
             self._admit(self._unclaimed(), events, reason)
@@ -381,11 +386,11 @@ class FolderSource:
                 self._note(path, stamps, whole=False)
 
     def _offer(self, offer: Callable[[Arrival], bool]) -> None:
-        while self._ready and len(self._owed) < MAX_CANDIDATES:
+        while self._ready and len(self._owed) - len(self._out_of_sight) < MAX_CANDIDATES:
             _, path = self._ready[0]
             candidate = self._candidates.get(path)
             if candidate is not None and candidate.ready and path not in self._claimed:
-                arrival = Arrival(new_id(), self.name, path, candidate.stamps, candidate.found_at)
+                arrival = Arrival(new_id(), self.name, path, candidate.stamps, candidate.found_at, self._root_inode)
                 if not offer(arrival):
                     return
                 self._claimed.add(path)
@@ -504,7 +509,7 @@ class FolderSource:
         action: Literal["move", "delete", "quarantine"] = self._options.after
         if record.status == QUARANTINED:
             action, sidecar = "quarantine", _sidecar(record)
-        disposal = Disposal(arrival.id, self.name, arrival.path, arrival.stamps, action, sidecar)
+        disposal = Disposal(arrival.id, self.name, arrival.path, arrival.stamps, action, sidecar, arrival.root)
         return Entry(record, arrival.stamps, disposal)
 
     def committed(self, arrival: Arrival, entry: Entry) -> None:
@@ -573,6 +578,8 @@ class FolderSource:
         done, folders, quarantined = [], [], []
         for disposal in todo:
             try:
+                if self._is_out_of_sight(disposal):
+                    continue
                 target = self._disposer.dispose(disposal)
             except OSError as error:
                 fault = f"{disposal.action}: {error.strerror}"
@@ -607,6 +614,21 @@ class FolderSource:
             if not self._owed[disposal.path]:
                 del self._owed[disposal.path]
             self._look(disposal.path, whole=False)  # whatever stands there now is new
+
+    def _is_out_of_sight(self, disposal: Disposal) -> bool:
+        """Whether a file is not found because another folder stands where its inbox was: a disk is not mounted, say."""
+        elsewhere = disposal.root is not None and disposal.root != self._root_inode
+        if not elsewhere or stands(disposal) or (self._disposer is not None and self._disposer.holds(disposal)):
+            self._out_of_sight.discard(disposal.id)
+            return False
+        if not self._out_of_sight:
+            self._log.warning(
+                "scored files are out of sight, for another folder stands where their inbox was; they leave it when it "
+                "is back",
+                path=display_path(disposal.path),
+            )
+        self._out_of_sight.add(disposal.id)
+        return True
 
     def _root_stands(self) -> bool:
         """Whether the folder that was scanned is still the one under its path."""

@@ -268,6 +268,28 @@ def test_a_disk_that_is_unmounted_and_comes_back(
     assert set(events(line, "the folder cannot be read", "source").values()) <= {1}
 
 
+def test_a_folder_that_stands_where_the_disk_is_not_mounted(
+    make: Callable[..., Line], mount: Callable[..., None], tmp_path: Path
+) -> None:
+    disk, view = tmp_path / "disk", tmp_path / "view"
+    disk.mkdir()
+    view.mkdir()
+    mount("--bind", disk, view)
+    line = make("move", "keep", "delete", place=view, rescan_seconds=1)
+    line.fill("before", 5)
+    line.site.start(wait=False, environment={"EDGED_FAILPOINT": "committed"})
+    assert line.site.process is not None
+    assert line.site.process.wait(timeout=PATIENCE_S) == -signal.SIGKILL
+    subprocess.run(["umount", "-l", view], check=True)
+    for inbox in line.inboxes:
+        inbox.folder.mkdir()
+    line.site.start()
+    out_of_sight = "scored files are out of sight, for another folder stands where their inbox was; they leave it when "
+    until(lambda: events(line, out_of_sight + "it is back", "source"), "them to be missed", PATIENCE_S)
+    mount("--bind", disk, view)
+    all_is_well(line, restarts=1)
+
+
 # Events that are lost.
 
 

@@ -683,6 +683,29 @@ def test_files_of_a_folder_that_is_unmounted_for_a_while_are_not_scored_twice(li
     assert line.arrivals == []
 
 
+def test_files_are_still_owed_while_another_folder_stands_where_their_inbox_was(line: Line) -> None:
+    options: dict[str, Any] = {"after": "move", "done_dir": line.root / "done", "settle_seconds": 0.05}
+    line.start(**options)
+    drop(line.inbox / "a.png", b"picture")
+    arrival = line.take("a.png")
+    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    line.journal.commit([entry])
+    line.stop()
+    line.inbox.rename(line.root / "unmounted")
+    line.inbox.mkdir()
+    line.start(**options)
+    drop(line.inbox / "b.png", b"another")
+    line.score(line.take("b.png"))
+    until(lambda: [one.id for one in line.journal.disposals("line1")] == [arrival.id], "what is not out of sight")
+    assert (line.root / "done" / "b.png").exists()
+    line.inbox.rmdir()
+    (line.root / "unmounted").rename(line.inbox)
+    until((line.root / "done" / "a.png").exists, "the move")
+    until(lambda: not line.journal.disposals("line1"), "it to be struck")
+    line.idle()
+    assert line.arrivals == []
+
+
 def test_it_sleeps_while_there_is_nothing_to_do(line: Line) -> None:
     line.start(settle_seconds=0)
     drop(line.inbox / "a.png", b"picture")
