@@ -3,6 +3,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import shutil
 import socket
 import stat
 import threading
@@ -772,6 +773,31 @@ def test_marks_of_many_files_that_are_gone_are_forgotten(line: Line) -> None:
     line.start()
     line.source.forget_gone()
     assert sorted(os.path.basename(path) for path, _, _ in line.journal.kept("line1")) == [b"0.png", b"1.png", b"2.png"]
+
+
+def test_folders_that_have_gone_are_not_watched_any_more(line: Line) -> None:
+    before = watches()
+    line.start(settle_seconds=0)
+    for number in range(20):
+        (line.root / "made" / "deep").mkdir(parents=True)
+        drop(line.root / "made" / "deep" / "a.png", b"picture")
+        (line.root / "made").rename(line.inbox / str(number))
+        line.take(f"{number}/deep/a.png")
+    until(lambda: watches() == before + 41, "every folder to be watched")
+    for number in range(1, 20):
+        shutil.rmtree(line.inbox / str(number))
+    until(lambda: watches() == before + 3, "those that have gone to be let go")
+    drop(line.inbox / "0" / "deep" / "b.png", b"another")
+    line.take("0/deep/b.png")
+
+
+def watches() -> int:
+    """How many watches this process has of inotify."""
+    found = 0
+    for info in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += sum(row.startswith("inotify") for row in info.read_text().splitlines())
+    return found
 
 
 def test_without_inotify_instances_the_folder_is_scanned_more_often(line: Line) -> None:
