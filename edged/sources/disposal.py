@@ -8,10 +8,11 @@ scored, and only then does it go on. Another file is put back under its name wit
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -305,8 +306,7 @@ def rename_new(old: bytes, new: bytes) -> None:
     Raises:
         OSError: FileExistsError when `new` exists; OSError with EXDEV across file systems.
     """
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    code = errno.ENOSYS
+    renameat2, code = _renameat2(), errno.ENOSYS
     if renameat2 is not None:
         if renameat2(_AT_FDCWD, ctypes.c_char_p(old), _AT_FDCWD, ctypes.c_char_p(new), _RENAME_NOREPLACE) == 0:
             return
@@ -317,6 +317,12 @@ def rename_new(old: bytes, new: bytes) -> None:
     os.link(old, new, follow_symlinks=False)
     failpoints.reach("linked")
     os.unlink(old)
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    """The function of the C library, where it has it. Looked up once: a look-up leaves memory behind that stays."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def _copy(old: bytes, partial: bytes) -> None:
