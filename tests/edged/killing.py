@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.journal import FILE
+from edged.requeue import Place, RefusedError, requeue
 from edged.results import OK
 from tests.edged.daemons import Site
 from tests.edged.making import until
@@ -109,7 +110,8 @@ class Line:
         overlays = f'[[sinks]]\nname = "pictures"\ntype = "images"\ndir = "{self.site.overlays}"\nonly = "all"\n'
         self._tables.append(overlays)
         self.configure(rest)
-        self.producer = Producer(self.inboxes, here / "scratch", seed=seed, pause_s=PAUSE_S, scored=self.has_row)
+        self.producer = Producer(self.inboxes, here / "scratch", seed=seed, pause_s=PAUSE_S, scored=self.is_done)
+        self._asked: dict[str, str] = {}
 
     def configure(self, rest: str) -> None:
         """Writes the configuration with these lines more."""
@@ -134,9 +136,30 @@ class Line:
         found = self.ask("SELECT seq FROM sqlite_sequence WHERE name = 'results'")
         return int(found[0][0]) if found else 0
 
-    def has_row(self, sha256: str) -> bool:
-        """Whether a picture has its result."""
-        return bool(self.ask("SELECT 1 FROM results WHERE sha256 = ?", sha256))
+    def is_done(self, sha256: str) -> bool:
+        """Whether a picture has all of its results."""
+        results = self.ask("SELECT count(*) FROM results WHERE sha256 = ?", sha256)
+        return bool(results) and results[0][0] >= self._results_of(sha256)
+
+    def ask_again(self, number: int) -> None:
+        """Asks that the file of one result be scored again, unless that was done; the daemon must not run."""
+        results = self.ask("SELECT id, sha256 FROM results ORDER BY id")
+        fresh = [result for result in results if result[0] not in self._asked]
+        if not fresh:
+            return
+        id_, sha256 = fresh[number % len(fresh)]
+        places = {inbox.source: Place(inbox.folder, inbox.after, inbox.done) for inbox in self.inboxes}
+        with contextlib.suppress(RefusedError):  # its file was deleted, or is still to leave, say
+            requeue(self.site.state, places, id_)
+            self._asked[id_] = sha256
+
+    @property
+    def asked(self) -> int:
+        """How many results are to be there because somebody asked for them."""
+        return len(self._asked)
+
+    def _results_of(self, sha256: str) -> int:
+        return 1 + sum(asked == sha256 for asked in self._asked.values())
 
     # Kills.
 
@@ -195,7 +218,11 @@ class Line:
                 self.site.start()
             for inbox in self.inboxes:  # what would be scored twice is scored before these
                 self.producer.put(inbox, b"last-%d.png" % len(self.producer.dropped))
-            until(lambda: self.rows() >= len(self.producer.dropped), "a row for every picture", _PATIENCE_S)
+            until(
+                lambda: self.rows() >= len(self.producer.dropped) + len(self._asked),
+                "a row for every picture",
+                _PATIENCE_S,
+            )
             until(self.at_rest, "files to leave and sinks to be fed", _PATIENCE_S)
             assert self.site.stop() == 0, self.site.log.read_text()[-2000:]
         return self.account(pruned=pruned)
@@ -233,13 +260,16 @@ class Line:
             found = rows.pop(key, [])
             name = os.fsdecode(one.path)
             account.lost += not found
-            account.duplicated += len(found) > 1
-            if len(found) != 1 or found[0][2] != one.path:
-                account.problems.append(f"{key[0]}: {name!r} has the rows {found}")
+            wanted_rows = self._results_of(one.sha256)
+            account.duplicated += len(found) > wanted_rows
+            if len(found) != wanted_rows or one.path not in {path for _, _, path in found}:
+                account.problems.append(f"{key[0]}: {name!r} has the rows {found}, and is to have {wanted_rows}")
                 continue
-            id_, status, _ = found[0]
+            ids, status = {id_ for id_, _, _ in found}, found[0][1]
+            if {status} != {status_ for _, status_, _ in found}:
+                account.problems.append(f"{key[0]}: {name!r} is judged in two ways: {found}")
             if status == OK:
-                scored.add(id_)
+                scored |= ids
             if (status == OK) != one.is_good:
                 account.misjudged += 1
                 account.problems.append(f"{key[0]}: {name!r} is {status}")
@@ -250,7 +280,7 @@ class Line:
                 account.problems.append(f"{key[0]}: {name!r} ({status}) is at {found_at}, not in {wanted}")
             elif wanted == ["quarantine"]:
                 sidecar = found_at[0][1] + b".json"
-                if not os.path.exists(sidecar) or json.loads(Path(os.fsdecode(sidecar)).read_bytes())["id"] != id_:
+                if not os.path.exists(sidecar) or json.loads(Path(os.fsdecode(sidecar)).read_bytes())["id"] not in ids:
                     account.problems.append(f"{key[0]}: {name!r} has no sidecar of its own")
         for key, found in rows.items():
             account.duplicated += 1

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ class Inbox:
     """A watched folder, what becomes of its files, and where they go."""
 
     source: str
-    after: str
+    after: Literal["keep", "move", "delete"]
     folder: Path
     done: Path
     quarantine: Path

@@ -88,6 +88,11 @@ class Life(RuleBasedStateMachine):
         self.line.configure("[retention]\nresults_days = 0.00001")
         self.pruned = True
 
+    @precondition(lambda self: not self.runs)
+    @rule(number=st.integers(0, 1000))
+    def ask_again(self, number: int) -> None:
+        self.line.ask_again(number)
+
     @precondition(lambda self: self.runs)
     @rule()
     def reload(self) -> None:
@@ -100,7 +105,7 @@ class Life(RuleBasedStateMachine):
             self.line.producer.stop()
             account = self.line.finish(restarts=0, pruned=self.pruned)
             assert account.problems == []
-            assert account.rows == account.dropped
+            assert account.rows == account.dropped + self.line.asked
         finally:
             self.line.clean_up()
             shutil.rmtree(self.root)
