@@ -41,9 +41,9 @@ class Threshold:
         if self.target_fpr is None or self.promised:
             return None
         return (
-            f"{self.n} calibration pictures cannot promise a false-positive rate of {self.target_fpr:g}: that takes "
+            f"{self.n} calibration scores cannot promise a false-positive rate of {self.target_fpr:g}: that takes "
             f"{self.needed}. The largest calibration score is the threshold; the lowest rate that can be promised is "
-            f"{1 / (self.n + 1):.3g}. Calibrate on more good pictures (`edged calibrate`) or set a larger target_fpr"
+            f"{1 / (self.n + 1):.3g}. Calibrate on more good parts (`edged calibrate`) or set a larger target_fpr"
         )
 
 

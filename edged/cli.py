@@ -271,17 +271,18 @@ def calibrate(
     from edged import scoring
 
     detector = scoring.load(bundle, device.value, target_fpr=target_fpr, denoiser=denoiser)
+    plural = detector.bundle.manifest.input.plural
     records = list(scoring.score(detector, scoring.find([good], detector.bundle.manifest.input.patterns)))
     failed = [record for record in records if record.error is not None]
     for record in failed:
         _complain(f"{printable(record.path)}: {record.reason}: {record.error}; left out")
     chosen, repeated = scoring.calibrate(detector, records, target_fpr)
     if repeated:
-        _complain(f"{repeated} pictures are repetitions of others and were counted once")
+        _complain(f"{repeated} {plural} are repetitions of others and were counted once")
     flagged = sum(bool(record.is_anomaly) for record in records)
     if 2 * flagged > chosen.n:
-        _complain(f"{flagged} of these pictures were anomalous until now: are they good parts? If not, calibrate again")
-    typer.echo(f"threshold {detector.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} pictures")
+        _complain(f"{flagged} of these {plural} were anomalous until now: are they good parts? If not, calibrate again")
+    typer.echo(f"threshold {detector.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}")
     if chosen.shortfall:
         _complain(chosen.shortfall)
     if "card.md" in detector.bundle.manifest.files:

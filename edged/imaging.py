@@ -79,6 +79,16 @@ class ImageInput:
         return self.height, self.width, self.channels
 
     @property
+    def singular(self) -> str:
+        """What one item is called."""
+        return "picture"
+
+    @property
+    def plural(self) -> str:
+        """What items are called."""
+        return "pictures"
+
+    @property
     def description(self) -> str:
         """In words, for people."""
         return f"pictures of {self.width}x{self.height} px, {self.channels} channel(s), {self.resize}, {self.filter}"

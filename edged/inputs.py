@@ -12,6 +12,9 @@ from edged.signals import SignalInput
 
 Input = ImageInput | SignalInput
 
+PATTERNS: Final = (*imaging.PATTERNS, *signals.PATTERNS)
+"""Names that files of any kind have."""
+
 _KINDS: Final = {"image": ImageInput, "signal": SignalInput}
 
 

@@ -55,7 +55,9 @@ def render_signal(signal: NDArray[np.float32], anomaly_map: NDArray[np.float32])
     """
     channels, length = signal.shape
     width, height = min(max(length, 280), 2000), 120
-    heat = Image.fromarray(anomaly_map.max(axis=0, keepdims=True)).resize((width, height), Image.Resampling.BILINEAR)
+    # A position of the map stands for equally many samples; the last one may reach beyond the end.
+    heat_of_samples = np.repeat(anomaly_map.max(axis=0), -(-length // anomaly_map.shape[1]))[None, :length]
+    heat = Image.fromarray(heat_of_samples).resize((width, height), Image.Resampling.BILINEAR)
     sheet = Image.fromarray(_coloured(np.full((height, width, 3), 255.0), np.asarray(heat)).round().astype(np.uint8))
     sheet_of_all = Image.new("RGB", (width, height * min(channels, 16)))
     for index, values in enumerate(signal[:16]):

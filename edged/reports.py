@@ -36,7 +36,7 @@ def about_bundle(detector: Detector) -> Iterator[str]:
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = detector.threshold
     yield (
-        f"calibration: {threshold.n} good pictures, {bundle.calibration.created:%Y-%m-%d}; threshold "
+        f"calibration: {threshold.n} good {manifest.input.plural}, {bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
@@ -50,7 +50,7 @@ def about_bundle(detector: Detector) -> Iterator[str]:
             )
     golden = detector.golden
     yield (
-        f"golden check: passed on {detector.session.provider}: {golden.n} pictures; "
+        f"golden check: passed on {detector.session.provider}: {golden.n} {manifest.input.plural}; "
         f"the largest difference from torch is {golden.worst:.1%} of what is allowed"
     )
     image = bundle.golden().image[:1]
@@ -59,7 +59,7 @@ def about_bundle(detector: Detector) -> Iterator[str]:
         began = time.perf_counter()
         detector.scores(image)
         seconds.append(time.perf_counter() - began)
-    yield f"speed: {np.median(seconds) * 1000:.1f} ms a picture, one at a time"
+    yield f"speed: {np.median(seconds) * 1000:.1f} ms a {manifest.input.singular}, one at a time"
     for what, licence in sorted(manifest.licences.items()):
         yield f"licence: {what}: {printable(licence)}"
     yield f"sha256 of {bundles.MODEL}: {bundle.model_sha256}"

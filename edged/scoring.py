@@ -23,7 +23,7 @@ from edged.bundle import Calibration
 from edged.calibration import Threshold, conformal_threshold
 from edged.decoding import DecoderPool, Outcome
 from edged.detector import Detector
-from edged.errors import ConfigError, PictureError
+from edged.errors import BundleError, ConfigError, PictureError
 from edged.imaging import Limits, find_pictures
 from edged.results import Frame, Record, Result, make_record, new_id, printable
 from edged.runtime import Device, usable_cpus
@@ -115,6 +115,9 @@ def denoise(
         BundleError: the model gives no pictures.
         ConfigError: `out` cannot be written.
     """
+    taken = denoiser.bundle.manifest.input
+    if taken.kind != "image":
+        raise BundleError(f"{denoiser.bundle.path} takes {taken.plural}, and only pictures can be cleaned")
     _check_outputs(pictures, out)
     for batch in _decoded(denoiser, pictures, limits):
         images = [outcome.decoded.pixels for _, outcome in batch if outcome.decoded is not None]

@@ -50,6 +50,16 @@ class SignalInput:
         return self.channels, self.length
 
     @property
+    def singular(self) -> str:
+        """What one item is called."""
+        return "signal"
+
+    @property
+    def plural(self) -> str:
+        """What items are called."""
+        return "signals"
+
+    @property
     def description(self) -> str:
         """In words, for people."""
         return f"signals of {self.channels} channel(s) of {self.length} samples"
@@ -73,22 +83,31 @@ def decode(data: bytes, spec: SignalInput, limits: Limits) -> "NDArray[np.float3
     """
     import numpy as np
 
-    if not data:
-        raise PictureError("empty", "the file is empty")
-    if len(data) > limits.max_bytes:
-        raise PictureError("file_too_large", f"{len(data)} bytes are more than limits.max_bytes = {limits.max_bytes}")
-    try:
-        values = _from_npy(data) if data.startswith(b"\x93NUMPY") else _from_csv(data, limits)
-    except PictureError:
-        raise
-    except Exception as error:  # on hostile bytes numpy raises nearly every type there is
-        raise PictureError("undecodable", f"not a signal: {str(error)[:200] or type(error).__name__}") from error
+    values = parse(data, limits)
     if values.shape != spec.shape:
         given, wanted = ("x".join(map(str, shape)) for shape in (values.shape, spec.shape))
         raise PictureError("unsupported", f"channels x samples are {given}; the model takes {wanted}")
     if not np.isfinite(values).all():
         raise PictureError("unsupported", "some samples are not finite numbers")
     return values
+
+
+def parse(data: bytes, limits: Limits) -> "NDArray[np.float32]":
+    """One file's bytes -> float32 (C, T), whatever its channels and length, and whatever the numbers.
+
+    Raises:
+        PictureError: it is no signal; its `reason` says why.
+    """
+    if not data:
+        raise PictureError("empty", "the file is empty")
+    if len(data) > limits.max_bytes:
+        raise PictureError("file_too_large", f"{len(data)} bytes are more than limits.max_bytes = {limits.max_bytes}")
+    try:
+        return _from_npy(data) if data.startswith(b"\x93NUMPY") else _from_csv(data, limits)
+    except PictureError:
+        raise
+    except Exception as error:  # on hostile bytes numpy raises nearly every type there is
+        raise PictureError("undecodable", f"not a signal: {str(error)[:200] or type(error).__name__}") from error
 
 
 def _from_npy(data: bytes) -> "NDArray[np.float32]":

@@ -10,6 +10,7 @@ from typing import Final
 from rich.console import Console
 
 from edged.errors import EdgedError
+from edged.imaging import ImageInput
 from edged.results import printable
 from train.errors import TrainError
 from train.threads import wait_asleep
@@ -53,7 +54,12 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     with track("run"):
         loaded = run.load(options.run)
     name = options.name or options.out.absolute().name
-    denoiser = cleaning.load(options.denoiser, loaded.config.image_input) if options.denoiser else None
+    spec = loaded.config.spec
+    denoiser = None
+    if options.denoiser:
+        if not isinstance(spec, ImageInput):
+            raise TrainError(f"--denoiser cleans pictures, and {options.run} takes {spec.plural}; leave it out")
+        denoiser = cleaning.load(options.denoiser, spec)
     made = export_bundle(loaded, options.out, name=name, precision=options.precision, denoiser=denoiser, track=track)
     for warning in made.warnings:
         _say(console, f"warning: {warning}")
@@ -63,21 +69,21 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     if made.strangers:
         first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
         more = ", ..." if len(made.strangers) > 3 else ""
-        _say(console, f"{len(made.strangers)} good pictures look like strangers; look at them: {first}{more}")
+        _say(console, f"{len(made.strangers)} good {spec.plural} look like strangers; look at them: {first}{more}")
     if made.outcome.report is not None:
         report = made.outcome.report
         console.print(
-            f"{report.n_bad} bad pictures: AUROC {report.auroc:.4f}, recall {report.recall:.4f} ({report.n_found} of "
-            f"{report.n_bad} found)"
+            f"{report.n_bad} bad {spec.plural}: AUROC {report.auroc:.4f}, recall {report.recall:.4f} "
+            f"({report.n_found} of {report.n_bad} found)"
         )
     console.print(
         f"{options.out}: exported in {time.monotonic() - began:.0f} s; model.onnx {made.model_bytes / 1e6:.1f} MB, "
-        f"threshold {threshold.value:.4g} from {threshold.n} pictures, "
+        f"threshold {threshold.value:.4g} from {threshold.n} {spec.plural}, "
         f"ONNX Runtime agrees with torch (differs by {percent(made.difference)} of what is allowed)"
     )
     console.print(
-        f"next: read {options.out}/card.md; then edged score {options.out} PICTURES, or name it in edged.toml and: "
-        "edged run -c edged.toml"
+        f"next: read {options.out}/card.md; then edged score {options.out} {spec.plural.upper()}, or name it in "
+        "edged.toml and: edged run -c edged.toml"
     )
 
 

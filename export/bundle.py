@@ -61,9 +61,9 @@ def export_bundle(
         BundleError: `out` exists, or edged refuses what was made.
     """
     _check_denoiser(run, denoiser)
-    read = Reader(run.config.image_input, denoiser)
+    read = Reader(run.config.spec, denoiser)
     with bundles.writing(out) as folder:
-        with track("pictures") as advance:
+        with track(read.spec.plural) as advance:
             intact = sources.find_intact(run, advance)
         with track("graph") as advance:
             detector = graph.with_half_weights(run.detector) if precision == "fp16" else run.detector
@@ -71,7 +71,7 @@ def export_bundle(
             (folder / bundles.MODEL).write_bytes(model)
             pictures = (intact.part("statistics") or intact.part("calibration"))[:PARITY_PICTURES]
             expected = parity.reference(detector, read(pictures))
-            difference = _prove(folder, model, expected, parity.TOLERANCES[precision])
+            difference = _prove(folder, model, read.spec.kind, expected, parity.TOLERANCES[precision])
             if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:
                 (folder / DECODER).write_bytes(_decoder(detector, precision))
             advance(1, 1)
@@ -146,12 +146,12 @@ def _check_denoiser(run: Run, denoiser: Denoiser | None) -> None:
     )
 
 
-def _prove(folder: Path, model: bytes, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
+def _prove(folder: Path, model: bytes, kind: str, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
     """Checks ONNX Runtime against torch, and keeps a few of the pictures as the golden ones."""
     difference = parity.check(model, expected, tolerance)
-    n = GOLDEN_PICTURES
+    n, inputs = GOLDEN_PICTURES, {kind: expected.image[:GOLDEN_PICTURES]}
     with (folder / bundles.GOLDEN).open("wb") as file:
-        np.savez(file, image=expected.image[:n], score=expected.score[:n], anomaly_map=expected.anomaly_map[:n])
+        np.savez(file, allow_pickle=False, **inputs, score=expected.score[:n], anomaly_map=expected.anomaly_map[:n])
     return difference
 
 

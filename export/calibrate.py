@@ -28,7 +28,7 @@ class Outcome:
 
     Attributes:
         good: scores of the calibration pictures, (n,).
-        brightness: their mean brightness, (n,), 0 to 1.
+        brightness: their mean brightness, (n,), 0 to 1; the mean value of signals.
         bad: scores of the bad pictures, (m,); None where none were given.
         threshold: that the calibration gives.
         report: on the bad pictures; None where none were given.
@@ -92,11 +92,12 @@ def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibr
 def scores(
     served: Detector, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
 ) -> tuple[Scores, NDArray[np.float64]]:
-    """Scores and mean brightness (0 to 1) of pictures, each (n,); `advance` is called with how many are done."""
+    """Scores and mean brightness, as in `Outcome`, each (n,); `advance` is called with how many are done."""
     found, brightness = [], []
     for start in range(0, len(pictures), _BATCH):
         image = read(pictures[start : start + _BATCH])
         found.append(served.scores(image)[0].astype(np.float64))
-        brightness.append(image.mean(axis=(1, 2, 3)) / 255)
+        scale = 255.0 if image.dtype == np.uint8 else 1.0
+        brightness.append(image.mean(axis=tuple(range(1, image.ndim)), dtype=np.float64) / scale)
         advance(min(start + _BATCH, len(pictures)))
     return np.concatenate(found), np.concatenate(brightness)

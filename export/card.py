@@ -5,16 +5,26 @@ from typing import Any, Final
 
 from edged.bundle import Manifest
 from edged.calibration import Threshold
-from export import intervals, plots, sheets, trust
+from edged.inputs import Input
+from edged.signals import SignalInput
+from export import intervals, plots, sheets, signal_card, trust
 from export.metrics import Report
 from export.strangers import LIMIT, Stranger
-from train.config_base import ModelConfig
+from train.config import Config
 
 _KINDS: Final = {
     "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
     "denoiser": "A denoiser that cleans pictures, and scores them by what it takes away",
     "vae": "A variational autoencoder that scores pictures and draws new ones",
 }
+
+_SHOWN: Final = {
+    "image": "Each picture beside itself under its heat map",
+    "signal": "Each signal, up to four channels of it, in black, what the model makes of it in blue, and red where its "
+    "map is above 1.0",
+}
+_POSITION: Final = {"image": "pixel", "signal": "position"}
+_CHANGES: Final = {"image": "the line, the camera or the light", "signal": "the line or the sensor"}
 
 
 def write(
@@ -38,73 +48,86 @@ def write(
         report: on bad pictures, where there were some.
         strangers: among the good pictures.
         parts: pictures by part.
-        source_px: width and height in the files that one model pixel covers, medians.
+        source_px: width and height of pictures in their files, medians.
         pictures: names of the picture files that stand beside the card.
         epochs: the one that was kept, how many were trained, how many were allowed.
         psnr: of a denoiser's examples before and after, dB.
         warnings: of training and export.
     """
-    taken = manifest.input
+    kind, plural = manifest.input.kind, manifest.input.plural
     blocks = [
         f"# {manifest.name}\n",
-        f"{_KINDS[manifest.kind]} (`{manifest.backbone}`, {manifest.precision}). "
+        f"{_KINDS[manifest.kind].replace('pictures', plural)} (`{manifest.backbone}`, {manifest.precision}). "
         f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
         *_denoiser(manifest),
         "## How far to trust it\n",
-        *[f"- {sentence}" for sentence in trust.sentences(threshold, report, strangers, parts)],
+        *[f"- {sentence}" for sentence in trust.sentences(threshold, report, strangers, parts, manifest.input)],
         *[f"- warning: {_escape(warning)}" for warning in warnings],
         "\n## Data\n",
         _table(
-            ("part", "pictures", "used for"),
+            ("part", plural, "used for"),
             ("fit", parts["fit"], "weights, covariances"),
-            ("statistics", parts["statistics"], "the best epoch, the level of the scores, the map's reference; then covariances"),
+            ("statistics", parts["statistics"], "the best epoch, the level, the map's reference; then covariances"),
             ("calibration", parts["calibration"], "the threshold, and nothing else"),
             ("bad", parts["bad"], "this card, and nothing else"),
         ),
-        _STRANGERS,
+        _strangers(manifest.input),
         "## Input\n",
-        f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
-        f"{taken.filter} filter. One model pixel covers about {source_px[0]:.2g} x {source_px[1]:.2g} pixels of the "
-        "pictures it was trained on: **a defect smaller than that may not be seen.**\n",
+        _input(manifest, source_px),
         "## Threshold\n",
         f"An anomaly is a score above **{threshold.value:.4g}**, for a false-positive rate of "
-        f"{threshold.target_fpr:g}, from {threshold.n} calibration pictures by split conformal prediction. Calibrate "
-        "again (`edged calibrate`) when the line, the camera or the light changes.\n",
-        f"**This card and its pictures describe the calibration of {manifest.created:%Y-%m-%d %H:%M} UTC, made at "
+        f"{threshold.target_fpr:g}, from {threshold.n} calibration {plural} by split conformal prediction. Calibrate "
+        f"again (`edged calibrate`) when {_CHANGES[kind]} changes.\n",
+        f"**This card and its charts describe the calibration of {manifest.created:%Y-%m-%d %H:%M} UTC, made at "
         "export.** `edged calibrate` changes the threshold, not this card; `edged inspect` says which calibration is "
         "in force, and whether it is this one.\n",
         f"![Scores]({plots.HISTOGRAM})\n",
-        "## On bad pictures\n",
-        *_bad(report, threshold),
+        f"## On bad {plural}\n",
+        *_bad(report, threshold, manifest.input),
         "## Examples\n",
         f"![Examples]({sheets.EXAMPLES})\n",
-        "Each picture beside itself under its heat map, with its name, its score, and how many times the threshold "
-        "that is; above 1 it is flagged. Heat maps are in fixed units: 1.0 is what good pictures exceed at "
-        f"{_one_in(1 - manifest.map_reference.quantile)} ({manifest.map_reference.n} pictures).\n",
+        f"{_SHOWN[kind]}, with its name, its score, and how many times the threshold that is; above 1 it is flagged. "
+        f"Maps are in fixed units: 1.0 is what good {plural} exceed at "
+        f"{_one_in(1 - manifest.map_reference.quantile, _POSITION[kind])} ({manifest.map_reference.n} {plural}).\n",
         *_made(pictures, psnr),
-        *_learning(pictures, epochs),
+        *_learning(pictures, epochs, plural),
         "## Privacy and licences\n",
-        f"{_listed(pictures)} hold some of the pictures that this model was trained or reported on. Who gets the "
+        f"{_listed(pictures)} hold some of the {plural} that this model was trained or reported on. Who gets the "
         "bundle gets those.\n",
         *[f"- {what}: {_escape(licence)}" for what, licence in sorted(manifest.licences.items())],
     ]
     return "\n".join(blocks) + "\n"
 
 
-def loss_of(kind: str, config: ModelConfig) -> str:
+def loss_of(kind: str, config: Config) -> str:
     """What the loss of a kind is, for an axis."""
     if kind == "vae":
         return "loss: negative ELBO, nats a picture"
-    if kind == "denoiser" and getattr(config, "loss", None) == "psnr":
+    named = getattr(config, "loss", None)
+    if kind == "denoiser" and named == "psnr":
         return "loss: half the logarithm of the squared error"
-    return "loss: mean squared error"
+    return "loss: mean absolute error" if named == "mae" else "loss: mean squared error"
 
 
-_STRANGERS: Final = (
-    f"A good picture is called a stranger when its modified z-score is above {LIMIT:g}: its distance from "
-    "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). The "
-    "fit and statistics parts are judged together, for what was learnt from scores lower; calibration by itself.\n"
-)
+def _strangers(taken: Input) -> str:
+    return (
+        f"A good {taken.singular} is called a stranger when its modified z-score is above {LIMIT:g}: its distance from "
+        "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). "
+        "The fit and statistics parts are judged together, for what was learnt from scores lower; calibration by "
+        "itself.\n"
+    )
+
+
+def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
+    taken = manifest.input
+    if isinstance(taken, SignalInput):
+        return signal_card.input_words(taken, int(manifest.outputs["anomaly_map"].shape[-1]))
+    across, down = source_px[0] / taken.width, source_px[1] / taken.height
+    return (
+        f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
+        f"{taken.filter} filter. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
+        "trained on: **a defect smaller than that may not be seen.**\n"
+    )
 
 
 def _denoiser(manifest: Manifest) -> list[str]:
@@ -113,7 +136,7 @@ def _denoiser(manifest: Manifest) -> list[str]:
     return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
 
 
-def _bad(report: Report | None, threshold: Threshold) -> list[str]:
+def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]:
     if report is None:
         return ["None were given, so how many defects this model finds is not known.\n"]
     rate = intervals.true_rate(threshold)
@@ -126,25 +149,26 @@ def _bad(report: Report | None, threshold: Threshold) -> list[str]:
                 "AUROC",
                 f"{report.auroc:.4f}",
                 f"{area.low:.3f} to {area.high:.3f}",
-                "how often a bad picture scores above a good calibration picture: 0.5 is a coin, 1 is perfect",
+                f"how often a bad {taken.singular} scores above a good calibration {taken.singular}: 0.5 is a coin, "
+                "1 is perfect",
             ),
             (
                 "recall",
                 f"{report.recall:.4f}",
                 f"{recall.low:.3f} to {recall.high:.3f}",
-                f"share of the bad pictures flagged: {report.n_found} of {report.n_bad}",
+                f"share of the bad {taken.plural} flagged: {report.n_found} of {report.n_bad}",
             ),
             (
                 "false-positive rate",
                 f"{rate.mean:.4f}",
                 f"{rate.interval.low:.4f} to {rate.interval.high:.4f}",
-                f"share of good parts flagged, from {threshold.n} calibration pictures",
+                f"share of good parts flagged, from {threshold.n} calibration {taken.plural}",
             ),
             (
                 "average precision",
                 f"{report.average_precision:.4f}",
                 "",
-                "area under precision and recall, at the share of bad pictures given here",
+                f"area under precision and recall, at the share of bad {taken.plural} given here",
             ),
         ),
         f"\n![ROC, precision and recall]({plots.ROC})\n",
@@ -152,7 +176,7 @@ def _bad(report: Report | None, threshold: Threshold) -> list[str]:
         "flagged would be bad.\n",
         "Intervals: AUROC by Newcombe (2006), method 5; recall by Clopper and Pearson; the false-positive rate by the "
         "Beta distribution of split conformal prediction (Vovk, 2012). They say how much chance is in the figures, not "
-        "how much your line differs from these pictures.\n",
+        f"how much your line differs from these {taken.plural}.\n",
     ]
 
 
@@ -181,7 +205,7 @@ def _made(pictures: Collection[str], psnr: tuple[float, float] | None) -> list[s
     return blocks
 
 
-def _learning(pictures: Collection[str], epochs: tuple[int, int, int]) -> list[str]:
+def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: str) -> list[str]:
     if plots.LEARNING not in pictures:
         return []
     best, trained, allowed = epochs
@@ -191,8 +215,8 @@ def _learning(pictures: Collection[str], epochs: tuple[int, int, int]) -> list[s
     return [
         "## Learning curves\n",
         f"![Learning curves]({plots.LEARNING})\n",
-        f"Epoch {best} of {trained} was kept, the one with the lowest loss on the held-out (statistics) pictures."
-        f"{verdict} Held-out pictures far above fit pictures mean that more good pictures would help.\n",
+        f"Epoch {best} of {trained} was kept, the one with the lowest loss on the held-out (statistics) {plural}."
+        f"{verdict} Held-out {plural} far above fit {plural} mean that more good {plural} would help.\n",
     ]
 
 
@@ -201,8 +225,8 @@ def _listed(pictures: Collection[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 
-def _one_in(share: float) -> str:
-    return f"one pixel of the map in {round(1 / share):,}"
+def _one_in(share: float, position: str) -> str:
+    return f"one {position} of the map in {round(1 / share):,}"
 
 
 def _table(header: tuple[Any, ...], *rows: tuple[Any, ...]) -> str:

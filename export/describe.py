@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edged import bundle as bundles
 from edged.detector import Detector
 from edged.sampling import DECODER, Sampler, grid
-from export import calibrate, card, plots, sheets, strangers
+from edged.signals import SignalInput
+from export import calibrate, card, plots, sheets, signal_card, strangers
 from export.calibrate import Outcome
 from export.metrics import Scores
 from export.sheets import Example
@@ -32,6 +33,9 @@ _WRONG: Final = 4
 _RECONSTRUCTED: Final = 4
 _SAMPLES: Final = 64
 _SEED: Final = 0
+
+_DRAWN: Final = {"image": sheets.examples, "signal": signal_card.examples}
+"""What draws examples of each kind of input."""
 
 
 def describe(
@@ -59,12 +63,20 @@ def describe(
         warnings: of training and export.
         advance: called as it goes; scoring the rest of the good pictures takes longest.
     """
-    threshold = outcome.threshold.value
-    plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=threshold)
+    threshold, plural = outcome.threshold.value, read.spec.plural
+    plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=threshold, plural=plural)
     if outcome.bad is not None and outcome.report is not None:
-        plots.curves(folder / plots.ROC, good=outcome.good, bad=outcome.bad, threshold=threshold, report=outcome.report)
+        plots.curves(
+            folder / plots.ROC,
+            good=outcome.good,
+            bad=outcome.bad,
+            threshold=threshold,
+            report=outcome.report,
+            plural=plural,
+        )
     good, bad = intact.part("calibration"), intact.part("bad")
-    sheets.examples(folder / sheets.EXAMPLES, _sections(served, read, good, bad, outcome), threshold=threshold)
+    sections = _sections(served, read, good, bad, outcome)
+    _DRAWN[read.spec.kind](folder / sheets.EXAMPLES, sections, threshold=threshold)
     psnr = _reconstructions(
         folder / sheets.RECONSTRUCTIONS, run=run, served=served, read=read, intact=intact, outcome=outcome
     )
@@ -73,11 +85,8 @@ def describe(
         grid(sampler.prior(_SAMPLES, _SEED)).save(folder / sheets.SAMPLES, "PNG")
     epochs = _epochs(run)
     if epochs:
-        kind = run.facts["kind"]
-        plots.learning(
-            folder / plots.LEARNING, epochs=epochs, best=run.facts["epoch"], loss=card.loss_of(kind, run.config)
-        )
-    height, width = run.config.size
+        loss = card.loss_of(run.facts["kind"], run.config)
+        plots.learning(folder / plots.LEARNING, epochs=epochs, best=run.facts["epoch"], loss=loss, plural=plural)
     found = strangers.find(_good(served, read, intact, outcome, advance))
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
@@ -86,8 +95,8 @@ def describe(
         strangers=found,
         parts=facts["provenance"]["pictures"],
         source_px=(
-            median(picture.source_px[0] for picture in run.pictures) / width,
-            median(picture.source_px[1] for picture in run.pictures) / height,
+            median(picture.source_px[0] for picture in run.pictures),
+            median(picture.source_px[1] for picture in run.pictures),
         ),
         pictures={item.name for item in folder.glob("*.png")},
         epochs=(run.facts["epoch"], len(epochs), run.config.epochs),
@@ -108,24 +117,29 @@ def _sections(
     order = np.argsort(scores, kind="stable")
     lowest = order[: min(_BEST, -(-len(order) // 2))]
     highest = order[::-1][: min(_WORST, len(order) // 2)]
-    wanted = [("The lowest scores: the most ordinary pictures", lowest)]
+    plural = read.spec.plural
+    wanted = [(f"The lowest scores: the most ordinary {plural}", lowest)]
     if len(highest):
-        wanted.append(("The highest scores: the most unusual pictures", highest))
+        wanted.append((f"The highest scores: the most unusual {plural}", highest))
     if bad:
         good_order, bad_order = order[order < len(good)], order[order >= len(good)]
-        wanted.append(("Good pictures with the highest scores: the nearest to false alarms", good_order[::-1][:_WRONG]))
-        wanted.append(("Bad pictures with the lowest scores: the nearest to being missed", bad_order[:_WRONG]))
+        nearest = good_order[::-1][:_WRONG]
+        wanted.append((f"Good {plural} with the highest scores: the nearest to false alarms", nearest))
+        wanted.append((f"Bad {plural} with the lowest scores: the nearest to being missed", bad_order[:_WRONG]))
     sections = []
     for title, chosen in wanted:
         some = [pictures[int(index)] for index in chosen]
         images = read(some)
         maps = served.scores(images)[1]
+        made = served.reconstruct(images) if isinstance(read.spec, SignalInput) else [None] * len(some)
         sections.append(
             (
                 title,
                 [
-                    Example(Path(picture.path).name, picture.part == "bad", image, heat, float(scores[int(index)]))
-                    for picture, image, heat, index in zip(some, images, maps, chosen, strict=True)
+                    Example(
+                        Path(picture.path).name, picture.part == "bad", image, heat, float(scores[int(index)]), drawn
+                    )
+                    for picture, image, heat, drawn, index in zip(some, images, maps, made, chosen, strict=True)
                 ],
             )
         )
@@ -135,8 +149,11 @@ def _sections(
 def _reconstructions(
     path: Path, *, run: Run, served: Detector, read: Reader, intact: Intact, outcome: Outcome
 ) -> tuple[float, float] | None:
-    """Draws what the model makes of a few pictures, where it gives pictures; a denoiser's PSNR before and after."""
-    if "reconstruction" not in served.bundle.manifest.outputs:
+    """Draws what the model makes of a few pictures, where it gives pictures; a denoiser's PSNR before and after.
+
+    A signal's examples show that already.
+    """
+    if "reconstruction" not in served.bundle.manifest.outputs or isinstance(read.spec, SignalInput):
         return None
     good, bad = intact.part("calibration"), intact.part("bad")
     spread = np.linspace(0, len(good) - 1, min(_RECONSTRUCTED, len(good))).round().astype(int)

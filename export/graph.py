@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from edged.imaging import ImageInput
+from edged.inputs import Input
 from train.detector import Detector
 from train.errors import TrainError
 from train.vae_model import Decoder, VaeDetector
@@ -25,14 +25,15 @@ Traceable = Detector | VaeDetector
 _LEAST_BYTES: Final = 1024  # smaller constants stay as they are: nothing would be gained
 
 
-def trace(detector: Traceable, spec: ImageInput) -> onnx.ModelProto:
+def trace(detector: Traceable, spec: Input) -> onnx.ModelProto:
     """The graph of a detector, its batch axis dynamic, all weights inside.
 
     Args:
         detector: fitted, in evaluation mode.
         spec: what it takes.
     """
-    return _trace(detector, torch.zeros((2, *spec.shape), dtype=torch.uint8), "image", detector.output_names)
+    example = torch.from_numpy(np.zeros((2, *spec.shape), dtype=spec.dtype))
+    return _trace(detector, example, spec.kind, detector.output_names)
 
 
 def trace_decoder(decoder: Decoder, latent: int) -> onnx.ModelProto:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from export import parity
 from train.config_base import EFFICIENTNET
+from train.config_vae import VaeConfig
 from train.errors import TrainError
+from train.features import map_size
 from train.head import REFERENCE_QUANTILE
 from train.pictures import Part, Picture
 from train.run import Run, provenance
@@ -29,23 +31,23 @@ _QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
     """The manifest's keys for `edged.bundle.seal`; the drift reference and the metrics are still empty."""
-    config, stride = run.config, run.detector.extractor.stride
-    height, width = config.size
+    config, spec = run.config, run.config.spec
     outputs: dict[str, Any] = {
         "score": {"dtype": "float32", "shape": ["N"]},
-        "anomaly_map": {"dtype": "float32", "shape": ["N", height // stride, width // stride]},
+        "anomaly_map": {"dtype": "float32", "shape": ["N", *map_size(run.detector.extractor, spec.shape)]},
     }
     for latent in (name for name in run.detector.output_names if name.startswith("latent_")):
+        assert isinstance(config, VaeConfig)
         outputs[latent] = {"dtype": "float32", "shape": ["N", config.latent]}
     if "reconstruction" in run.detector.output_names:
-        outputs["reconstruction"] = {"dtype": "uint8", "shape": ["N", height, width, config.channels]}
+        outputs["reconstruction"] = {"dtype": spec.dtype, "shape": ["N", *spec.shape]}
     return {
         "name": name,
         "kind": run.facts["kind"],
         "backbone": config.backbone,
         "precision": precision,
         "created": datetime.now(UTC),
-        "input": asdict(config.image_input),
+        "input": asdict(spec),
         "outputs": outputs,
         "map_reference": {
             "quantile": REFERENCE_QUANTILE,

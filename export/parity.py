@@ -1,7 +1,7 @@
 """Does ONNX Runtime compute what torch does? On real pictures, alone and in a batch."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,19 +27,19 @@ class Reference:
     """What torch gives.
 
     Attributes:
-        image: uint8 (N, H, W, C).
+        image: uint8 (N, H, W, C), or float32 (N, C, T) of signals.
         score: float32 (N,).
         anomaly_map: float32 (N, h, w).
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     score: NDArray[np.float32]
     anomaly_map: NDArray[np.float32]
 
 
 @torch.no_grad()
-def reference(detector: Traceable, image: NDArray[np.uint8]) -> Reference:
-    """Torch's outputs for image: uint8 (N, H, W, C)."""
+def reference(detector: Traceable, image: NDArray[Any]) -> Reference:
+    """Torch's outputs for image: uint8 (N, H, W, C), or float32 (N, C, T) of signals."""
     score, anomaly_map, *_ = detector(torch.from_numpy(image))
     return Reference(image, score.numpy(), anomaly_map.numpy())
 
@@ -73,6 +73,6 @@ def check(model: bytes, expected: Reference, tolerance: Tolerance) -> float:
     if worst > 1:
         raise TrainError(
             f"ONNX Runtime and torch differ by {worst:.3g} times the tolerance (rtol {tolerance.rtol:g}, atol "
-            f"{tolerance.atol:g}) on {n} pictures; nothing was written. Try --precision fp32, or report it"
+            f"{tolerance.atol:g}) on {n} inputs; nothing was written. Try --precision fp32, or report it"
         )
     return worst

@@ -21,17 +21,17 @@ _STEPS: Final = (1, 2, 5)
 _BARS: Final = 40
 
 
-def histogram(path: Path, *, good: Scores, bad: Scores | None, threshold: float) -> None:
-    """Calibration scores, and those of bad pictures where there are some, with the threshold."""
+def histogram(path: Path, *, good: Scores, bad: Scores | None, threshold: float, plural: str) -> None:
+    """Calibration scores, and those of bad items where there are some, with the threshold; `plural` names them."""
     figure, (axes,) = _figure(1)
     shown = good if bad is None else np.concatenate([good, bad])
     edges = bins(shown, threshold=threshold).tolist()
-    axes.hist(good, edges, alpha=0.75, color=_GOOD, label=f"good, calibration ({len(good)} pictures)")
+    axes.hist(good, edges, alpha=0.75, color=_GOOD, label=f"good, calibration ({len(good)} {plural})")
     if bad is not None:
-        axes.hist(bad, edges, alpha=0.6, color=_BAD, label=f"bad ({len(bad)} pictures)")
+        axes.hist(bad, edges, alpha=0.6, color=_BAD, label=f"bad ({len(bad)} {plural})")
     axes.axvline(threshold, color=_LINE, linestyle="--", label=f"threshold {threshold:.3g}")
     low, high = edges[0], edges[-1]
-    axes.set(xscale="log", xlim=(low, high), xlabel="score (logarithmic scale)", ylabel="pictures")
+    axes.set(xscale="log", xlim=(low, high), xlabel="score (logarithmic scale)", ylabel=plural)
     axes.set_xticks(log_ticks(low, high))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -66,8 +66,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     return kept if len(kept) > 1 else np.linspace(low, high, 4).round(4).tolist()
 
 
-def curves(path: Path, *, good: Scores, bad: Scores, threshold: float, report: Report) -> None:
-    """ROC, and precision against recall, each with the point where the threshold stands."""
+def curves(path: Path, *, good: Scores, bad: Scores, threshold: float, report: Report, plural: str) -> None:
+    """ROC, and precision against recall, each with the point where the threshold stands; `plural` names items."""
     figure, (left, right) = _figure(2)
     false_positives, true_positives = roc(good, bad)
     low, high = report.auroc_interval.low, report.auroc_interval.high
@@ -83,7 +83,7 @@ def curves(path: Path, *, good: Scores, bad: Scores, threshold: float, report: R
     precision, recall = precision_recall(good, bad)
     right.step(recall, precision, where="pre", color=_GOOD, label=f"average precision {report.average_precision:.3f}")
     share = len(bad) / (len(good) + len(bad))
-    right.axhline(share, color=_LINE, linestyle=":", linewidth=1, label=f"a coin (share of bad pictures, {share:.2f})")
+    right.axhline(share, color=_LINE, linestyle=":", linewidth=1, label=f"a coin (share of bad {plural}, {share:.2f})")
     if report.n_found:
         at = report.n_found / (report.n_found + flagged * len(good))
         right.plot([report.recall], [at], "o", color=_BAD, label="at the threshold", clip_on=False)
@@ -94,7 +94,7 @@ def curves(path: Path, *, good: Scores, bad: Scores, threshold: float, report: R
     _save(figure, path)
 
 
-def learning(path: Path, *, epochs: Sequence[Mapping[str, Any]], best: int, loss: str) -> None:
+def learning(path: Path, *, epochs: Sequence[Mapping[str, Any]], best: int, loss: str, plural: str) -> None:
     """Losses by epoch with the best epoch marked; a VAE's terms or a denoiser's PSNR beside them where logged.
 
     Args:
@@ -102,17 +102,19 @@ def learning(path: Path, *, epochs: Sequence[Mapping[str, Any]], best: int, loss
         epochs: lines of the run's metrics, one an epoch.
         best: the epoch whose weights were kept.
         loss: what the loss is, for the axis.
+        plural: what items are called.
     """
+    fit, held_out = f"fit {plural}", f"held-out {plural}"
     panels: list[tuple[str, dict[str, list[float]]]] = [
-        (loss, {"fit pictures": _of(epochs, "loss_fit"), "held-out pictures": _of(epochs, "loss_statistics")})
+        (loss, {fit: _of(epochs, "loss_fit"), held_out: _of(epochs, "loss_statistics")})
     ]
     if "kl_statistics" in epochs[0]:
         divergence = _of(epochs, "kl_statistics")
         likelihood = [whole - part for whole, part in zip(_of(epochs, "loss_statistics"), divergence, strict=True)]
-        panels.append(("reconstruction term, nats a picture", {"held-out pictures": likelihood}))
-        panels.append(("KL term, nats a picture", {"held-out pictures": divergence}))
+        panels.append(("reconstruction term, nats a picture", {held_out: likelihood}))
+        panels.append(("KL term, nats a picture", {held_out: divergence}))
     if "psnr_statistics" in epochs[0]:
-        panels.append(("PSNR, dB (higher is better)", {"held-out pictures": _of(epochs, "psnr_statistics")}))
+        panels.append(("PSNR, dB (higher is better)", {held_out: _of(epochs, "psnr_statistics")}))
     figure, all_axes = _figure(len(panels))
     numbers = _of(epochs, "epoch")
     for axes, (label, series) in zip(all_axes, panels, strict=True):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib
 import numpy as np
@@ -31,21 +31,27 @@ _MAP_LEVELS: Final = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture to show.
+    """A picture, or a signal, to show.
 
     Attributes:
         name: of the file.
         is_bad: whether it was given as bad.
-        image: uint8 (H, W, C), as the model sees it.
-        anomaly_map: float32 (h, w).
+        image: uint8 (H, W, C), as the model sees it; float32 (C, T) of a signal.
+        anomaly_map: float32 (h, w); h is 1 for a signal.
         score: larger is worse.
+        made: of a signal what the model makes of it, float32 (C, T).
     """
 
     name: str
     is_bad: bool
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     anomaly_map: NDArray[np.float32]
     score: float
+    made: NDArray[np.float32] | None = None
+
+    def caption(self, threshold: float) -> str:
+        """What it was given as, its score, and how many times the threshold that is."""
+        return f"{'bad' if self.is_bad else 'good'}, {self.score:.3g} = {self.score / threshold:.2f} x threshold"
 
 
 def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, threshold: float) -> None:
@@ -61,11 +67,7 @@ def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, t
         cells = [
             _cell(
                 np.asarray(overlays.render(example.image, example.anomaly_map)),
-                [
-                    example.name,
-                    f"{'bad' if example.is_bad else 'good'}, {example.score:.3g} = "
-                    f"{example.score / threshold:.2f} x threshold",
-                ],
+                [example.name, example.caption(threshold)],
                 colour=_BAD if example.is_bad else _GOOD,
                 across=2,
             )

@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edged.calibration import pictures_needed
 from edged.errors import PictureError
-from edged.imaging import ImageInput, Limits, decode
+from edged.imaging import Limits
+from edged.inputs import Input, decode
 from train.cleaning import Denoiser
 from train.errors import TrainError
 from train.pictures import Part, Picture
@@ -64,11 +66,11 @@ def find_intact(run: Run, advance: Callable[[int, int], None]) -> Intact:
 class Reader:
     """Reads pictures as the model will see them: decoded by serving's rule, and behind the denoiser if there is one."""
 
-    spec: ImageInput
+    spec: Input
     denoiser: Denoiser | None
 
-    def __call__(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
-        """uint8 (n, H, W, C), in their order.
+    def __call__(self, pictures: Sequence[Picture]) -> NDArray[Any]:
+        """uint8 (n, H, W, C), or float32 (n, C, T) of signals, in their order.
 
         Raises:
             TrainError: one cannot be decoded any more.
@@ -79,13 +81,13 @@ class Reader:
         return pixels
 
 
-def read_pixels(pictures: Sequence[Picture], spec: ImageInput) -> NDArray[np.uint8]:
-    """Decodes pictures by the rule that serving uses: uint8 (n, H, W, C), in their order.
+def read_pixels(pictures: Sequence[Picture], spec: Input) -> NDArray[Any]:
+    """Decodes pictures or signals by the rule that serving uses, in their order: (n, *spec.shape).
 
     Raises:
         TrainError: one cannot be decoded any more.
     """
-    pixels = np.empty((len(pictures), *spec.shape), dtype=np.uint8)
+    pixels = np.empty((len(pictures), *spec.shape), dtype=spec.dtype)
     for index, picture in enumerate(pictures):
         try:
             pixels[index] = decode(Path(picture.path).read_bytes(), spec, Limits()).pixels

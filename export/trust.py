@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from edged.calibration import Threshold
+from edged.inputs import Input
 from export import intervals
 from export.metrics import Report
 from export.strangers import Stranger
@@ -16,7 +17,7 @@ _EXAMPLE_RATE: Final = 0.01
 
 
 def sentences(
-    threshold: Threshold, report: Report | None, strangers: Sequence[Stranger], parts: Mapping[str, int]
+    threshold: Threshold, report: Report | None, strangers: Sequence[Stranger], parts: Mapping[str, int], taken: Input
 ) -> list[str]:
     """One sentence or two a line, plain text but for bold, names not escaped.
 
@@ -25,11 +26,12 @@ def sentences(
         report: on bad pictures, where there were some.
         strangers: among the good pictures.
         parts: pictures by part.
+        taken: what the model takes, which names its items.
     """
-    return [calibration(threshold), defects(report), outsiders(strangers, parts)]
+    return [calibration(threshold, taken), defects(report, taken), outsiders(strangers, parts, taken)]
 
 
-def calibration(threshold: Threshold) -> str:
+def calibration(threshold: Threshold, taken: Input) -> str:
     """What false-positive rate can be promised, on average and with confidence."""
     rate = intervals.true_rate(threshold)
     confidence = (
@@ -38,55 +40,59 @@ def calibration(threshold: Threshold) -> str:
     )
     if threshold.promised:
         return (
-            f"**Good parts:** calibrated on {threshold.n} good pictures: a false-positive rate of "
+            f"**Good parts:** calibrated on {threshold.n} good {taken.plural}: a false-positive rate of "
             f"{percent(threshold.target_fpr or 0)} can be promised on average over calibrations; {confidence}. This "
-            "holds for good parts that look like those pictures."
+            f"holds for good parts that look like those {taken.plural}."
         )
     return (
-        f"**Good parts: too few pictures.** Calibrated on {threshold.n} good pictures, which cannot promise the "
-        f"{percent(threshold.target_fpr or 0)} asked for: that takes {threshold.needed}. What can be promised on "
-        f"average is {percent(rate.mean)}; {confidence}. Collect more good pictures, then train again or run "
-        "`edged calibrate`."
+        f"**Good parts: too few {taken.plural}.** Calibrated on {threshold.n} good {taken.plural}, which cannot "
+        f"promise the {percent(threshold.target_fpr or 0)} asked for: that takes {threshold.needed}. What can be "
+        f"promised on average is {percent(rate.mean)}; {confidence}. Collect more good {taken.plural}, then train "
+        "again or run `edged calibrate`."
     )
 
 
-def defects(report: Report | None) -> str:
+def defects(report: Report | None, taken: Input) -> str:
     """What share of defects is found, and what a flag means on a line with few of them."""
     if report is None:
         return (
-            "**Defects:** no bad pictures were given, so **how many defects it finds is not known**. Score some "
+            f"**Defects:** no bad {taken.plural} were given, so **how many defects it finds is not known**. Score some "
             "(`edged score`) before you rely on it."
         )
     low, high = report.recall_interval.low, report.recall_interval.high
-    few = f" {report.n_bad} bad pictures are few: that is why the interval is wide." if report.n_bad < _FEW_BAD else ""
+    few = (
+        f" {report.n_bad} bad {taken.plural} are few: that is why the interval is wide."
+        if report.n_bad < _FEW_BAD
+        else ""
+    )
     return (
-        f"**Defects:** {report.n_found} of the {report.n_bad} bad pictures are flagged ({percent(report.recall)}; with "
-        f"95 % confidence between {percent(low)} and {percent(high)} of defects like these).{few} "
-        "Of other kinds of defects this says nothing."
+        f"**Defects:** {report.n_found} of the {report.n_bad} bad {taken.plural} are flagged "
+        f"({percent(report.recall)}; with 95 % confidence between {percent(low)} and {percent(high)} of defects like "
+        f"these).{few} Of other kinds of defects this says nothing."
     )
 
 
-def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int]) -> str:
-    """Which good pictures somebody should look at."""
+def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: Input) -> str:
+    """Which good items somebody should look at."""
     caution = (
-        " Pictures of the fit and statistics parts were learnt from and score lower, so a strange one among them is "
-        "harder to see."
+        f" {taken.plural.capitalize()} of the fit and statistics parts were learnt from and score lower, so a strange "
+        "one among them is harder to see."
         if parts["fit"]
         else ""
     )
     if parts["statistics"] + parts["calibration"] < _FEW_HELD_OUT:
-        caution += " From so few pictures this is a rough guess."
+        caution += f" From so few {taken.plural} this is a rough guess."
     if not strangers:
-        return f"**The good folder:** no picture in it looks like a stranger among the others.{caution}"
+        return f"**The good folder:** no {taken.singular} in it looks like a stranger among the others.{caution}"
     named = ", ".join(
         f"`{_name(stranger.path)}` ({stranger.part}, score {stranger.score:.3g})"
         for stranger in strangers[:_MOST_NAMED]
     )
     more = f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else ""
     return (
-        f"**The good folder: look at these:** {named}{more}. Such pictures score far above the other good ones. If one "
-        "shows a defect, take it out and train again: it may have raised the threshold, or taught the model the "
-        f"defect.{caution}"
+        f"**The good folder: look at these:** {named}{more}. Such {taken.plural} score far above the other good "
+        "ones. If one shows a defect, take it out and train again: it may have raised the threshold, or taught the "
+        f"model the defect.{caution}"
     )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from edged.results import printable
 from train import config as configs
+from train.config_signal import SignalConfig
 from train.errors import ConfigError, TrainError
 from train.explained import help_lines
 from train.threads import wait_asleep
@@ -20,7 +21,8 @@ from train.threads import wait_asleep
 EXAMPLES: Final = {
     "ae": """\
   python -m train ae --good pictures/good --out runs/solar
-  python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px""",
+  python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
+  python -m train ae --good beats/normal --set input=signal --out runs/ecg""",
     "denoiser": """\
   python -m train denoiser --good pictures/good --set channels=1 --set noise=[0.02,0.1] --out runs/clean""",
     "vae": """\
@@ -32,7 +34,7 @@ Begin with:
 
   python -m train ae --good pictures/good --out runs/solar"""
 SUMMARIES: Final = {
-    "ae": "an autoencoder that scores a picture by how badly it is reconstructed",
+    "ae": "an autoencoder that scores a picture, or a signal, by how badly it is reconstructed",
     "denoiser": "a denoiser that cleans pictures, and scores them by what it takes away",
     "vae": "a variational autoencoder that scores pictures and draws new ones",
 }
@@ -61,36 +63,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace, console: Console) -> None:
     config = configs.load(configs.KINDS[options.kind], options.config, options.set)
     # torch takes seconds to import: what is wrong with the command line shows before that.
-    from train import cleaning, pictures, progress, run
+    from train import cleaning, loop, pictures, progress, run, signals
 
+    device = loop.choose_device(options.device)
     run.check_absent(options.out)
     _check_apart(options.good, options.bad)
-    denoiser = cleaning.load(options.denoiser, config.image_input) if options.denoiser else None
+    denoiser = None
+    if isinstance(config, SignalConfig):
+        if options.denoiser:
+            raise ConfigError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
+        config = signals.shaped(config, options.good)
+    elif options.denoiser:
+        denoiser = cleaning.load(options.denoiser, config.spec)
+    plural = config.spec.plural
     track = progress.on(console)
     began = time.monotonic()
     with run.writing(options.out) as folder, _cache(folder.parent) as name:
         cache = Path(name)
-        with track("pictures") as advance:
-            found = pictures.read(options.good, config.image_input, store=cache / "good.npy", advance=advance)
+        with track(plural) as advance:
+            found = pictures.read(options.good, config.spec, store=cache / "good.npy", advance=advance)
         if denoiser is not None:
             with track("denoising") as advance:
                 denoiser.clean(found.pixels[: len(found.pictures)], advance)
         good = pictures.split(
-            found, target_fpr=config.target_fpr, statistics_share=config.statistics_share, seed=config.seed
+            found,
+            target_fpr=config.target_fpr,
+            statistics_share=config.statistics_share,
+            seed=config.seed,
+            calibration_share=config.calibration_share,
         )
         bad = None
         if options.bad is not None:
-            with track("bad pictures") as advance:
-                found = pictures.read(
-                    options.bad, config.image_input, store=cache / "bad.npy", part="bad", advance=advance
-                )
+            with track(f"bad {plural}") as advance:
+                found = pictures.read(options.bad, config.spec, store=cache / "bad.npy", part="bad", advance=advance)
             bad = pictures.without(found, good)
         warnings = (*good.warnings, *(bad.warnings if bad else ()))
         for warning in warnings:
             _say(console, f"warning: {warning}")
         config = config.for_pictures(len(good.part("fit")) + len(good.part("statistics")))
         parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
-        console.print(f"{len(good.pictures)} good pictures: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
+        console.print(f"{len(good.pictures)} good {plural}: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
 
         with (folder / run.METRICS).open("w", encoding="ascii") as file:
 
@@ -98,7 +110,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
 
-            trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track)
+            trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track, device=device)
         run.save(
             folder,
             options.kind,
@@ -119,7 +131,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         )
     console.print(
         f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
-        f"{trained.loss:.4f} on held-out good pictures"
+        f"{trained.loss:.4f} on held-out good {plural}"
     )
     through = f" --denoiser {options.denoiser}" if denoiser else ""
     console.print(f"next: python -m export {options.out}{through} --out bundles/{options.out.name}")
@@ -160,7 +172,7 @@ def _say(console: Console, message: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Trains a model on pictures of good parts.",
+        description="Trains a model on pictures, or signals, of good parts.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -171,18 +183,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(kinds: Any, kind: str, summary: str) -> None:
-    keys = "hyper-parameters, for --set and for the file of --config (TOML, the same keys at top level):"
+    keys = ["hyper-parameters, for --set and for the file of --config (TOML, the same keys at top level):"]
+    keys += help_lines(configs.KINDS[kind])
+    if kind == "ae":
+        keys += [
+            "",
+            'hyper-parameters of signals (.npy, .csv), with --set input=signal or input = "signal" in the file:',
+        ]
+        keys += help_lines(SignalConfig)
     parser = kinds.add_parser(
         kind,
         help=summary,
-        description=f"Trains {summary}; learns from pictures of good parts alone, and writes a run directory.",
-        epilog="\n".join(["example:", EXAMPLES[kind], "", keys, *help_lines(configs.KINDS[kind])]),
+        description=f"Trains {summary}; learns from good parts alone, and writes a run directory.",
+        epilog="\n".join(["example:", EXAMPLES[kind], "", *keys]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--good", type=Path, required=True, metavar="DIR", help="pictures of good parts, subfolders too"
+        "--good", type=Path, required=True, metavar="DIR", help="pictures (or signals) of good parts, subfolders too"
     )
-    parser.add_argument("--bad", type=Path, metavar="DIR", help="pictures of defects: reported on, never learnt from")
+    parser.add_argument(
+        "--bad", type=Path, metavar="DIR", help="pictures (or signals) of defects: reported on, never learnt from"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="hyper-parameters in TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable"
@@ -193,6 +214,9 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         )
     else:
         parser.set_defaults(denoiser=None)
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train; auto: CUDA if there is one"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
 
 

@@ -1,39 +1,48 @@
 """Training an autoencoder detector, the loop in sight: pictures -> features -> autoencoder -> head."""
 
-import copy
-import math
-import time
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from train.config import AutoencoderConfig
+from train.config_signal import SignalConfig
 from train.detector import Detector, make_detector
-from train.features import Features, compute
+from train.features import compute
 from train.head_fit import fit_head
+from train.loop import CPU, optimise
 from train.pictures import PictureSet
 from train.progress import Track
-from train.trained import Log, Trained, share_of_peak
+from train.signals import WholeHead, fit_whole
+from train.trained import Log, Trained
 
 
 def train_detector(
-    config: AutoencoderConfig, good: PictureSet, *, cache: Path, log: Log, track: Track
+    config: AutoencoderConfig | SignalConfig,
+    good: PictureSet,
+    *,
+    cache: Path,
+    log: Log,
+    track: Track,
+    device: torch.device = CPU,
 ) -> Trained[Detector]:
     """Trains the autoencoder on the fit pictures and fits the head; calibration pictures are not looked at.
 
-    The loss is the mean squared error over N, C, h and w, of standardised features: 1 is predicting their mean.
+    The loss is the mean error, squared or absolute, over N, C, h and w, of standardised features: squared, 1 is
+    predicting their mean.
 
     Args:
         config: hyper-parameters.
-        good: pictures in their parts.
+        good: pictures or signals in their parts.
         cache: a folder for what is computed once.
         log: metrics, one line an epoch and one for the head.
         track: shows progress.
+        device: where features are computed and the autoencoder is trained.
     """
     torch.manual_seed(config.seed)
     detector = make_detector(config).eval()
@@ -46,69 +55,50 @@ def train_detector(
             fit=fit,
             store=cache / "features.npy",
             advance=advance,
+            device=device,
         )
-    if config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
+    if isinstance(config, AutoencoderConfig) and config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
         features = replace(features, center=detector.center, scale=detector.scale)
     detector.center.copy_(features.center)
     detector.scale.copy_(features.scale)
 
-    model = detector.autoencoder
-    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    steps = config.epochs * max(1, len(fit) // config.batch_size)
-    share = partial(share_of_peak, total=steps, schedule=config.schedule)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
-    best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), math.inf, 0
-    began = time.monotonic()
+    model, size = detector.autoencoder, config.batch_size
+    steps = max(1, len(fit) // size)
 
-    with track("training") as advance:
-        for epoch in range(1, config.epochs + 1):
-            model.train()
-            order = fit[torch.randperm(len(fit)).numpy()]
-            total = 0.0
-            # The last, smaller batch is left to another epoch's shuffle: its batch statistics would be noise.
-            for start in range(0, max(1, len(fit) - config.batch_size + 1), config.batch_size):
-                x = features.batch(order[start : start + config.batch_size])  # (N, C, h, w)
-                noisy = x + config.noise * torch.randn_like(x) if config.noise else x
-                loss = (model(noisy) - x).square().mean()
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                total += loss.item()
+    def batches() -> Iterator[NDArray[np.int64]]:
+        # The last, smaller batch is left to another epoch's shuffle: its batch statistics would be noise.
+        order = fit[torch.randperm(len(fit)).numpy()]
+        return (order[step * size : (step + 1) * size] for step in range(steps))
 
-            model.eval()
-            held_out = _loss(model, features, statistics)
-            log(
-                {
-                    "event": "epoch",
-                    "epoch": epoch,
-                    "loss_fit": total / max(1, len(fit) // config.batch_size),
-                    "loss_statistics": held_out,
-                    "learning_rate": schedule.get_last_lr()[0],
-                    "seconds": round(time.monotonic() - began, 3),
-                }
-            )
-            if held_out < best_loss:
-                best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), held_out, epoch
-            advance(epoch, config.epochs)
-            if epoch - best_epoch >= config.patience:
-                break
+    def loss(rows: NDArray[np.int64]) -> Tensor:
+        x = features.batch(rows).to(device)  # (N, C, h, w)
+        noisy = x + config.noise * torch.randn_like(x) if config.noise else x
+        return _error(model(noisy) - x, config.loss).mean()
 
-    model.load_state_dict(best)
-    model.requires_grad_(False).eval()
+    @torch.no_grad()
+    def held_out() -> dict[str, float]:
+        """Mean error over whole pictures, of standardised features."""
+        maps = (x.to(device) for x in features.batches(statistics))
+        losses = [_error(model(x) - x, config.loss).mean(dim=(1, 2, 3)) for x in maps]
+        return {"loss_statistics": float(torch.cat(losses).mean())}
+
+    kept = optimise(
+        model, config, batches=batches, loss=loss, held_out=held_out, steps=steps, device=device, log=log, track=track
+    )
 
     def residuals(rows: Any) -> Any:
         return lambda: (x - model(x) for x in features.batches(rows))
 
     with track("statistics") as advance:
-        report = fit_head(detector.head, residuals(fit), residuals(statistics), shrinkage=config.shrinkage)
+        parts = residuals(fit), residuals(statistics)
+        if isinstance(detector.head, WholeHead):
+            report = fit_whole(detector.head, *parts, shrinkage=config.shrinkage)
+        else:
+            report = fit_head(detector.head, *parts, shrinkage=config.shrinkage)
         advance(1, 1)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
-    return Trained(detector, best_epoch, best_loss, report)
+    return Trained(detector, kept.epoch, kept.loss, report)
 
 
-@torch.no_grad()
-def _loss(model: nn.Module, features: Features, rows: Any) -> float:
-    """Mean squared error over whole pictures, of standardised features."""
-    losses: list[Tensor] = [(model(x) - x).square().mean(dim=(1, 2, 3)) for x in features.batches(rows)]
-    return float(torch.cat(losses).mean())
+def _error(residual: Tensor, loss: str) -> Tensor:
+    return residual.square() if loss == "mse" else residual.abs()

@@ -102,8 +102,8 @@ class Trunk(nn.Module):
             image: float32 (N, 3, H, W), RGB, 0 to 255; H and W multiples of `STRIDE`.
 
         Returns:
-            A float32 (N, `STAGE_CHANNELS[stage]`, H / stride, W / stride) a stage, unbounded; the stride of stage 3 is 4, of
-            stage 4 it is 8, of stages 5 and 6 it is 16.
+            A float32 (N, `STAGE_CHANNELS[stage]`, H / stride, W / stride) a stage, unbounded; the stride of stage 3 is
+            4, of stage 4 it is 8, of stages 5 and 6 it is 16.
         """
         x = F.relu6(self.stem((image - _MEAN) / _SCALE))
         maps = []

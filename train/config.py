@@ -1,21 +1,22 @@
 """Hyper-parameters: defaults, a TOML file and `--set KEY=VALUE` -> one validated, frozen model of a kind."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from train.config_base import EFFICIENTNET, FOLD, PIXELS, ModelConfig, by_backbone, fitting_depth
 from train.config_denoiser import DenoiserConfig
+from train.config_signal import SignalConfig
 from train.config_vae import VaeConfig
 from train.errors import ConfigError
 from train.explained import explain
 
-__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "load"]
+__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "Config", "load", "of_input"]
 
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+Config = ModelConfig | SignalConfig
 
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -27,8 +28,9 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 
 
 class AutoencoderConfig(ModelConfig):
-    """Everything that decides what `python -m train ae` makes of a folder of pictures."""
+    """Everything that decides what `python -m train ae` makes of a folder of pictures; `SignalConfig` is of signals."""
 
+    input: Literal["image"] = Field("image", description='what one item is; input = "signal" has keys of its own')
     preset: Literal["fast", "balanced", "accurate"] = Field(
         "balanced", description="trade of speed for accuracy, for features; other keys, where set, come before it"
     )
@@ -45,6 +47,7 @@ class AutoencoderConfig(ModelConfig):
         default_factory=fitting_depth, ge=0, le=6, description="halvings on the way to the latent; by size"
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
+    loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
 
     @model_validator(mode="before")
@@ -68,13 +71,59 @@ class AutoencoderConfig(ModelConfig):
 KINDS: Final[dict[str, type[ModelConfig]]] = {"ae": AutoencoderConfig, "denoiser": DenoiserConfig, "vae": VaeConfig}
 """What `python -m train KIND` takes."""
 
+_OTHER_INPUT: Final[dict[type[Config], type[Config]]] = {
+    AutoencoderConfig: SignalConfig,
+    SignalConfig: AutoencoderConfig,
+}
 
-def load(kind: type[ConfigT], file: Path | None, assignments: Sequence[str]) -> ConfigT:
-    """A kind's defaults, overridden by a TOML file, overridden by `KEY=VALUE` assignments.
+
+def of_input(kind: type[ModelConfig], values: Mapping[str, Any]) -> type[Config]:
+    """The model of a kind that fits its `input`: autoencoders take signals too.
+
+    Raises:
+        ConfigError: there is no such input, or this kind takes pictures alone.
+    """
+    given = values.get("input", "image")
+    if given == "image":
+        return kind
+    if given != "signal":
+        raise ConfigError([f"input: {given!r} is neither image nor signal"])
+    if kind is AutoencoderConfig:
+        return SignalConfig
+    raise ConfigError(["input: signals are for `python -m train ae`; denoisers and VAEs take pictures"])
+
+
+def load(kind: type[ModelConfig], file: Path | None, assignments: Sequence[str]) -> Config:
+    """A kind's defaults, overridden by a TOML file, overridden by `KEY=VALUE` assignments; for either input.
 
     Raises:
         ConfigError: every problem at once.
     """
+    values, problems, from_file = _gather(file, assignments)
+    chosen = of_input(kind, values)
+    if values.get("input") == "image":
+        values.pop("input")
+    try:
+        config = chosen.model_validate(values)
+    except ValidationError as error:
+        told = [
+            line
+            for item in error.errors()
+            for line in explain(
+                item,
+                chosen,
+                file=str(file) if {*item["loc"][:1]} & from_file else None,
+                other=_OTHER_INPUT.get(chosen),
+            )
+        ]
+        raise ConfigError(problems + told) from error
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _gather(file: Path | None, assignments: Sequence[str]) -> tuple[dict[str, Any], list[str], set[str]]:
+    """Values by key, what is wrong already, and the keys whose value stands in the file."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     if file is not None:
@@ -92,18 +141,7 @@ def load(kind: type[ConfigT], file: Path | None, assignments: Sequence[str]) -> 
             from_file.discard(key.strip())
         else:
             problems.append(f"--set {assignment}: write KEY=VALUE, for example --set epochs=40")
-    try:
-        config = kind.model_validate(values)
-    except ValidationError as error:
-        told = [
-            line
-            for item in error.errors()
-            for line in explain(item, kind, file=str(file) if {*item["loc"][:1]} & from_file else None)
-        ]
-        raise ConfigError(problems + told) from error
-    if problems:
-        raise ConfigError(problems)
-    return config
+    return values, problems, from_file
 
 
 def _value(text: str) -> Any:

@@ -99,6 +99,12 @@ class ModelConfig(BaseModel):
         lt=1,
         description="false-positive rate that calibration shall promise; 0.01 flags 1 good part in 100",
     )
+    calibration_share: float = Field(
+        0.0,
+        ge=0,
+        le=1 / 3,
+        description="share of the good pictures, at least, that calibrate; 0: no more than the rate takes",
+    )
     statistics_share: float = Field(
         0.15,
         gt=0,
@@ -144,7 +150,7 @@ class ModelConfig(BaseModel):
         return self.model_copy(update={"regions": max(enough, default=1)})
 
     @property
-    def image_input(self) -> ImageInput:
+    def spec(self) -> ImageInput:
         """What the model takes, as the bundle's manifest has it."""
         height, width = self.size
         return ImageInput(height, width, self.channels, self.resize, self.filter)

@@ -1,9 +1,7 @@
 """Training a denoiser, the loop in sight: clean pictures -> crops -> corrupted crops -> U-Net -> clean again."""
 
-import copy
 import math
-import time
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,12 @@ from train.config_base import FOLD
 from train.config_denoiser import DenoiserConfig
 from train.corruption import Corruption
 from train.detector import Detector, make_denoiser
+from train.head import Head
 from train.head_fit import fit_head
+from train.loop import CPU, optimise
 from train.pictures import PictureSet
 from train.progress import Track
-from train.trained import Log, Trained, share_of_peak
+from train.trained import Log, Trained
 
 _BATCH = 16
 _MOST_GRADIENT = 10.0  # a norm twice as large is usual; without batch norm, one much larger could end training
@@ -27,7 +27,7 @@ _LEAST_ERROR = 1e-3  # of a picture, in variances of the pixels, under the logar
 
 
 def train_denoiser(
-    config: DenoiserConfig, good: PictureSet, *, cache: Path, log: Log, track: Track
+    config: DenoiserConfig, good: PictureSet, *, cache: Path, log: Log, track: Track, device: torch.device = CPU
 ) -> Trained[Detector]:
     """Trains the network on pairs made of the fit pictures and fits the head on what it takes away from clean ones.
 
@@ -42,6 +42,7 @@ def train_denoiser(
         cache: a folder for what is computed once.
         log: metrics, one line an epoch and one for the head.
         track: shows progress.
+        device: where the network is trained.
     """
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
@@ -52,62 +53,41 @@ def train_denoiser(
 
     model, corrupt = detector.autoencoder, _corruption(config)
     model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
-    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     height, width = (min(config.crop, side) for side in config.size)
     crops = round(math.prod(config.size) / (height * width))  # of each picture, so that an epoch sees all of it
-    steps_an_epoch = max(1, len(fit) * crops // config.batch_size)
-    share = partial(share_of_peak, total=config.epochs * steps_an_epoch, schedule=config.schedule)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
-    best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), math.inf, 0
-    began = time.monotonic()
+    size, steps = config.batch_size, max(1, len(fit) * crops // config.batch_size)
 
-    with track("training") as advance:
-        for epoch in range(1, config.epochs + 1):
-            model.train()
-            order = np.concatenate([fit[torch.randperm(len(fit), generator=generator).numpy()] for _ in range(crops)])
-            total = 0.0
-            for step in range(steps_an_epoch):
-                rows = order[step * config.batch_size : (step + 1) * config.batch_size]
-                clean = _crops(good.pixels, rows, height, width, generator)  # (N, C, h, w), 0 to 1
-                x, noisy = _standardised(detector, clean), _standardised(detector, corrupt(clean, generator))
-                loss = _loss((model(noisy) - x).square().mean(dim=(1, 2, 3)), config)
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), _MOST_GRADIENT)
-                optimiser.step()
-                schedule.step()
-                total += loss.item()
+    def batches() -> Iterator[NDArray[np.int64]]:
+        order = np.concatenate([fit[torch.randperm(len(fit), generator=generator).numpy()] for _ in range(crops)])
+        return (order[step * size : (step + 1) * size] for step in range(steps))
 
-            model.eval()
-            held_out, psnr = _held_out(detector, config, good.pixels, statistics)
-            log(
-                {
-                    "event": "epoch",
-                    "epoch": epoch,
-                    "loss_fit": total / steps_an_epoch,
-                    "loss_statistics": held_out,
-                    "psnr_statistics": psnr,
-                    "learning_rate": schedule.get_last_lr()[0],
-                    "seconds": round(time.monotonic() - began, 3),
-                }
-            )
-            if held_out < best_loss:
-                best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), held_out, epoch
-            advance(epoch, config.epochs)
-            if epoch - best_epoch >= config.patience:
-                break
+    def loss(rows: NDArray[np.int64]) -> Tensor:
+        clean = _crops(good.pixels, rows, height, width, generator)  # (N, C, h, w), 0 to 1
+        x, noisy = _standardised(detector, clean), _standardised(detector, corrupt(clean, generator))
+        return _loss((model(noisy.to(device)) - x.to(device)).square().mean(dim=(1, 2, 3)), config)
 
-    model.load_state_dict(best)
-    model.requires_grad_(False).eval()
+    kept = optimise(
+        model,
+        config,
+        batches=batches,
+        loss=loss,
+        held_out=lambda: _held_out(detector, config, good.pixels, statistics, device),
+        steps=steps,
+        device=device,
+        log=log,
+        track=track,
+        most_gradient=_MOST_GRADIENT,
+    )
 
     found = {}
     for part, rows in (("fit", fit), ("statistics", statistics)):
         with track(f"residuals, {part}") as advance:
             store = cache / f"residuals-{part}.npy"
             found[part] = residuals.compute(detector.residual, good.pixels, rows=rows, store=store, advance=advance)
+    assert isinstance(detector.head, Head)
     report = fit_head(detector.head, found["fit"], found["statistics"], shrinkage=config.shrinkage)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
-    return Trained(detector, best_epoch, best_loss, report)
+    return Trained(detector, kept.epoch, kept.loss, report)
 
 
 def _corruption(config: DenoiserConfig) -> Corruption:
@@ -149,16 +129,17 @@ def _loss(error: Tensor, config: DenoiserConfig) -> Tensor:
 
 @torch.no_grad()
 def _held_out(
-    detector: Detector, config: DenoiserConfig, pixels: NDArray[np.uint8], rows: NDArray[np.int64]
-) -> tuple[float, float]:
+    detector: Detector, config: DenoiserConfig, pixels: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device
+) -> dict[str, float]:
     """Loss, and mean peak signal-to-noise ratio in dB, on whole pictures; the same corruption at every call."""
     generator = torch.Generator().manual_seed(config.seed + 1)
     errors = []
     for start in range(0, len(rows), _BATCH):
         picture = torch.from_numpy(pixels[rows[start : start + _BATCH]]).permute(0, 3, 1, 2).float() / 255
         x = _standardised(detector, picture)
-        cleaned = detector.autoencoder(_standardised(detector, _corruption(config)(picture, generator)))
+        noisy = _standardised(detector, _corruption(config)(picture, generator))
+        cleaned = detector.autoencoder(noisy.to(device)).cpu()
         errors.append((cleaned - x).square().mean(dim=(1, 2, 3)))
     error = torch.cat(errors)
     psnr = -10 * torch.log10(error * detector.scale.square().mean() + 1e-12)
-    return float(_loss(error, config)), float(psnr.mean())
+    return {"loss_statistics": float(_loss(error, config)), "psnr_statistics": float(psnr.mean())}

@@ -6,10 +6,12 @@ from torch import Tensor, nn
 from train.config import AutoencoderConfig
 from train.config_base import ModelConfig
 from train.config_denoiser import DenoiserConfig
+from train.config_signal import SignalConfig
 from train.config_vae import VaeConfig
-from train.features import Extractor, FoldedPixels, make_extractor
+from train.features import Extractor, FoldedPixels, PictureExtractor, make_extractor, to_planes
 from train.head import Head
 from train.models import Autoencoder, conv_networks, dense_networks, strided_networks
+from train.signals import FoldedSamples, OnSignal, WholeHead, make_network
 from train.unet import OnPicture, StridedDenoiser, UNet
 from train.vae_model import Vae, VaeDetector
 
@@ -18,12 +20,15 @@ _VAE_HIDDEN = 400  # units of the tutorials' dense VAE
 
 
 class Detector(nn.Module):
-    """Extractor, standardising, autoencoder or denoiser, and head: what is trained, exported and run, one graph."""
+    """Extractor, standardising, autoencoder or denoiser, and head: what is trained, exported and run, one graph.
+
+    It takes pictures uint8 (N, H, W, C), or, behind `FoldedSamples`, signals float32 (N, C, T).
+    """
 
     center: Tensor
     scale: Tensor
 
-    def __init__(self, extractor: Extractor, autoencoder: nn.Module, head: Head) -> None:
+    def __init__(self, extractor: Extractor, autoencoder: nn.Module, head: Head | WholeHead) -> None:
         super().__init__()
         self.extractor = extractor
         self.autoencoder = autoencoder
@@ -35,38 +40,40 @@ class Detector(nn.Module):
     def output_names(self) -> tuple[str, ...]:
         """Names of what `forward` returns, in its order."""
         names = ("score", "anomaly_map")
-        return (*names, "reconstruction") if isinstance(self.extractor, FoldedPixels) else names
+        return (*names, "reconstruction") if isinstance(self.extractor, FoldedPixels | FoldedSamples) else names
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Scores pictures.
+        """Scores pictures or signals.
 
         Args:
-            image: uint8 (N, H, W, C).
+            image: uint8 (N, H, W, C) or float32 (N, C, T).
 
         Returns:
             score: float32 (N,), above 0, larger is worse.
-            anomaly_map: float32 (N, h, w), above 0.
-            reconstruction: uint8 (N, H, W, C); of pixel models alone.
+            anomaly_map: float32 (N, h, w), above 0; (N, 1, t) of signals.
+            reconstruction: like `image`; of models of pixels and of signals alone.
         """
         standardised = self.standardised(image)
         reconstruction = self.autoencoder(standardised)
         score, anomaly_map = self.head(standardised - reconstruction)
-        if isinstance(self.extractor, FoldedPixels):
+        if isinstance(self.extractor, FoldedPixels | FoldedSamples):
             return score, anomaly_map, self.extractor.unfold(reconstruction * self.scale + self.center)
         return score, anomaly_map
 
     def standardised(self, image: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) -> what the autoencoder takes: float32 (N, C, h, w)."""
-        return (self.extractor(image.permute(0, 3, 1, 2).float()) - self.center) / self.scale
+        """Pictures or signals -> what the autoencoder takes: float32 (N, C, h, w)."""
+        return (self.extractor(to_planes(image)) - self.center) / self.scale
 
     def residual(self, image: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) -> what the autoencoder cannot reconstruct: float32 (N, C, h, w)."""
+        """Pictures or signals -> what the autoencoder cannot reconstruct: float32 (N, C, h, w)."""
         standardised = self.standardised(image)
         return standardised - self.autoencoder(standardised)
 
 
-def make_detector(config: AutoencoderConfig) -> Detector:
+def make_detector(config: AutoencoderConfig | SignalConfig) -> Detector:
     """An autoencoder detector with fresh weights and an empty head."""
+    if isinstance(config, SignalConfig):
+        return _make_signal_detector(config)
     extractor = make_extractor(config)
     height, width = (side // extractor.stride for side in config.size)
     if config.architecture == "dense":
@@ -87,6 +94,21 @@ def make_detector(config: AutoencoderConfig) -> Detector:
             )
         )
     return Detector(extractor, autoencoder, _head(config, extractor))
+
+
+def _make_signal_detector(config: SignalConfig) -> Detector:
+    extractor = FoldedSamples(*config.spec.shape, config.patch, config.scaling)
+    height, width = extractor.map_size
+    local = Head(
+        channels=extractor.channels,
+        height=height,
+        width=width,
+        regions=config.regions,
+        smoothing=config.smoothing,
+        top=config.top,
+    )
+    autoencoder = OnSignal(Autoencoder(*make_network(config)), extractor)
+    return Detector(extractor, autoencoder, WholeHead(local) if config.score == "error" else local)
 
 
 def make_denoiser(config: DenoiserConfig) -> Detector:
@@ -124,7 +146,7 @@ def make_vae(config: VaeConfig) -> VaeDetector:
     return VaeDetector(extractor, vae, head, score=config.score, elbo_samples=config.elbo_samples)
 
 
-def _head(config: ModelConfig, extractor: Extractor) -> Head:
+def _head(config: ModelConfig, extractor: PictureExtractor) -> Head:
     height, width = (side // extractor.stride for side in config.size)
     return Head(
         channels=extractor.channels,

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from train.config_base import PIXELS, ModelConfig
+from train.config_signal import SignalConfig
 
 _INDENT: Final = " " * 20
 _WORDS: Final[dict[Any, str]] = {
@@ -15,16 +16,16 @@ _WORDS: Final[dict[Any, str]] = {
     float: "a number",
     str: "text",
     bool: "true or false",
-    type(None): "nothing",
 }
 
 
-def help_lines(kind: type[ModelConfig]) -> list[str]:
+def help_lines(kind: type[ModelConfig | SignalConfig]) -> list[str]:
     """Two lines a hyper-parameter: what it is; its default and what it may be."""
-    defaults, pixels = kind(), kind(backbone=PIXELS)
+    defaults = kind()
+    pixels = kind(backbone=PIXELS) if issubclass(kind, ModelConfig) else defaults
     lines = []
     for key, field in kind.model_fields.items():
-        default, other = (json.dumps(getattr(config, key)) for config in (defaults, pixels))
+        default, other = (_written(getattr(config, key)) for config in (defaults, pixels))
         value = default if default == other or key == "backbone" else f"{default}, or {other} for pixels"
         lines += [f"  {key:17} {field.description}", f"{_INDENT}default {value}; {allowed(field)}"]
     return lines
@@ -35,13 +36,20 @@ def allowed(field: FieldInfo) -> str:
     return _allowed(field.annotation, field.metadata)
 
 
-def explain(item: Any, kind: type[ModelConfig], *, file: str | None = None) -> list[str]:
+def explain(
+    item: Any,
+    kind: type[ModelConfig | SignalConfig],
+    *,
+    file: str | None = None,
+    other: type[ModelConfig | SignalConfig] | None = None,
+) -> list[str]:
     """One of pydantic's errors as lines for a person, each beginning with the key.
 
     Args:
         item: of `ValidationError.errors()`.
         kind: that was validated.
         file: where the key stands, when that is no `--set`.
+        other: what takes the other `input`; a key of its own is told as such.
     """
     if item["type"] == "default_factory_not_called":  # it depends on a key that has its own line
         return []
@@ -50,6 +58,9 @@ def explain(item: Any, kind: type[ModelConfig], *, file: str | None = None) -> l
     key, known = str(item["loc"][0]), kind.model_fields
     where = key if file is None else f"{file}: {key}"
     if item["type"] == "extra_forbidden":
+        if other is not None and key in other.model_fields:
+            theirs, ours = (json.dumps(config.model_fields["input"].default) for config in (other, kind))
+            return [f"{where}: is for input = {theirs}, and this is input = {ours}"]
         near = difflib.get_close_matches(key, known, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"the keys are {', '.join(sorted(known))}"
         return [f"{where}: there is no such key; {hint}"]
@@ -62,13 +73,16 @@ def _allowed(annotation: Any, metadata: list[Any]) -> str:
     if origin is Literal:
         *others, last = (json.dumps(value) for value in arguments)
         return f"{', '.join(others)} or {last}" if others else last
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return f"a list of up to {_bound(metadata, 'max_length')}, each {_allowed(arguments[0], [])}"
     if origin is tuple:
         return f"{len(arguments)} numbers, each {_allowed(arguments[0], [])}"
     if hasattr(annotation, "__metadata__"):  # Annotated
         nested = [item for info in annotation.__metadata__ for item in getattr(info, "metadata", [info])]
         return _allowed(annotation.__origin__, nested)
     if origin in {Union, UnionType}:
-        return " or ".join(_allowed(argument, metadata) for argument in arguments)
+        # None is a default that nobody can write: TOML has no null.
+        return " or ".join(_allowed(argument, metadata) for argument in arguments if argument is not type(None))
     return _WORDS.get(annotation, str(annotation)) + _range(metadata)
 
 
@@ -88,4 +102,8 @@ def _bound(metadata: list[Any], name: str) -> Any:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) else f"{value:g}"
+    return f"{value:.0f}" if value == int(value) else f"{value:.3g}"
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)

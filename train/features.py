@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from train import backbone
 from train.config_base import FOLD, PIXELS, STAGE_CHANNELS, ModelConfig
+from train.signals import FoldedSamples
 
 _BATCH: Final = 16
 _LEAST_DEVIATION: Final = 1e-3  # of a channel; one that never moves must not blow up
@@ -69,14 +70,27 @@ class FoldedPixels(nn.Module):
         return image.round().clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-Extractor = TrunkFeatures | FoldedPixels
+PictureExtractor = TrunkFeatures | FoldedPixels
+Extractor = PictureExtractor | FoldedSamples
 
 
-def make_extractor(config: ModelConfig) -> Extractor:
+def to_planes(values: Tensor) -> Tensor:
+    """What extractors take: pictures uint8 (N, H, W, C) -> float32 (N, C, H, W); signals as they are."""
+    return values.permute(0, 3, 1, 2).float() if values.ndim == 4 else values
+
+
+def make_extractor(config: ModelConfig) -> PictureExtractor:
     """The extractor that a configuration names, in evaluation mode."""
     if config.backbone == PIXELS:
         return FoldedPixels(config.channels).eval()
     return TrunkFeatures(config.stages, config.stride).eval()
+
+
+def map_size(extractor: Extractor, size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of the map: of a picture of this height and width; a signal's are fixed."""
+    if isinstance(extractor, FoldedSamples):
+        return extractor.map_size
+    return size[0] // extractor.stride, size[1] // extractor.stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +98,12 @@ class Features:
     """Cached features and the standardising of their channels.
 
     Attributes:
-        values: float16 (n, C, h, w), on disk.
+        values: float16 (n, C, h, w), float32 of signals; on disk.
         center: float32 (C, 1, 1), each channel's mean on the fit pictures.
         scale: float32 (C, 1, 1), each channel's deviation there.
     """
 
-    values: NDArray[np.float16]
+    values: NDArray[np.floating]
     center: Tensor
     scale: Tensor
 
@@ -106,36 +120,41 @@ class Features:
 @torch.no_grad()
 def compute(
     extractor: Extractor,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[Any],
     *,
     rows: NDArray[np.int64],
     fit: NDArray[np.int64],
     store: Path,
     advance: Callable[[int, int], None],
+    device: torch.device | None = None,
 ) -> Features:
     """Runs the extractor once over the pictures that training uses.
 
     Args:
         extractor: in evaluation mode.
-        pixels: uint8 (rows, H, W, C).
+        pixels: uint8 (rows, H, W, C), or float32 (rows, C, T) of signals.
         rows: of the pictures; the features of others are left zero.
         fit: rows whose features the standardising comes from.
         store: a file for the features, made anew.
         advance: called with (done, total).
+        device: where the extractor runs; it is left on the CPU.
     """
-    height, width = pixels.shape[1] // extractor.stride, pixels.shape[2] // extractor.stride
-    shape = (len(pixels), extractor.channels, height, width)
-    # Half precision is far below the features' own noise, and halves what a large set takes on disk.
-    values = np.lib.format.open_memmap(store, mode="w+", dtype=np.float16, shape=shape)
+    extractor.to(device)
+    is_signal = isinstance(extractor, FoldedSamples)
+    shape = (len(pixels), extractor.channels, *map_size(extractor, pixels.shape[1:3]))
+    # Half precision is far below the features' own noise, and halves what a large set takes on disk; but a signal has
+    # any unit, and may be too large or too small for it.
+    values = np.lib.format.open_memmap(store, mode="w+", dtype=np.float32 if is_signal else np.float16, shape=shape)
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
-        values[some] = extractor(torch.from_numpy(pixels[some]).permute(0, 3, 1, 2).float()).numpy()
+        values[some] = extractor(to_planes(torch.from_numpy(pixels[some]).to(device))).cpu().numpy()
         advance(min(start + _BATCH, len(rows)), len(rows))
-    center, scale = _moments(values, fit)
+    extractor.cpu()
+    center, scale = (extractor.standardising if isinstance(extractor, FoldedSamples) else _moments)(values, fit)
     return Features(values, center, scale)
 
 
-def _moments(values: NDArray[np.float16], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def _moments(values: NDArray[np.floating], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     total = np.zeros(values.shape[1])
     squares = np.zeros(values.shape[1])
     for row in rows:

@@ -11,12 +11,16 @@ score      mean of softplus(z) over the highest positions; the map is softplus(z
 import math
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 REFERENCE_QUANTILE: Final = 0.999
 """Good pictures exceed 1.0 of the anomaly map at one position in a thousand."""
+
+_MOST_STEPS: Final = 127
 
 
 class Head(nn.Module):
@@ -40,7 +44,7 @@ class Head(nn.Module):
             channels: C of the residual.
             height: h of the map.
             width: w of the map.
-            regions: g, the map has g x g covariances; it divides h and w.
+            regions: g, the map has g x g covariances; it divides h and w. A map one position high has 1 x g.
             smoothing: sigma of the Gaussian, map positions; 0 for none.
             top: highest positions that the score is the mean of.
         """
@@ -50,8 +54,9 @@ class Head(nn.Module):
         packed = channels * (channels + 1) // 2 + 1  # and a zero, for what stands above the diagonal
         self.register_buffer("mean", torch.zeros(channels, height, width))
         # The factors are most of the model's bytes: lower triangles alone, in 8 bits, with a step a row.
-        self.register_buffer("factors", torch.zeros(regions * regions, packed, dtype=torch.int8))
-        self.register_buffer("steps", torch.zeros(regions * regions, channels, 1))
+        count = min(regions, height) * min(regions, width)
+        self.register_buffer("factors", torch.zeros(count, packed, dtype=torch.int8))
+        self.register_buffer("steps", torch.zeros(count, channels, 1))
         self.register_buffer("length_mean", torch.zeros(height, width))
         self.register_buffer("length_deviation", torch.ones(height, width))
         self.register_buffer("level", torch.zeros(()))
@@ -90,6 +95,14 @@ class Head(nn.Module):
         lengths = whitened.square().sum(dim=1, keepdim=True).sqrt()
         return from_regions(lengths, self.regions, residual.shape[2], residual.shape[3]).squeeze(1)
 
+    def store(self, factors: NDArray[np.float64]) -> None:
+        """Takes the factors W, (g*g, C, C) and lower triangular, in steps of each row's largest element over 127."""
+        steps = (np.abs(factors).max(axis=2, keepdims=True) / _MOST_STEPS).astype(np.float32)
+        row, column = np.tril_indices(factors.shape[1])
+        packed = np.pad(np.round(factors / steps)[:, row, column], ((0, 0), (0, 1)))
+        self.factors.copy_(torch.from_numpy(packed.astype(np.int8)))
+        self.steps.copy_(torch.from_numpy(steps))
+
     def whitening(self) -> Tensor:
         """The factors as matrices: float32 (g*g, C, C), lower triangular."""
         channels = math.isqrt(self.unpacking.numel())
@@ -108,16 +121,16 @@ class Head(nn.Module):
 def to_regions(x: Tensor, regions: int) -> Tensor:
     """(N, C, h, w) -> (g*g, C, N*a*b), where a region has a x b positions."""
     _, channels, height, width = x.shape
-    a, b = height // regions, width // regions
-    split = x.reshape(-1, channels, regions, a, regions, b)
-    return split.permute(2, 4, 1, 0, 3, 5).reshape(regions * regions, channels, -1)
+    rows, columns = min(regions, height), min(regions, width)
+    split = x.reshape(-1, channels, rows, height // rows, columns, width // columns)
+    return split.permute(2, 4, 1, 0, 3, 5).reshape(rows * columns, channels, -1)
 
 
 def from_regions(x: Tensor, regions: int, height: int, width: int) -> Tensor:
     """The inverse: (g*g, C, N*a*b) -> (N, C, h, w)."""
-    a, b = height // regions, width // regions
+    rows, columns = min(regions, height), min(regions, width)
     channels = x.shape[1]
-    split = x.reshape(regions, regions, channels, -1, a, b)
+    split = x.reshape(rows, columns, channels, -1, height // rows, width // columns)
     return split.permute(3, 2, 0, 4, 1, 5).reshape(-1, channels, height, width)
 
 

@@ -2,8 +2,8 @@
 
 It is fitted twice. First on the fit pictures alone, so that the level of the scores and the map's reference come from
 statistics pictures on which nothing was fitted. Then the means, covariances and the shape of the standardising are
-fitted again on both, for pictures are what covariances lack most; level and reference stay. What changes by that is that
-good pictures score a little lower than the level says, which calibration sees and the threshold follows.
+fitted again on both, for pictures are what covariances lack most; level and reference stay. Good pictures then score
+a little lower than the level says; calibration sees that, and the threshold follows.
 docs/experiments.md has what each step is worth.
 """
 
@@ -23,7 +23,6 @@ Residuals = Callable[[], Iterable[Tensor]]
 
 _LEAST_VARIANCE = 1e-6  # keeps a residual that never moves from becoming an infinite length
 _LEAST_DEVIATION = 1e-3
-_MOST = 127  # of an 8-bit step count
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,7 @@ def _fit_shape(head: Head, pictures: Residuals, shrinkage: float) -> None:
     """Means, whitening, and mean and deviation of the length, by position."""
     mean, _ = _moments(pictures())
     head.mean.copy_(mean)
-    factors, steps = pack(whitening_factors(_covariances(head, pictures()), shrinkage))
-    head.factors.copy_(factors)
-    head.steps.copy_(steps)
+    head.store(whitening_factors(_covariances(head, pictures()), shrinkage))
     mean, deviation = _moments(head.length(batch) for batch in pictures())
     head.length_mean.copy_(mean)
     head.length_deviation.copy_(deviation.clamp_min(_LEAST_DEVIATION))
@@ -94,21 +91,6 @@ def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDA
     variance = np.trace(covariances, axis1=1, axis2=2) / channels
     ridge = (shrinkage * variance + _LEAST_VARIANCE)[:, None, None] * np.eye(channels)
     return np.linalg.inv(np.linalg.cholesky(covariances + ridge))
-
-
-def pack(factors: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    """Lower triangles, row by row, and a zero, in steps of each row's largest element over 127.
-
-    Args:
-        factors: (G, C, C), lower triangular.
-
-    Returns:
-        int8 (G, C (C + 1) / 2 + 1) and the steps, float32 (G, C, 1).
-    """
-    steps = (np.abs(factors).max(axis=2, keepdims=True) / _MOST).astype(np.float32)
-    row, column = np.tril_indices(factors.shape[1])
-    packed = np.pad(np.round(factors / steps)[:, row, column], ((0, 0), (0, 1)))
-    return torch.from_numpy(packed.astype(np.int8)), torch.from_numpy(steps)
 
 
 def _moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""A folder of pictures -> decoded pixels, without repetitions, in three parts that never share a picture."""
+"""A folder of pictures -> decoded pixels, without repetitions, in three parts that never share a picture.
+
+Signals go the same way: what is said of a picture and its pixels holds of a signal and its samples.
+"""
 
 import hashlib
 from collections import Counter
@@ -6,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edged.calibration import pictures_needed
 from edged.errors import PictureError
-from edged.imaging import Decoded, ImageInput, Limits, decode, find_pictures
+from edged.imaging import Decoded, ImageInput, Limits, find_pictures
+from edged.inputs import PATTERNS, Input, decode
 from train.errors import TrainError
 
 Part = Literal["fit", "statistics", "calibration", "bad"]
@@ -21,6 +25,7 @@ Part = Literal["fit", "statistics", "calibration", "bad"]
 MINIMUM: Final = 12
 """Good pictures below which nothing that is fitted would mean anything."""
 
+_OTHER: Final = {"image": "signal", "signal": "image"}
 _SHOWN: Final = 5
 _THREADS: Final = 2
 _AHEAD: Final = 64
@@ -34,8 +39,8 @@ class Picture:
         path: absolute.
         sha256: of the file.
         content: SHA-256 of the decoded, resized pixels; two files with the same picture share it.
-        source_px: width and height in the file, px.
-        mode: Pillow's name of the pixel mode in the file.
+        source_px: width and height in the file, px; samples and channels of a signal.
+        mode: Pillow's name of the pixel mode in the file; "signal" of a signal.
         row: where its pixels stand in the set's array.
         part: what it is used for.
     """
@@ -55,12 +60,12 @@ class PictureSet:
 
     Attributes:
         pictures: in the order of their paths.
-        pixels: uint8 (rows, H, W, C), on disk; `Picture.row` points into it.
+        pixels: uint8 (rows, H, W, C), or float32 (rows, C, T) of signals, on disk; `Picture.row` points into it.
         warnings: one line each, beginning with its name.
     """
 
     pictures: tuple[Picture, ...]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     warnings: tuple[str, ...]
 
     def part(self, part: Part) -> list[Picture]:
@@ -74,7 +79,7 @@ class PictureSet:
 
 def read(
     folder: Path,
-    spec: ImageInput,
+    spec: Input,
     *,
     store: Path,
     part: Part = "fit",
@@ -84,7 +89,7 @@ def read(
 
     Args:
         folder: searched with its subfolders.
-        spec: size, channels and resampling.
+        spec: what the model takes.
         store: a file for the pixels, made anew.
         part: what all of them are, until `split` says otherwise.
         advance: called with (done, total) as it goes.
@@ -93,11 +98,9 @@ def read(
         TrainError: the folder is not there or holds no picture that can be read.
     """
     if not folder.is_dir():
-        raise TrainError(f"{folder}: there is no such folder; name one with pictures in it")
-    paths = [path.absolute() for path in find_pictures(folder)]
-    if not paths:
-        raise TrainError(f"{folder}: holds no pictures (png, jpg, jpeg, tif, tiff, bmp, webp)")
-    pixels = np.lib.format.open_memmap(store, mode="w+", dtype=np.uint8, shape=(len(paths), *spec.shape))
+        raise TrainError(f"{folder}: there is no such folder; name one with {spec.plural} in it")
+    paths, others = _find(folder, spec)
+    pixels = np.lib.format.open_memmap(store, mode="w+", dtype=spec.dtype, shape=(len(paths), *spec.shape))
     pictures: list[Picture] = []
     broken: list[str] = []
     repeated: list[str] = []
@@ -120,26 +123,33 @@ def read(
         if advance is not None:
             advance(done, len(paths))
     if not pictures:
-        raise TrainError(f"{folder}: none of its {len(paths)} pictures can be read: {_some(broken)}")
+        raise TrainError(f"{folder}: none of its {len(paths)} {spec.plural} can be read: {_some(broken)}")
     warnings = []
+    if others:
+        warnings.append(f"other-kind: {len(others)} files are no {spec.plural} and were left out: {_some(others)}")
     if broken:
-        warnings.append(f"unreadable: {len(broken)} of {len(paths)} pictures were skipped: {_some(broken)}")
+        warnings.append(f"unreadable: {len(broken)} of {len(paths)} {spec.plural} were skipped: {_some(broken)}")
     if repeated:
-        warnings.append(f"duplicates: {len(repeated)} pictures repeat others and were dropped: {_some(repeated)}")
-    warnings += _mixed(pictures, spec)
+        warnings.append(f"duplicates: {len(repeated)} {spec.plural} repeat others and were dropped: {_some(repeated)}")
+    if isinstance(spec, ImageInput):
+        warnings += _mixed(pictures, spec)
     return PictureSet(tuple(pictures), pixels, tuple(warnings))
 
 
-def split(found: PictureSet, *, target_fpr: float, statistics_share: float, seed: int) -> PictureSet:
+def split(
+    found: PictureSet, *, target_fpr: float, statistics_share: float, seed: int, calibration_share: float = 0.0
+) -> PictureSet:
     """The good pictures in their parts: by content, so that neither names nor order decide.
 
-    Calibration gets the ceil(1/α - 1) pictures that its promise takes, but never more than a third.
+    Calibration gets the ceil(1/α - 1) pictures that its promise takes, but never more than a third; more than those
+    where `calibration_share` asks for them.
 
     Args:
         found: good pictures.
         target_fpr: α.
         statistics_share: of those that calibration leaves.
         seed: another seed, another split.
+        calibration_share: of all, up to a third: more calibration pictures than α takes steady the threshold.
 
     Raises:
         TrainError: there are fewer than `MINIMUM`.
@@ -157,7 +167,7 @@ def split(found: PictureSet, *, target_fpr: float, statistics_share: float, seed
             f"good ones in all; here are {n}. {n // 3} calibrate, which promises {1 / (n // 3 + 1):.3g}; add pictures, "
             "or calibrate the bundle later on more (`edged calibrate`)"
         )
-    calibration = min(needed, n // 3)
+    calibration = max(min(needed, n // 3), int(calibration_share * n))
     statistics = max(2, round(statistics_share * (n - calibration)))
     ordered = sorted(found.pictures, key=lambda picture: hashlib.sha256(f"{seed}:{picture.content}".encode()).digest())
     parts: dict[str, Part] = {}
@@ -179,7 +189,18 @@ def without(found: PictureSet, others: PictureSet) -> PictureSet:
     return PictureSet(kept, found.pixels, (*found.warnings, warning))
 
 
-def _decoded(paths: Sequence[Path], spec: ImageInput) -> Iterator[tuple[Path, tuple[str, Decoded] | PictureError]]:
+def _find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
+    """The files that a model takes, and the names of those that another kind of model would take."""
+    paths = [path.absolute() for path in find_pictures(folder, spec.patterns)]
+    others = [str(path) for path in find_pictures(folder, sorted({*PATTERNS} - {*spec.patterns})) if path.is_file()]
+    if not paths:
+        hint = f'; {len(others)} files are of another kind: set input = "{_OTHER[spec.kind]}"' if others else ""
+        endings = ", ".join(pattern.removeprefix("*.") for pattern in spec.patterns)
+        raise TrainError(f"{folder}: holds no {spec.plural} ({endings}){hint}")
+    return paths, others
+
+
+def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[str, Decoded] | PictureError]]:
     def one(path: Path) -> tuple[str, Decoded] | PictureError:
         try:
             data = path.read_bytes()

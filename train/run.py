@@ -23,8 +23,7 @@ from typing import Any, Final
 
 import torch
 
-from train.config import KINDS
-from train.config_base import ModelConfig
+from train.config import KINDS, Config, of_input
 from train.detector import Detector, make_denoiser, make_detector, make_vae
 from train.errors import TrainError
 from train.pictures import Part, Picture
@@ -55,7 +54,7 @@ class Run:
     """
 
     path: Path
-    config: ModelConfig
+    config: Config
     pictures: tuple[Picture, ...]
     detector: Detector | VaeDetector
     facts: dict[str, Any]
@@ -101,7 +100,7 @@ def save(
     folder: Path,
     kind: str,
     *,
-    config: ModelConfig,
+    config: Config,
     pictures: tuple[Picture, ...],
     detector: Detector | VaeDetector,
     facts: dict[str, Any],
@@ -125,7 +124,8 @@ def load(path: Path) -> Run:
         facts = json.loads((path / _RUN).read_text(encoding="utf-8"))
         if facts.get("schema_version") != SCHEMA_VERSION:
             raise TrainError(f"{path}: {_RUN} has another schema_version than {SCHEMA_VERSION}; train again")
-        config = KINDS[facts["kind"]].model_validate_json((path / _CONFIG).read_bytes())
+        settings = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+        config = of_input(KINDS[facts["kind"]], settings).model_validate(settings)
         listed = json.loads((path / _PICTURES).read_text(encoding="utf-8"))
         pictures = tuple(
             Picture(**{**item, "source_px": tuple(item["source_px"]), "row": row}) for row, item in enumerate(listed)

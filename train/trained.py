@@ -1,6 +1,5 @@
 """What a training loop takes and gives, whatever it trains."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -30,13 +29,3 @@ class Trained(Generic[DetectorT]):
     epoch: int
     loss: float
     report: HeadReport
-
-
-def share_of_peak(step: int, *, total: int, schedule: str) -> float:
-    """Of the learning rate: 1 throughout, or a linear rise over the first tenth and a cosine down to 0."""
-    if schedule == "constant":
-        return 1.0
-    warm = max(1, total // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))

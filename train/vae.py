@@ -1,11 +1,10 @@
 """Training a variational autoencoder, the loop in sight: pictures -> features -> posterior -> sample -> likelihood."""
 
-import copy
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,18 @@ from train.config_vae import VaeConfig
 from train.detector import make_vae
 from train.features import Features, compute
 from train.head_fit import HeadReport, fit_head
+from train.loop import CPU, optimise
 from train.pictures import Part, PictureSet
 from train.progress import Track
-from train.trained import Log, Trained, share_of_peak
+from train.trained import Log, Trained
 from train.vae_model import VaeDetector, kl_divergence
 
 _LEAST_SPREAD = 1e-3
 
 
-def train_vae(config: VaeConfig, good: PictureSet, *, cache: Path, log: Log, track: Track) -> Trained[VaeDetector]:
+def train_vae(
+    config: VaeConfig, good: PictureSet, *, cache: Path, log: Log, track: Track, device: torch.device = CPU
+) -> Trained[VaeDetector]:
     """Trains on the fit pictures, keeps the epoch with the best ELBO on the statistics pictures, fits the scores.
 
     The loss is a mean over pictures of -log p(x | z), summed over C, h and w, plus beta times the KL divergence,
@@ -40,6 +42,7 @@ def train_vae(config: VaeConfig, good: PictureSet, *, cache: Path, log: Log, tra
         cache: a folder for what is computed once.
         log: metrics, one line an epoch and one for the head.
         track: shows progress.
+        device: where features are computed and the model is trained.
     """
     torch.manual_seed(config.seed)
     detector = make_vae(config).eval()
@@ -53,66 +56,53 @@ def train_vae(config: VaeConfig, good: PictureSet, *, cache: Path, log: Log, tra
             fit=fit,
             store=cache / "features.npy",
             advance=advance,
+            device=device,
         )
     if config.architecture == "conv":  # the others are made for 0 to 1
         vae.center.copy_(features.center)
         vae.scale.copy_(features.scale)
 
-    optimiser = torch.optim.AdamW(vae.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    steps_an_epoch = max(1, len(fit) // config.batch_size)
-    steps = config.epochs * steps_an_epoch
-    share = partial(share_of_peak, total=steps, schedule=config.schedule)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
-    best, best_loss, best_epoch = copy.deepcopy(vae.state_dict()), math.inf, 0
-    began, done = time.monotonic(), 0
+    size, steps = config.batch_size, max(1, len(fit) // config.batch_size)
+    done = count(1)
 
-    with track("training") as advance:
-        for epoch in range(1, config.epochs + 1):
-            vae.train()
-            order = fit[torch.randperm(len(fit)).numpy()]
-            total = 0.0
-            for step in range(steps_an_epoch):
-                x = _raw(features, order[step * config.batch_size : (step + 1) * config.batch_size])  # (N, C, h, w)
-                mean, log_variance = vae.encode(vae.standardise(x))  # (N, L) each
-                z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
-                likelihood = vae.negative_log_likelihood(x, vae.decoder(z)).mean()
-                divergence = kl_divergence(mean, log_variance).mean(dim=0).clamp_min(config.free_bits).sum()
-                beta = config.beta * min(1.0, (done + 1) / max(1.0, config.warmup * steps))
-                loss = likelihood + beta * divergence
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(vae.parameters(), 10 * x[0].numel())
-                optimiser.step()
-                schedule.step()
-                total += loss.item()
-                done += 1
+    def batches() -> Iterator[NDArray[np.int64]]:
+        order = fit[torch.randperm(len(fit)).numpy()]
+        return (order[step * size : (step + 1) * size] for step in range(steps))
 
-            vae.eval()
-            held_out, divergence = held_out_loss(vae, partial(_batches, features, statistics), seed=config.seed)
-            log(
-                {
-                    "event": "epoch",
-                    "epoch": epoch,
-                    "loss_fit": total / steps_an_epoch,
-                    "loss_statistics": held_out,
-                    "kl_statistics": divergence,
-                    "beta": beta,
-                    "learning_rate": schedule.get_last_lr()[0],
-                    "seconds": round(time.monotonic() - began, 3),
-                }
-            )
-            if held_out < best_loss:
-                best, best_loss, best_epoch = copy.deepcopy(vae.state_dict()), held_out, epoch
-            advance(epoch, config.epochs)
-            if epoch - best_epoch >= config.patience:
-                break
+    def beta(step: int) -> float:
+        return config.beta * min(1.0, step / max(1.0, config.warmup * config.epochs * steps))
 
-    vae.load_state_dict(best)
-    vae.requires_grad_(False).eval()
+    def loss(rows: NDArray[np.int64]) -> Tensor:
+        x = _raw(features, rows).to(device)  # (N, C, h, w)
+        mean, log_variance = vae.encode(vae.standardise(x))  # (N, L) each
+        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        likelihood = vae.negative_log_likelihood(x, vae.decoder(z)).mean()
+        divergence = kl_divergence(mean, log_variance).mean(dim=0).clamp_min(config.free_bits).sum()
+        return likelihood + beta(next(done)) * divergence
+
+    epochs = count(1)
+
+    def held_out() -> dict[str, float]:
+        found, divergence = held_out_loss(vae, partial(_batches, features, statistics), seed=config.seed, device=device)
+        now = beta(next(epochs) * steps)
+        return {"loss_statistics": found, "kl_statistics": divergence, "beta": now}
+
+    kept = optimise(
+        vae,
+        config,
+        batches=batches,
+        loss=loss,
+        held_out=held_out,
+        steps=steps,
+        device=device,
+        log=log,
+        track=track,
+        most_gradient=10 * math.prod(features.values.shape[1:]),
+    )
 
     report = _fit_scores(detector, config, good, features, cache=cache, track=track)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
-    return Trained(detector, best_epoch, best_loss, report)
+    return Trained(detector, kept.epoch, kept.loss, report)
 
 
 def _fit_scores(
@@ -133,13 +123,16 @@ def _fit_scores(
 
 
 @torch.no_grad()
-def held_out_loss(vae: torch.nn.Module, batches: Callable[[], Iterator[Tensor]], *, seed: int) -> tuple[float, float]:
+def held_out_loss(
+    vae: torch.nn.Module, batches: Callable[[], Iterator[Tensor]], *, seed: int, device: torch.device = CPU
+) -> tuple[float, float]:
     """Negative ELBO (beta 1, one sample of z, the same at every call) and its KL part: nats a picture, means."""
     generator = torch.Generator().manual_seed(seed)
     losses, divergences = [], []
-    for x in batches():
+    for batch in batches():
+        x = batch.to(device)
         mean, log_variance = vae.encode(vae.standardise(x))
-        z = mean + torch.exp(log_variance / 2) * torch.randn(mean.shape, generator=generator)
+        z = mean + torch.exp(log_variance / 2) * torch.randn(mean.shape, generator=generator).to(device)
         divergences.append(kl_divergence(mean, log_variance).sum(dim=1))
         losses.append(vae.negative_log_likelihood(x, vae.decoder(z)) + divergences[-1])
     return float(torch.cat(losses).mean()), float(torch.cat(divergences).mean())

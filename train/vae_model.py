@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.features import Extractor, FoldedPixels
+from train.features import FoldedPixels, PictureExtractor
 from train.head import Head
 
 _LOG_VARIANCE: Final = 10.0  # of a latent, at most and at least: beyond it exp would overflow before training reacts
@@ -85,7 +85,7 @@ class VaeDetector(nn.Module):
     spread: Tensor
     draws: Tensor
 
-    def __init__(self, extractor: Extractor, vae: Vae, head: Head, *, score: str, elbo_samples: int) -> None:
+    def __init__(self, extractor: PictureExtractor, vae: Vae, head: Head, *, score: str, elbo_samples: int) -> None:
         super().__init__()
         self.extractor = extractor
         self.vae = vae

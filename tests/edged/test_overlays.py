@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edged.overlays import render
+from edged.overlays import render, render_signal
 
 
 def halves(value: float, grey: int = 100, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -36,3 +36,20 @@ def test_heat_is_where_the_map_is() -> None:
     assert 24 <= column <= 27
     assert (image[16:, 32:] == 0).all()
     assert (image[:, 32:48] == 0).all()
+
+
+def test_a_signals_heat_is_where_its_samples_are() -> None:
+    heat = np.array([[0.0, 0.0, 5.0]], np.float32)  # 30 samples in positions of 10, 10 and 10: the last third
+    image = np.asarray(render_signal(np.zeros((2, 30), np.float32), heat)).astype(int)
+    assert image.shape == (240, 280, 3)
+    coloured = image[0, :, 2] < 255
+    assert not coloured[:180].any()
+    assert coloured[195:].all()
+
+
+def test_a_last_position_that_reaches_beyond_the_end_is_cut() -> None:
+    heat = np.array([[0.0, 0.0, 5.0]], np.float32)  # 25 samples in positions of 9, 9 and 7
+    image = np.asarray(render_signal(np.zeros((1, 25), np.float32), heat)).astype(int)
+    coloured = image[0, :, 2] < 255
+    assert not coloured[: 17 * 280 // 25].any()
+    assert coloured[19 * 280 // 25 :].all()

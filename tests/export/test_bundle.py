@@ -156,7 +156,7 @@ def test_the_graph(exported):
 
 def test_calibration_scores_are_those_that_edged_gives(exported, pixels):
     served, trained = Detector.load(exported, device="cpu"), run.load(pixels)
-    spec = trained.config.image_input
+    spec = trained.config.spec
     pictures = [Path(picture.path).read_bytes() for picture in trained.part("calibration")]
     again = served.scores(np.stack([decode(data, spec, Limits()).pixels for data in pictures]))[0]
     np.testing.assert_allclose(np.sort(again), served.bundle.calibration.scores, rtol=1e-5)

@@ -83,7 +83,7 @@ def test_no_bar_of_the_histogram_crosses_the_threshold():
 @pytest.mark.parametrize(("more", "panels"), [({}, 1), ({"psnr_statistics": 20.0}, 2), ({"kl_statistics": 3.0}, 3)])
 def test_learning_curves_have_a_panel_for_each_term(tmp_path, more, panels):
     epochs = [{"epoch": n, "loss_fit": 2.0 / n, "loss_statistics": 4.0 / n, **more} for n in range(1, 5)]
-    plots.learning(tmp_path / "l.png", epochs=epochs, best=3, loss="loss")
+    plots.learning(tmp_path / "l.png", epochs=epochs, best=3, loss="loss", plural="pictures")
     marker = np.array([0xC4, 0x4E, 0x52])
     image = np.asarray(Image.open(tmp_path / "l.png").convert("RGB"))
     columns = (image == marker).all(axis=-1).sum(axis=0) > 100  # the dashed line of the best epoch
@@ -92,8 +92,8 @@ def test_learning_curves_have_a_panel_for_each_term(tmp_path, more, panels):
 
 def test_curves_are_drawn_when_nothing_is_found(tmp_path):
     good, bad = np.linspace(1, 2, 30), np.linspace(0.5, 1.5, 7)
-    plots.curves(tmp_path / "c.png", good=good, bad=bad, threshold=2.0, report=report(good, bad, 2.0))
-    plots.histogram(tmp_path / "h.png", good=np.ones(3), bad=None, threshold=1.0)
+    plots.curves(tmp_path / "c.png", good=good, bad=bad, threshold=2.0, report=report(good, bad, 2.0), plural="parts")
+    plots.histogram(tmp_path / "h.png", good=np.ones(3), bad=None, threshold=1.0, plural="parts")
     for name in "ch":
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 300

@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 
 from edged.calibration import conformal_threshold
+from edged.imaging import ImageInput
+from edged.signals import SignalInput
 from export import strangers, trust
 from export.metrics import report
 from export.plots import log_ticks
 from train.pictures import Picture
+
+TAKEN = ImageInput(8, 8, 1, "stretch", "bilinear")
 
 
 def pictures(part, n):
@@ -41,7 +45,7 @@ def test_twelve_pictures_and_a_thousand():
 
 def test_what_is_said_of_few_pictures():
     threshold = conformal_threshold([1.0, 2.0, 3.0, 4.0], 0.01)
-    said = trust.calibration(threshold)
+    said = trust.calibration(threshold, TAKEN)
     assert "too few pictures" in said
     assert "cannot promise the 1 % asked for: that takes 99" in said
     assert "What can be promised on average is 20 %" in said
@@ -49,23 +53,33 @@ def test_what_is_said_of_few_pictures():
 
 
 def test_what_is_said_of_enough():
-    said = trust.calibration(conformal_threshold(np.linspace(1, 2, 99), 0.01))
+    said = trust.calibration(conformal_threshold(np.linspace(1, 2, 99), 0.01), TAKEN)
     assert "calibrated on 99 good pictures: a false-positive rate of 1 % can be promised on average" in said
     assert "with 95 % confidence the true rate is below 3 %" in said
 
 
 def test_what_is_said_of_defects_and_strangers():
-    assert "is not known" in trust.defects(None)
-    said = trust.defects(report(np.array([1.0, 2.0]), np.array([3.0, 4.0, 0.5]), 2.0))
+    assert "is not known" in trust.defects(None, TAKEN)
+    said = trust.defects(report(np.array([1.0, 2.0]), np.array([3.0, 4.0, 0.5]), 2.0), TAKEN)
     assert "2 of the 3 bad pictures are flagged (67 %; with 95 % confidence between 9.4 % and 99 %" in said
     assert "3 bad pictures are few" in said
     many = [strangers.Stranger(f"/good/`<b>{n}.png", "fit", 2.0, 5.0) for n in range(12)]
-    said = trust.outsiders(many, {"fit": 50, "statistics": 10, "calibration": 30})
+    said = trust.outsiders(many, {"fit": 50, "statistics": 10, "calibration": 30}, TAKEN)
     assert "look at these:** `??b?0.png` (fit, score 2)" in said
     assert "and 2 more" in said
     assert "no picture in it looks like a stranger" in trust.outsiders(
-        [], {"fit": 6, "statistics": 2, "calibration": 4}
+        [], {"fit": 6, "statistics": 2, "calibration": 4}, TAKEN
     )
+
+
+def test_of_signals_nothing_is_said_of_pictures():
+    measured = report(np.array([1.0, 2.0]), np.array([3.0, 4.0, 0.5]), 2.0)
+    strange = [strangers.Stranger("/good/beat.csv", "fit", 2.0, 5.0)]
+    parts = {"fit": 6, "statistics": 2, "calibration": 4}
+    for some, found, n in ((measured, strange, 4), (None, [], 99)):
+        threshold = conformal_threshold(np.linspace(1, 2, n), 0.01)
+        said = trust.sentences(threshold, some, found, parts, SignalInput(1, 50))
+        assert all("signal" in sentence and "picture" not in sentence for sentence in said)
 
 
 def test_precision_where_bad_parts_are_rare():

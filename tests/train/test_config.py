@@ -25,7 +25,7 @@ def test_set_overrides_the_file_and_bare_words_need_no_quotes(tmp_path):
     file.write_text('backbone = "efficientnet-lite0"\nsize = 128\nepochs = 3\nchannels = 1\n')
     config = load(AutoencoderConfig, file, ["backbone=pixels", "epochs=7"])
     assert (config.backbone, config.size, config.epochs, config.width) == ("pixels", (128, 128), 7, 48)
-    assert config.image_input.shape == (128, 128, 1)
+    assert config.spec.shape == (128, 128, 1)
 
 
 def test_every_problem_at_once_and_the_nearest_key():

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from train.head import Head, from_regions, to_regions
-from train.head_fit import fit_head, pack, whitening_factors
+from train.head_fit import fit_head, whitening_factors
 
 C, H, W, G = 5, 6, 8, 2
 
@@ -91,6 +91,14 @@ def test_scores_are_above_zero_and_grow_with_a_defect():
     assert (fitted(torch.zeros(1, C, H, W))[0] > 0).all()
 
 
+def test_a_map_one_position_high_has_regions_along_it():
+    x = torch.arange(2.0 * C * 6).reshape(2, C, 1, 6)
+    assert to_regions(x, 3).shape == (3, C, 2 * 2)
+    assert to_regions(x, 3)[1, 0].tolist() == [2, 3, 6 * C + 2, 6 * C + 3]
+    torch.testing.assert_close(from_regions(to_regions(x, 3), 3, 1, 6), x, rtol=0, atol=0)
+    assert head(height=1, width=6, regions=3).factors.shape[0] == 3
+
+
 def test_regions_there_and_back():
     x = residuals(3, 2)
     assert to_regions(x, G).shape == (G * G, C, 2 * H * W // (G * G))
@@ -104,7 +112,7 @@ def test_factors_whiten():
     factors = whitening_factors(covariances, 1e-9)
     np.testing.assert_allclose(factors @ covariances @ factors.transpose(0, 2, 1), [np.eye(C)] * 3, atol=1e-3)
     room = head()
-    room.factors, room.steps = pack(np.concatenate([factors, factors[:1]]))
+    room.store(np.concatenate([factors, factors[:1]]))
     largest = np.abs(factors).max(axis=2, keepdims=True)
     assert (np.abs(room.whitening()[:3].numpy() - factors) <= largest / 127 / 2 + 1e-6).all()
 

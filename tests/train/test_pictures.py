@@ -16,9 +16,9 @@ def parts_of(found):
     return {p.content: p.part for p in found.pictures}
 
 
-def read_and_split(good, tmp_path, *, seed=0, target_fpr=0.1):
+def read_and_split(good, tmp_path, *, seed=0, target_fpr=0.1, calibration_share=0.0):
     found = read(good, SPEC, store=tmp_path / f"{seed}.npy")
-    return split(found, target_fpr=target_fpr, statistics_share=0.15, seed=seed)
+    return split(found, target_fpr=target_fpr, statistics_share=0.15, seed=seed, calibration_share=calibration_share)
 
 
 def test_three_parts_that_share_no_picture(tmp_path):
@@ -75,6 +75,12 @@ def test_too_few_for_the_rate_says_how_many_it_takes(tmp_path):
     found = read_and_split(folder(tmp_path / "good", 30), tmp_path, target_fpr=0.01)
     assert len(found.part("calibration")) == 10
     assert "takes 99 calibration pictures: 297 good ones in all; here are 30" in found.warnings[0]
+
+
+def test_more_than_the_rate_takes_may_calibrate(tmp_path):
+    found = read_and_split(folder(tmp_path / "good", 60), tmp_path, calibration_share=0.25)
+    counts = {name: len(found.part(name)) for name in ("calibration", "statistics", "fit")}
+    assert counts == {"calibration": 15, "statistics": 7, "fit": 38}
 
 
 def test_too_few_to_train(tmp_path):
