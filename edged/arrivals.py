@@ -31,6 +31,7 @@ class Arrival:
         path: absolute.
         stamps: of the file that was found.
         found_at: `time.monotonic()` when it was first seen.
+        root: inode of the inbox that it is in; None where that means nothing.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Arrival:
     path: bytes
     stamps: Stamps
     found_at: float
+    root: int | None = None
 
     @property
     def captured_at(self) -> float:
@@ -54,6 +56,7 @@ class Disposal:
         path: absolute.
         stamps: of the file that was scored; no other file of that name may be touched.
         sidecar: JSON for people, written beside a quarantined file; "" for the other actions.
+        root: inode of the inbox that the file was in; None when it is not known.
     """
 
     id: str
@@ -62,6 +65,7 @@ class Disposal:
     stamps: Stamps
     action: Literal["move", "delete", "quarantine"]
     sidecar: str = ""
+    root: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

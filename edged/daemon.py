@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from edged import __version__, logs, retention
+from edged import __version__, failpoints, logs, retention
 from edged import config as configuration
 from edged.canary import Canary
 from edged.config import Config, ImagesSink, JsonlSink
@@ -86,6 +86,7 @@ class Daemon:
         config = self._config = configuration.load(self._path)
         logs.configure(config.service.log_format)
         self._log.info("starting", edged=__version__, config=str(self._path))
+        failpoints.arm()
         if not faulthandler.is_enabled():
             faulthandler.enable()  # the watchdog's SIGABRT prints every thread's stack
         with self._notifier.starting():  # a journal that is damaged, or of an older edged, takes its time

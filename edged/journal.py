@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 import structlog
 
-from edged import salvage, schema
+from edged import failpoints, salvage, schema
 from edged.arrivals import Disposal, Entry, SetAside, Stamps
 from edged.errors import JournalError
 from edged.results import QUARANTINED, Record
@@ -42,6 +42,8 @@ _RESERVE_PAGES: Final = 256
 _CHECK_PROBLEMS: Final = 10
 _CHECK_STEPS: Final = 100_000
 _OPEN, _CLOSED = "open", "closed"
+# What reading a damaged file may raise: text that is not UTF-8 and values that are not what the schema says, too.
+_UNREADABLE: Final = (sqlite3.Error, ValueError, TypeError, OverflowError)
 _COLUMNS: Final = tuple(Record.__dataclass_fields__)
 _SELECT: Final = f"SELECT seq, {', '.join(_COLUMNS)} FROM results"
 _INSERT: Final = (
@@ -71,10 +73,12 @@ class Journal:
         self._on_damage = on_damage
         self._checking: sqlite3.Connection | None = None
         self._check_ended = False
-        self._mutex = threading.Lock()
+        self._mutex, self._reading = threading.Lock(), threading.Lock()
         self._lock, was_open, was_there = _take_lock(state_dir)
         try:
             self._db = self._open(was_open=was_open, was_there=was_there)
+            # Who only reads does not wait for the disk behind one who commits.
+            self._reader = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
             _note_in_lock(self._lock, _OPEN)
         except BaseException:
             self._lock.close()
@@ -116,7 +120,7 @@ class Journal:
             if backup is not None:
                 log.warning("the journal was brought up to date", schema=schema.VERSION, backup=str(backup))
             db.execute("SELECT 1 FROM results LIMIT 1").fetchall()  # makes the write-ahead log, if there is none
-        except (sqlite3.Error, OSError) as error:
+        except (*_UNREADABLE, OSError) as error:
             raise JournalError(f"{self.path} cannot be opened: {error}") from error
         return db
 
@@ -177,7 +181,8 @@ class Journal:
         with self._transaction() as db:
             db.executemany(_INSERT, [_result_row(entry.record) for entry in entries])
             db.executemany(_KEEP, kept)
-            db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", owed)
+            db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", owed)
+            failpoints.reach("committing")
 
     def absent(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that no result has."""
@@ -221,8 +226,8 @@ class Journal:
         """What a source still has to move or delete, oldest first."""
         rows = self._fetch("SELECT * FROM disposals WHERE source = ? ORDER BY id", (source,))
         return [
-            Disposal(id_, name, path, Stamps(inode, size, mtime_ns), action, sidecar)
-            for id_, name, path, inode, size, mtime_ns, action, sidecar in rows
+            Disposal(id_, name, path, Stamps(inode, size, mtime_ns), action, sidecar, root)
+            for id_, name, path, inode, size, mtime_ns, action, sidecar, root in rows
         ]
 
     def keep_instead(self, disposals: Iterable[Disposal]) -> None:
@@ -280,17 +285,25 @@ class Journal:
     def undelivered(self, sink: str, limit: int) -> list[tuple[int, Record]]:
         """The next rows that a sink has not been given, in order, each with its position."""
         query = f"{_SELECT} WHERE seq > (SELECT delivered_seq FROM sinks WHERE name = ?) ORDER BY seq LIMIT ?"
-        return [(row[0], _record(row)) for row in self._fetch(query, (sink, limit))]
+        rows = self._fetch(query, (sink, limit))
+        try:
+            return [(row[0], _record(row)) for row in rows]
+        except _UNREADABLE as error:
+            raise JournalError(f"{self.path} cannot be read: {error}") from error
 
     def delivered(self, sink: str, seq: int) -> None:
-        """Moves a sink's position on: every row up to `seq` has reached it."""
-        with self._transaction() as db:
+        """Moves a sink's position on: every row up to `seq` has reached it.
+
+        The next commit makes it durable; a power cut before that gives the sink the same rows again.
+        """
+        with self._transaction(durable=False) as db:
             db.execute("UPDATE sinks SET delivered_seq = ? WHERE name = ?", (seq, sink))
 
     def backlog(self, sink: str) -> int:
-        """How many rows a sink has not been given."""
+        """How many rows a sink has not been given; 0 for one that has no place yet."""
         query = "SELECT coalesce((SELECT max(seq) FROM results), 0) - delivered_seq FROM sinks WHERE name = ?"
-        return max(0, int(self._fetch(query, (sink,))[0][0]))
+        rows = self._fetch(query, (sink,))
+        return max(0, int(rows[0][0])) if rows else 0
 
     def prune(self, older_than: float, sinks: Sequence[str], *, limit: int = _PAGE) -> int:
         """Removes up to `limit` results that were scored before `older_than` (seconds) and reached all of `sinks`.
@@ -319,6 +332,9 @@ class Journal:
                     "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
                     (max(row[0] for row in removed),),
                 )
+                failpoints.reach("pruning")
+        if removed:
+            failpoints.reach("pruned")
         return len(removed)
 
     def used_bytes(self) -> int:
@@ -350,24 +366,26 @@ class Journal:
         """Checkpoints and lets go of the lock."""
         if self._lock.closed:
             return
+        with self._reading:
+            self._reader.close()
         with self._mutex:
             if self.damage is None:
                 _note_in_lock(self._lock, _CLOSED)
             self._db.close()
         self._lock.close()
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._db, self._mutex, self.path, self._look_for_damage)
+    def _transaction(self, *, durable: bool = True) -> "_Transaction":
+        return _Transaction(self._db, self._mutex, self.path, self._look_for_damage, durable=durable)
 
     def _fetch(self, query: str, values: Sequence[Any]) -> list[Any]:
-        with self._mutex:
+        with self._reading:
             try:
-                return self._db.execute(query, values).fetchall()
-            except sqlite3.Error as error:
+                return self._reader.execute(query, values).fetchall()
+            except _UNREADABLE as error:
                 self._look_for_damage(error)
                 raise JournalError(f"{self.path} cannot be read: {error}") from error
 
-    def _look_for_damage(self, error: sqlite3.Error) -> None:
+    def _look_for_damage(self, error: Exception) -> None:
         if salvage.is_damage(error):
             self._meet(str(error))
 
@@ -463,19 +481,26 @@ def _reader(state_dir: Path) -> Iterator[sqlite3.Connection | None]:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=10)) as db:
             schema.read_version(db, path)
             yield db
-    except (sqlite3.Error, OSError) as error:
+    except (*_UNREADABLE, OSError) as error:
         raise JournalError(f"{path} cannot be read: {error}") from error
 
 
 class _Transaction:
     def __init__(
-        self, db: sqlite3.Connection, mutex: threading.Lock, path: Path, failed: Callable[[sqlite3.Error], None]
+        self,
+        db: sqlite3.Connection,
+        mutex: threading.Lock,
+        path: Path,
+        failed: Callable[[Exception], None],
+        *,
+        durable: bool,
     ) -> None:
-        self._db, self._mutex, self._path, self._failed = db, mutex, path, failed
+        self._db, self._mutex, self._path, self._failed, self._durable = db, mutex, path, failed, durable
 
     def __enter__(self) -> sqlite3.Connection:
         self._mutex.acquire()
         try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self._mutex.release()
@@ -596,4 +621,5 @@ def _disposal_row(disposal: Disposal) -> tuple[Any, ...]:
         stamps.mtime_ns,
         disposal.action,
         disposal.sidecar,
+        disposal.root,
     )

@@ -1,6 +1,7 @@
 """The one place that times, catches and counts: arrivals -> decoded -> scored -> durable -> given to sinks.
 
-    source threads --claims--> Intake --decode threads--> a short queue --score thread--> journal --> publishers
+    source threads --claims--> Intake --decode threads--> a short queue --score thread--> a short queue
+        --commit thread--> journal --> publishers
 
 Every queue is bounded. An arrival that was claimed ends in exactly one way: its record is committed, or it is given
 back to its source. What raises unexpectedly is logged and tried again, with pauses that grow to a minute.
@@ -10,13 +11,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
+from edged import failpoints
 from edged.arrivals import Arrival, Entry
 from edged.canary import Canary
 from edged.decoding import DecoderPool, DecodingAborted, Outcome
@@ -34,11 +36,15 @@ from edged.sources import Source
 MAX_BATCH: Final = 4
 """Pictures a batch: a CPU gains nothing from more, and each costs memory."""
 
+_BATCHES_A_COMMIT: Final = 8
 _CLAIMS: Final = 64
 _OUTBOX_PAGE: Final = 500
 _OVERLAYS_CHECKED: Final = 1000
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Pipeline:
         self._pool = DecoderPool(decoders, limits)
         self._intake = Intake(_CLAIMS)
         self._decoded: queue.Queue[_Item | None] = queue.Queue(2 * MAX_BATCH)
+        self._scored: queue.Queue[tuple[Sequence[_Item], Sequence[Entry]] | None] = queue.Queue(_BATCHES_A_COMMIT)
         self._image_sinks = image_sinks
         self._sources: dict[str, tuple[Source, threading.Event, threading.Thread]] = {}
         self._detectors: Mapping[str, Detector] = {}
@@ -84,6 +91,7 @@ class Pipeline:
             threading.Thread(target=self._decode_loop, name=f"decode-{number}") for number in range(decoders)
         ]
         self._score_thread = threading.Thread(target=self._score_loop, name="score")
+        self._commit_thread = threading.Thread(target=self._commit_loop, name="commit")
         self._publishers = [_Publisher(sink, journal, metrics) for sink in record_sinks]
 
     def start(self) -> None:
@@ -93,7 +101,7 @@ class Pipeline:
                 sink.remove(self._journal.absent(sink.newest(_OVERLAYS_CHECKED)))
             except OSError as error:
                 self._log.error("old overlays cannot be removed", sink=sink.name, error=str(error))
-        for thread in (*self._decode_threads, self._score_thread):
+        for thread in (*self._decode_threads, self._score_thread, self._commit_thread):
             thread.start()
         for publisher in self._publishers:
             publisher.start()
@@ -157,6 +165,8 @@ class Pipeline:
         killer.cancel()
         self._decoded.put(None)
         _join(self._score_thread)
+        self._scored.put(None)
+        _join(self._commit_thread)
         for source, stop, thread in self._sources.values():
             stop.set()
             source.wake.set()
@@ -171,7 +181,8 @@ class Pipeline:
 
     def stuck(self, longer_than_s: float) -> list[str]:
         """Workers that died, or that have been at one piece of work for too long."""
-        threads = [*self._decode_threads, self._score_thread, *(entry[2] for entry in self._sources.values())]
+        workers = [*self._decode_threads, self._score_thread, self._commit_thread]
+        threads = [*workers, *(entry[2] for entry in self._sources.values())]
         dead = [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
         latest = time.monotonic() - longer_than_s
         return dead + [name for name, since in list(self._busy_since.items()) if since < latest]
@@ -222,16 +233,17 @@ class Pipeline:
         worker = threading.current_thread().name
         while (arrival := self._intake.take()) is not None:
             self._busy_since[worker] = time.monotonic()
+            failpoints.reach("claimed")
             source = self._sources[arrival.source][0]
             try:
                 item = self._decode(arrival, source)
-                self._trouble(worker, None)
+                self._trouble("decode", None)
             except DecodingAborted:
                 item = None
                 source.release(arrival)
             except Exception as error:  # noqa: BLE001
                 item = None
-                self._report(worker, f"decoding of {display_path(arrival.path)} failed", error)
+                self._report("decode", "pictures cannot be decoded", error, path=display_path(arrival.path))
                 self._stopping.wait(_FIRST_PAUSE_S)
                 source.release(arrival)
             self._busy_since.pop(worker, None)  # waiting for room in the queue is not being stuck
@@ -254,7 +266,9 @@ class Pipeline:
                         "file_too_large",
                         f"{arrival.stamps.size} bytes are more than limits.max_bytes = {self._limits.max_bytes}",
                     )
+                failpoints.reach("opened")
                 outcome = self._pool.decode(file, detector.bundle.manifest.input)
+                failpoints.reach("decoded")
                 if not source.unchanged(arrival, file):
                     source.release(arrival)
                     return None
@@ -277,56 +291,78 @@ class Pipeline:
     def _score_loop(self) -> None:
         ended = False
         while not ended:
-            batch = [self._decoded.get()]
-            while batch[-1] is not None and len(batch) < MAX_BATCH:
-                try:
-                    batch.append(self._decoded.get_nowait())
-                except queue.Empty:
-                    break
+            batch = _waiting(self._decoded, MAX_BATCH)
             ended = batch[-1] is None
             items = [item for item in batch if item is not None]
             if not items:
                 continue
             self._busy_since["score"] = time.monotonic()
-            entries = self._commit_stubbornly(items)
-            for item, entry in zip(items, entries, strict=False):
-                item.source.committed(item.arrival, entry)
-                self._count(item, entry)
-            for item in items:
-                self._intake.done(item.arrival.source)
-            for publisher in self._publishers:
-                publisher.wake()
-            self._busy_since.pop("score", None)
-
-    def _commit_stubbornly(self, items: Sequence[_Item]) -> list[Entry]:
-        """`_commit`, again and again if need be; [] when the daemon stops meanwhile, and then nothing is lost."""
-        pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                entries = self._commit(items)
-            except Exception as error:  # noqa: BLE001
-                what = "results cannot be made durable" if _is_expected(error) else "scoring failed"
-                self._report("score", what, error)
-                self._busy_since.pop("score", None)  # waiting is not being stuck
-                if self._stopping.wait(pause):
-                    return []
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            entries = self._stubbornly("score", "scoring failed", partial(self._score, items))
+            self._busy_since.pop("score", None)  # waiting for room in the queue is not being stuck
+            if entries is None:
+                self._let_go(items)
             else:
-                self._trouble("score", None)
-                return entries
+                self._scored.put((items, entries))
 
-    def _commit(self, items: Sequence[_Item]) -> list[Entry]:
-        """Scores a batch, draws what is to be drawn, and makes the results durable."""
-        results = self._detect(items)
+    def _score(self, items: Sequence[_Item]) -> list[Entry]:
+        """Scores a batch and draws what is to be drawn."""
         entries = []
-        for item, result in zip(items, results, strict=True):
+        for item, result in zip(items, self._detect(items), strict=True):
             if isinstance(result, Result) and item.frame is not None:
                 self._draw(item.frame, result)
             entries.append(item.source.entry(item.arrival, _record(item, result)))
+        failpoints.reach("drawn")
+        return entries
+
+    def _commit_loop(self) -> None:
+        """Makes durable what was scored while the one before was: the more waits for the disk, the fewer commits."""
+        ended = False
+        while not ended:
+            batches = _waiting(self._scored, _BATCHES_A_COMMIT)
+            ended = batches[-1] is None
+            items = [item for batch in batches if batch is not None for item in batch[0]]
+            entries = [entry for batch in batches if batch is not None for entry in batch[1]]
+            if not items:
+                continue
+            self._busy_since["commit"] = time.monotonic()
+            commit = partial(self._commit, entries)
+            if self._stubbornly("commit", "results cannot be made durable", commit) is not None:
+                for item, entry in zip(items, entries, strict=True):
+                    item.source.committed(item.arrival, entry)
+                    self._count(item, entry)
+                failpoints.reach("told")
+            self._let_go(items)
+            for publisher in self._publishers:
+                publisher.wake()
+            self._busy_since.pop("commit", None)
+
+    def _commit(self, entries: Sequence[Entry]) -> bool:
+        """Makes results durable."""
         began = time.perf_counter()
         self._journal.commit(entries)
+        failpoints.reach("committed")
         self._metrics.stage_seconds.labels("commit").observe(time.perf_counter() - began)
-        return entries
+        return True
+
+    def _let_go(self, items: Sequence[_Item]) -> None:
+        for item in items:
+            self._intake.done(item.arrival.source)
+
+    def _stubbornly(self, worker: str, what: str, work: Callable[[], _T]) -> _T | None:
+        """What `work` returns, again and again if need be; None when the daemon stops meanwhile: nothing is lost."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                done = work()
+            except Exception as error:  # noqa: BLE001
+                self._report(worker, what, error)
+                self._busy_since.pop(worker, None)  # waiting is not being stuck
+                if self._stopping.wait(pause):
+                    return None
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            else:
+                self._trouble(worker, None)
+                return done
 
     def _detect(self, items: Sequence[_Item]) -> list[Result | PictureError]:
         """One result or error an item; frames of the same detector go through it together."""
@@ -381,10 +417,11 @@ class Pipeline:
 
     # Troubles: logged when they begin and when they end, not every time.
 
-    def _report(self, where: str, what: str, error: Exception) -> None:
-        text = f"{what}: {error}"
+    def _report(self, where: str, what: str, error: Exception, **about: str) -> None:
+        # Without the file's name, for a fault of the system is one fault and not one a file.
+        text = f"{what}: {(isinstance(error, OSError) and error.strerror) or error}"
         if self._troubles.get(where) != text:
-            self._log.error(what, error=str(error), exc_info=not _is_expected(error))
+            self._log.error(what, error=str(error), exc_info=not _is_expected(error), **about)
         self._trouble(where, text)
 
     def _trouble(self, where: str, text: str | None) -> None:
@@ -435,7 +472,9 @@ class _Publisher:
             while rows := self._journal.undelivered(self._sink.name, _OUTBOX_PAGE):
                 began = time.perf_counter()
                 self._sink.publish([record for _, record in rows])
+                failpoints.reach("published")
                 self._journal.delivered(self._sink.name, rows[-1][0])
+                failpoints.reach("delivered")
                 self._metrics.stage_seconds.labels("publish").observe(time.perf_counter() - began)
         except Exception as error:  # noqa: BLE001
             self._metrics.sink_failures.labels(self._sink.name).inc()
@@ -449,6 +488,17 @@ class _Publisher:
             self._log.info("the sink works again")
         self._failing = False
         return True
+
+
+def _waiting(waiting: "queue.Queue[_T | None]", most: int) -> list[_T | None]:
+    """The next one, which it waits for, and those that are there already; up to `most`, and none after a None."""
+    found = [waiting.get()]
+    while found[-1] is not None and len(found) < most:
+        try:
+            found.append(waiting.get_nowait())
+        except queue.Empty:
+            break
+    return found
 
 
 def _join(thread: threading.Thread) -> None:

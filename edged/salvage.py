@@ -24,6 +24,7 @@ from edged import schema
 WAL: Final = "-wal"
 _SHM: Final = "-shm"
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NOT_TEXT: Final = "Could not decode to UTF-8"  # which Python says, and without a code
 _PROBED_ROWS: Final = 200
 _BATCH: Final = 1000
 _KEPT_ASIDE: Final = 3
@@ -63,6 +64,8 @@ class Salvage:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error of SQLite says that the file is damaged, rather than busy, full or out of reach."""
+    if isinstance(error, sqlite3.OperationalError) and str(error).startswith(_NOT_TEXT):
+        return True
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
 

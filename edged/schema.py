@@ -80,6 +80,8 @@ STEPS: Final = (
         value INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    # Of which inbox a file is owed: with another folder in its place, as where its disk is unmounted, it is not gone.
+    "ALTER TABLE disposals ADD COLUMN root INTEGER;",
 )
 VERSION: Final = len(STEPS)
 TABLES: Final = frozenset({"results", "kept", "disposals", "sinks", "quarantine", "state"})

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from edged import overlays
+from edged import failpoints, overlays
 from edged.errors import SinkError
 from edged.results import Frame, Result
 
@@ -41,6 +41,7 @@ class ImagesSink:
             partial = self._folder / f".{result.frame_id}.part"
             overlays.draw(frame, result).save(partial, "PNG", compress_level=1)
             size = partial.stat().st_size
+            failpoints.reach("drawing")
             partial.rename(self._folder / f"{result.frame_id}.png")
             self._bytes += size
             if self._bytes > self._max_bytes:

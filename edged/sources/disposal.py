@@ -8,13 +8,15 @@ scored, and only then does it go on. Another file is put back under its name wit
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from edged import failpoints
 from edged.arrivals import Disposal, SetAside, Stamps
 from edged.errors import SourceError
 from edged.sources.requests import Request
@@ -22,6 +24,8 @@ from edged.sources.requests import Request
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 _MAX_NAME: Final = 255
+_COARSEST_MTIME_NS: Final = 2_000_000_000
+"""FAT keeps times to two seconds."""
 _MAX_SIDECAR: Final = 1 << 20
 
 
@@ -53,42 +57,86 @@ class Disposer:
             OSError: the system refuses; the file is in the inbox, or under its private name for the next try.
         """
         held = os.path.join(self._private, os.fsencode(disposal.id))
+        if os.path.lexists(_copied(held)):
+            return self._deliver(held, disposal)
+        if _same_file(held, disposal.path):  # a crash came between link and unlink
+            os.unlink(held)
         if not os.path.lexists(held):
             if not stands(disposal):
                 return self._quarantined_before(disposal)
             os.makedirs(self._private, mode=0o700, exist_ok=True)
+            failpoints.reach("disposing")
             try:
                 rename_new(disposal.path, held)
             except FileNotFoundError:
                 if os.path.lexists(disposal.path):
                     raise  # it is the private folder that has gone
                 return None
+        failpoints.reach("held")
         if Stamps.of(os.lstat(held)) != disposal.stamps:
             self._put_back(held, disposal.path)
             return None
         if disposal.action == "delete":
             os.unlink(held)
             return None
-        directory = self._targets[disposal.action]
-        if directory is None:
-            raise OSError(errno.ENOENT, "there is no folder to move to any more; configure done_dir again")
-        relative = os.path.relpath(disposal.path, self._root)
-        return self._deliver(held, os.path.join(directory, relative), disposal)
+        return self._deliver(held, disposal)
+
+    def holds(self, disposal: Disposal) -> bool:
+        """Whether the file has its private name, on its way out of the inbox."""
+        held = os.path.join(self._private, os.fsencode(disposal.id))
+        return os.path.lexists(held) or os.path.lexists(_copied(held))
 
     def sync(self, folders: Sequence[bytes]) -> None:
         """Makes renames durable in the folders that files went to."""
         for folder in {*folders, self._private}:
             sync_folder(folder)
 
-    def _deliver(self, held: bytes, wanted: bytes, disposal: Disposal) -> bytes:
+    def _deliver(self, held: bytes, disposal: Disposal) -> bytes:
+        directory = self._targets[disposal.action]
+        if directory is None:
+            raise OSError(errno.ENOENT, "there is no folder to move to any more; configure done_dir again")
+        wanted = os.path.join(directory, os.path.relpath(disposal.path, self._root))
         folder = os.path.dirname(wanted)
         os.makedirs(folder, exist_ok=True)
-        for target in (wanted, with_id(wanted, disposal.id)):
-            sidecar = sidecar_of(target) if disposal.sidecar else None
-            if sidecar is not None and not _claim(sidecar, disposal.sidecar):
-                continue
+        copied, partial = _copied(held), os.path.join(folder, b"." + os.path.basename(held) + b".part")
+        if not os.path.lexists(copied):
             try:
-                _move_new(held, target)
+                return self._place(held, wanted, disposal)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+            _copy(held, partial)
+            failpoints.reach("copied")
+            # From here on the copy is whole. Without this mark, one that has its name already could not be told, after
+            # a crash, from a file that was there before, and would be made a second time.
+            os.rename(held, copied)
+            sync_folder(self._private)
+            failpoints.reach("marked")
+        if os.path.lexists(partial):
+            target = self._place(partial, wanted, disposal)
+            sync_folder(folder)
+            failpoints.reach("placed")
+        else:
+            target = next((name for name in (with_id(wanted, disposal.id), wanted) if _is_copy(name, disposal)), b"")
+            if not target:  # the targets are others by now
+                os.rename(copied, held)
+                return self._deliver(held, disposal)
+        os.unlink(copied)
+        return target
+
+    def _place(self, file: bytes, wanted: bytes, disposal: Disposal) -> bytes:
+        """Renames a file to the name that it wants, or to one with its id; over nothing."""
+        for target in (wanted, with_id(wanted, disposal.id)):
+            if _same_file(file, target):  # a crash came between link and unlink
+                os.unlink(file)
+                return target
+            sidecar = sidecar_of(target) if disposal.sidecar else None
+            if sidecar is not None:
+                if not _claim(sidecar, disposal.sidecar):
+                    continue
+                failpoints.reach("explained")
+            try:
+                rename_new(file, target)
             except FileExistsError:
                 if sidecar is not None:
                     os.unlink(sidecar)
@@ -258,8 +306,7 @@ def rename_new(old: bytes, new: bytes) -> None:
     Raises:
         OSError: FileExistsError when `new` exists; OSError with EXDEV across file systems.
     """
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    code = errno.ENOSYS
+    renameat2, code = _renameat2(), errno.ENOSYS
     if renameat2 is not None:
         if renameat2(_AT_FDCWD, ctypes.c_char_p(old), _AT_FDCWD, ctypes.c_char_p(new), _RENAME_NOREPLACE) == 0:
             return
@@ -268,35 +315,56 @@ def rename_new(old: bytes, new: bytes) -> None:
         raise OSError(code, os.strerror(code), os.fsdecode(old), None, os.fsdecode(new))
     # File systems that do not know the flag: a link does not overwrite either.
     os.link(old, new, follow_symlinks=False)
+    failpoints.reach("linked")
     os.unlink(old)
 
 
-def _move_new(old: bytes, new: bytes) -> None:
-    """`rename_new`, or copy, fsync, rename and unlink where `new` is on another file system."""
-    try:
-        rename_new(old, new)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-    else:
-        return
-    partial = os.path.join(os.path.dirname(new), b"." + os.path.basename(old) + b".part")
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    """The function of the C library, where it has it. Looked up once: a look-up leaves memory behind that stays."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _copy(old: bytes, partial: bytes) -> None:
+    """Copies a file whole and durably, or not at all."""
     try:
         _copy_whole(old, partial)
-        rename_new(partial, new)
+        sync_folder(os.path.dirname(partial))
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
-    os.unlink(old)
+
+
+def _copied(held: bytes) -> bytes:
+    """The private name of a file whose copy is whole."""
+    return held + b".copied"
+
+
+def _is_copy(path: bytes, disposal: Disposal) -> bool:
+    """Whether this is, by its stamps, a copy of the file that was scored."""
+    try:
+        there = Stamps.of(os.lstat(path))
+    except OSError:
+        return False
+    stamps = disposal.stamps
+    return there.size == stamps.size and abs(there.mtime_ns - stamps.mtime_ns) < _COARSEST_MTIME_NS
+
+
+def _same_file(one: bytes, other: bytes) -> bool:
+    """Whether two names are links of one file, which a rename between them would leave as they are."""
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except OSError:
+        return False
 
 
 def _copy_whole(old: bytes, new: bytes) -> None:
     with open(old, "rb") as source, open(new, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
         target.flush()
+        shutil.copystat(old, new)
         os.fsync(target.fileno())
-    shutil.copystat(old, new)
 
 
 def with_id(path: bytes, id_: str) -> bytes:

@@ -21,7 +21,7 @@ from typing import BinaryIO, Final, Literal
 
 import structlog
 
-from edged import __version__
+from edged import __version__, failpoints
 from edged.arrivals import Arrival, Disposal, Entry, SetAside, Stamps
 from edged.errors import PictureError, SourceError
 from edged.filesystems import is_network
@@ -101,11 +101,13 @@ class FolderSource:
         self._owed: dict[bytes, list[Disposal]] = {}
         self._owed_due = 0.0
         self._fresh: list[Disposal] = []
-        self._stuck: set[str] = set()
+        self._stuck: dict[str, str] = {}
+        self._out_of_sight: set[str] = set()
         self._skipped: set[bytes] = set()
         self._watcher: Watcher | None = None
         self._unwatched: set[str] = set()
         self._root_id: tuple[int, int] | None = None
+        self._root_inode: int | None = None
         self._disposer: Disposer | None = None
         self._private = b""
         self._more = False
@@ -128,7 +130,7 @@ class FolderSource:
         Raises:
             JournalError: what was scored before cannot be read.
         """
-        self._owed, self._fresh = {}, []
+        self._owed, self._fresh, self._out_of_sight = {}, [], set()
         if self._options.after == "keep":  # it may have been another once, with disposals left
             self._journal.keep_instead(filter(stands, self._journal.disposals(self.name)))
         else:
@@ -170,7 +172,12 @@ class FolderSource:
             self._forget_due = time.monotonic() + _FORGET_SECONDS
 
     def forget_gone(self) -> None:
-        """Removes the marks of kept files that are no longer there, so that the marks do not grow without end."""
+        """Removes the marks of kept files that are no longer there, so that the marks do not grow without end.
+
+        Where not one of them is there, all stay: the folder may be unmounted, and another stand in its place.
+        """
+        if not any(os.path.lexists(path) for path, _, _ in self._journal.kept(self.name)):
+            return
         gone: list[tuple[bytes, int, int]] = []
 
         def still_there() -> Iterator[tuple[bytes, int, int]]:
@@ -221,6 +228,9 @@ class FolderSource:
                 self._unwatch()  # another folder stands here now: a remount, or a replacement
                 self._prepare()
                 self._root_id = (status.st_dev, status.st_ino)
+                inode = Stamps.of(status).inode
+                if inode != self._root_inode:  # what was out of sight may be there again
+                    self._root_inode, self._owed_due = inode, 0.0
             self._requeue()
             events = dict(self._watcher.events()) if self._watcher else {}
             self._admit(self._unclaimed(), events, reason)
@@ -290,7 +300,9 @@ class FolderSource:
                         elif self._matches(entry.name):
                             try:
                                 status = entry.stat(follow_symlinks=False)
-                            except OSError:  # one that cannot be looked at now is no reason to pass over the rest
+                            except OSError as error:  # one that cannot be looked at is no reason to pass over the rest
+                                if error.errno == errno.ENAMETOOLONG:
+                                    self._skip_folder(folder, error, skipped)
                                 continue
                             stamps = self._eligible(entry.path, status, skipped)
                             if stamps is not None:
@@ -298,11 +310,15 @@ class FolderSource:
             except OSError as error:
                 if folder == self._root:
                     raise
-                if error.errno != errno.ENOENT and folder not in self._skipped:
-                    self._log.warning("folder skipped", path=display_path(folder), error=error.strerror)
-                    self._events.skipped(self.name, "unreadable_folder")
-                skipped.add(folder)
+                self._skip_folder(folder, error, skipped)
         self._skipped = skipped
+
+    def _skip_folder(self, folder: bytes, error: OSError, skipped: set[bytes]) -> None:
+        """Names and counts, once, a folder of which something cannot be reached."""
+        if error.errno != errno.ENOENT and folder not in self._skipped and folder not in skipped:
+            self._log.warning("folder skipped", path=display_path(folder), error=error.strerror)
+            self._events.skipped(self.name, "unreadable_folder")
+        skipped.add(folder)
 
     def _eligible(self, path: bytes, status: os.stat_result, skipped: set[bytes]) -> Stamps | None:
         """The stamps of a file that is to be scored; what is not a regular file is counted once and skipped."""
@@ -370,11 +386,11 @@ class FolderSource:
                 self._note(path, stamps, whole=False)
 
     def _offer(self, offer: Callable[[Arrival], bool]) -> None:
-        while self._ready and len(self._owed) < MAX_CANDIDATES:
+        while self._ready and len(self._owed) - len(self._out_of_sight) < MAX_CANDIDATES:
             _, path = self._ready[0]
             candidate = self._candidates.get(path)
             if candidate is not None and candidate.ready and path not in self._claimed:
-                arrival = Arrival(new_id(), self.name, path, candidate.stamps, candidate.found_at)
+                arrival = Arrival(new_id(), self.name, path, candidate.stamps, candidate.found_at, self._root_inode)
                 if not offer(arrival):
                     return
                 self._claimed.add(path)
@@ -481,6 +497,7 @@ class FolderSource:
         if self._journal.kept_sha256(self.name, arrival.path) != sha256:
             return False
         self._journal.refresh_kept(self.name, arrival.path, arrival.stamps)
+        failpoints.reach("refreshed")
         self._post(lambda: self._finish(arrival, None))
         return True
 
@@ -492,7 +509,7 @@ class FolderSource:
         action: Literal["move", "delete", "quarantine"] = self._options.after
         if record.status == QUARANTINED:
             action, sidecar = "quarantine", _sidecar(record)
-        disposal = Disposal(arrival.id, self.name, arrival.path, arrival.stamps, action, sidecar)
+        disposal = Disposal(arrival.id, self.name, arrival.path, arrival.stamps, action, sidecar, arrival.root)
         return Entry(record, arrival.stamps, disposal)
 
     def committed(self, arrival: Arrival, entry: Entry) -> None:
@@ -561,16 +578,19 @@ class FolderSource:
         done, folders, quarantined = [], [], []
         for disposal in todo:
             try:
+                if self._is_out_of_sight(disposal):
+                    continue
                 target = self._disposer.dispose(disposal)
             except OSError as error:
-                if disposal.id not in self._stuck:
+                fault = f"{disposal.action}: {error.strerror}"
+                if fault not in self._stuck.values():  # one fault is named once, not once a file
                     self._log.error(
                         "a scored file cannot leave the inbox; it is tried again",
                         path=display_path(disposal.path),
                         action=disposal.action,
                         error=str(error),
                     )
-                self._stuck.add(disposal.id)
+                self._stuck[disposal.id] = fault
                 continue
             done.append(disposal)
             folders.append(os.path.dirname(disposal.path))
@@ -582,14 +602,33 @@ class FolderSource:
                         quarantined.append(SetAside(disposal.id, self.name, target, stamps, time.time()))
         if not done or not self._root_stands():
             return  # with the folder unmounted, every file seems to have left it
+        failpoints.reach("moved")
         self._disposer.sync(folders)
+        failpoints.reach("synced")
         self._journal.disposed([disposal.id for disposal in done], quarantined)
+        failpoints.reach("struck")
         for disposal in done:
-            self._stuck.discard(disposal.id)
+            if self._stuck.pop(disposal.id, None) is not None and not self._stuck:
+                self._log.info("scored files leave the inbox again")
             self._owed[disposal.path].remove(disposal)
             if not self._owed[disposal.path]:
                 del self._owed[disposal.path]
             self._look(disposal.path, whole=False)  # whatever stands there now is new
+
+    def _is_out_of_sight(self, disposal: Disposal) -> bool:
+        """Whether a file is not found because another folder stands where its inbox was: a disk is not mounted, say."""
+        elsewhere = disposal.root is not None and disposal.root != self._root_inode
+        if not elsewhere or stands(disposal) or (self._disposer is not None and self._disposer.holds(disposal)):
+            self._out_of_sight.discard(disposal.id)
+            return False
+        if not self._out_of_sight:
+            self._log.warning(
+                "scored files are out of sight, for another folder stands where their inbox was; they leave it when it "
+                "is back",
+                path=display_path(disposal.path),
+            )
+        self._out_of_sight.add(disposal.id)
+        return True
 
     def _root_stands(self) -> bool:
         """Whether the folder that was scanned is still the one under its path."""

@@ -1,8 +1,10 @@
 """A real daemon as a real process, in folders of its own, seen as a user sees it."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from edged.journal import read_results
+from edged.journal import FILE, read_results
 from edged.results import Record
 from tests.conftest import TINY
 from tests.edged.making import until
@@ -32,6 +34,7 @@ class Site:
         self.config, self.log = root / "edged.toml", root / "daemon.log"
         self.inbox.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
         self._log_start = 0
         self.configure()
 
@@ -90,7 +93,7 @@ path = "{jsonl or self.jsonl}"
                 stdout=log,
                 stderr=log,
                 cwd=self.root,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self.environment, **(environment or {})},
             )
         if wait:
             until(lambda: self.said("ready") or self.process.poll() is not None, "the daemon to be ready")  # type: ignore[union-attr]
@@ -127,6 +130,11 @@ path = "{jsonl or self.jsonl}"
 
     def rows(self) -> list[Record]:
         return list(read_results(self.state))
+
+    def owed(self) -> int:
+        """How many files are still on their way out of an inbox."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.state / FILE}?mode=ro", uri=True, timeout=60)) as db:
+            return int(db.execute("SELECT count(*) FROM disposals").fetchone()[0])
 
     def wait_for_rows(self, count: int, seconds: float = 60) -> list[Record]:
         """Waits until the journal has that many rows."""

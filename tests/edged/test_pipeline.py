@@ -16,7 +16,7 @@ from edged.errors import PictureError, SinkError
 from edged.imaging import Limits
 from edged.journal import FILE, Journal, read_results
 from edged.metrics import Metrics
-from edged.pipeline import MAX_BATCH, Pipeline
+from edged.pipeline import Pipeline
 from edged.results import Record, new_id
 from edged.sinks.images import ImagesSink
 from edged.sinks.jsonl import JsonlSink
@@ -185,7 +185,7 @@ def test_arrivals_become_rows_entries_and_counts(works: Works) -> None:
     assert works.value("edged_stage_duration_seconds_count", stage="decode") == 23
     assert works.value("edged_stage_duration_seconds_count", stage="infer") == 21
     commits = works.value("edged_stage_duration_seconds_count", stage="commit") or 0
-    assert 23 / MAX_BATCH <= commits <= 23
+    assert 1 <= commits <= 23  # many at once, where the disk is slower than the model
     assert works.value("edged_score_ratio_count", source="line1", model="tiny") == 21
     assert set(rows["bad.png"].timings_ms) == {"decode", "infer"}
 

@@ -299,6 +299,36 @@ def test_damage_met_while_it_is_used_is_told_and_salvaged_at_the_next_start(tmp_
     assert opened(tmp_path).salvaged is not None
 
 
+def test_text_that_is_none_is_damage(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_sink("lines")
+    journal.commit([entry(id=f"{number:026x}", device="somewhere") for number in range(50)])
+    journal.close()
+    path = tmp_path / FILE
+    data = bytearray(path.read_bytes())
+    data[data.index(b"somewhere")] = 0xFF
+    path.write_bytes(data)
+    salvaged = opened(tmp_path).salvaged
+    assert salvaged is not None
+    assert (salvaged.results, salvaged.lost) == (50, 0)
+    assert sorted(row.device for row in read_results(tmp_path)) == [*["somewhere"] * 49, "\ufffdomewhere"]
+    consistent(tmp_path)
+
+
+def test_damage_that_a_commit_meets_is_told(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    told = []
+    journal = Journal(tmp_path, on_damage=lambda: told.append(journal.damage))
+    try:
+        zero(path, *pages_of(path, "results")[:-1], *pages_of(path, "results_scored_at"))
+        with pytest.raises(JournalError, match="cannot be written"):
+            journal.commit([entry(id="new", scored_at=500.5)])
+        assert told == [journal.damage] != [None]
+    finally:
+        journal.close()
+    assert opened(tmp_path).salvaged is not None
+
+
 def test_a_check_can_be_ended(tmp_path: Path) -> None:
     build(tmp_path)
     journal = Journal(tmp_path)

@@ -87,7 +87,7 @@ def content(path: Path) -> dict[str, list[tuple[object, ...]]]:
             for table, columns in (
                 ("results", "*"),
                 ("kept", "source, path, size, mtime_ns, sha256"),
-                ("disposals", "*"),
+                ("disposals", "id, source, path, inode, size, mtime_ns, action, sidecar"),
                 ("sinks", "*"),
                 ("sqlite_sequence", "*"),
             )

@@ -1,7 +1,11 @@
+import contextlib
 import ctypes
 import errno
 import hashlib
 import os
+import shutil
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +22,7 @@ from edged.results import Record
 from edged.sources.folder import MAX_CANDIDATES, FolderOptions, FolderSource
 from tests.edged.making import drop, quarantined, record, until
 
+LONGEST_PATH = 4095
 NEVER = 3000.0
 """Seconds: for what must not be the reason that something happens."""
 
@@ -266,11 +271,38 @@ def test_links_and_what_is_no_file_are_passed_over_and_counted_once(line: Line) 
     os.symlink(line.root / "nowhere", line.inbox / "dangling.png")
     os.symlink(line.root / "elsewhere", line.inbox / "folder.png")
     os.mkfifo(line.inbox / "fifo.png")
-    until(lambda: len(line.seen.skips) >= 4, "four to be passed over")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(line.inbox / "s.png"))
+    expected = ["not_a_file", "not_a_file", "symlink", "symlink", "symlink"]
+    with contextlib.suppress(PermissionError):  # only root makes devices
+        os.mknod(line.inbox / "null.png", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        expected.insert(0, "not_a_file")
+    until(lambda: len(line.seen.skips) >= len(expected), "all of them to be passed over")
     before = line.wake.waits
     until(lambda: line.wake.waits > before + 5, "more scans")
-    assert sorted(line.seen.skips) == ["not_a_file", "symlink", "symlink", "symlink"]
+    assert sorted(line.seen.skips) == expected
     assert line.arrivals == []
+
+
+def test_paths_as_long_as_the_system_takes_them_and_longer(line: Line) -> None:
+    folder = os.path.realpath(os.fsencode(line.inbox))
+    descriptor = os.open(folder, os.O_RDONLY)
+    while LONGEST_PATH - len(folder) - 1 > 254:  # the rest is one name
+        os.mkdir(b"x" * 250, dir_fd=descriptor)
+        below = os.open(b"x" * 250, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor, folder = below, os.path.join(folder, b"x" * 250)
+    for length in (LONGEST_PATH, LONGEST_PATH + 1):
+        name = (length - len(folder) - 1 - len(b".png")) * b"y" + b".png"
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+    line.start(settle_seconds=0, rescan_seconds=0.1)
+    until(lambda: line.arrivals, "the shorter one")
+    before = line.wake.waits
+    until(lambda: line.wake.waits > before + 5, "more scans")
+    assert [len(arrival.path) for arrival in line.arrivals] == [LONGEST_PATH]
+    assert line.score(line.arrivals[0]) is not None
+    assert line.seen.skips == ["unreadable_folder"]  # for the other one, once
 
 
 def test_the_timer_finds_what_no_event_told_of(line: Line) -> None:
@@ -378,6 +410,15 @@ def test_marks_of_files_that_have_gone_are_forgotten_but_not_with_the_folder(lin
     line.inbox.rename(line.root / "unmounted")
     line.source.forget_gone()
     assert [os.path.basename(path) for path, _, _ in line.journal.kept("line1")] == [b"b.png"]
+    until(lambda: line.seen.ups == [True, False], "the source to be down")
+    line.inbox.mkdir()  # what stands there while nothing is mounted over it
+    until(lambda: line.seen.ups == [True, False, True], "the source to be up")
+    line.source.forget_gone()
+    line.inbox.rmdir()
+    (line.root / "unmounted").rename(line.inbox)
+    until(line.source._root_stands, "the source to see the folder that has come back")
+    line.idle()
+    assert line.arrivals == []
 
 
 # Opening.
@@ -452,7 +493,8 @@ def test_a_file_leaves_when_its_result_is_durable(line: Line, after: str) -> Non
     assert (line.inbox / "a.png").exists()
     line.score(arrival)
     until(lambda: not (line.inbox / "a.png").exists(), "the file to leave")
-    assert (line.root / "done" / "a.png").exists() == (after == "move")
+    if after == "move":  # it is held in between
+        until((line.root / "done" / "a.png").exists, "the file to arrive")
     line.score(line.take("broken.png"), broken=True)
     until((line.root / "quarantine" / "broken.png").exists, "the quarantine")
     assert '"reason": "undecodable"' in (line.root / "quarantine" / "broken.png.json").read_text()
@@ -642,6 +684,29 @@ def test_files_of_a_folder_that_is_unmounted_for_a_while_are_not_scored_twice(li
     assert line.arrivals == []
 
 
+def test_files_are_still_owed_while_another_folder_stands_where_their_inbox_was(line: Line) -> None:
+    options: dict[str, Any] = {"after": "move", "done_dir": line.root / "done", "settle_seconds": 0.05}
+    line.start(**options)
+    drop(line.inbox / "a.png", b"picture")
+    arrival = line.take("a.png")
+    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    line.journal.commit([entry])
+    line.stop()
+    line.inbox.rename(line.root / "unmounted")
+    line.inbox.mkdir()
+    line.start(**options)
+    drop(line.inbox / "b.png", b"another")
+    line.score(line.take("b.png"))
+    until(lambda: [one.id for one in line.journal.disposals("line1")] == [arrival.id], "what is not out of sight")
+    assert (line.root / "done" / "b.png").exists()
+    line.inbox.rmdir()
+    (line.root / "unmounted").rename(line.inbox)
+    until((line.root / "done" / "a.png").exists, "the move")
+    until(lambda: not line.journal.disposals("line1"), "it to be struck")
+    line.idle()
+    assert line.arrivals == []
+
+
 def test_it_sleeps_while_there_is_nothing_to_do(line: Line) -> None:
     line.start(settle_seconds=0)
     drop(line.inbox / "a.png", b"picture")
@@ -708,6 +773,31 @@ def test_marks_of_many_files_that_are_gone_are_forgotten(line: Line) -> None:
     line.start()
     line.source.forget_gone()
     assert sorted(os.path.basename(path) for path, _, _ in line.journal.kept("line1")) == [b"0.png", b"1.png", b"2.png"]
+
+
+def test_folders_that_have_gone_are_not_watched_any_more(line: Line) -> None:
+    before = watches()
+    line.start(settle_seconds=0)
+    for number in range(20):
+        (line.root / "made" / "deep").mkdir(parents=True)
+        drop(line.root / "made" / "deep" / "a.png", b"picture")
+        (line.root / "made").rename(line.inbox / str(number))
+        line.take(f"{number}/deep/a.png")
+    until(lambda: watches() == before + 41, "every folder to be watched")
+    for number in range(1, 20):
+        shutil.rmtree(line.inbox / str(number))
+    until(lambda: watches() == before + 3, "those that have gone to be let go")
+    drop(line.inbox / "0" / "deep" / "b.png", b"another")
+    line.take("0/deep/b.png")
+
+
+def watches() -> int:
+    """How many watches this process has of inotify."""
+    found = 0
+    for info in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += sum(row.startswith("inotify") for row in info.read_text().splitlines())
+    return found
 
 
 def test_without_inotify_instances_the_folder_is_scanned_more_often(line: Line) -> None:

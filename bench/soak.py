@@ -1,0 +1,227 @@
+"""Whether anything is lost, doubled or leaked in the long run, and what durability costs.
+
+    python bench/soak.py --rounds 1000      kills the daemon so often, and accounts for every picture
+    python bench/soak.py --minutes 30       steady load with faults; slopes of memory, files, threads and journal
+    python bench/soak.py --cost             images/s with the journal on this disk, and in memory
+
+The daemon is a real one on the tiny model of the tests, whose harness this uses. What must be zero is printed as a
+count, and anything else there makes the exit code 1.
+"""
+
+import argparse
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.edged.daemons import Site
+from tests.edged.killing import Account, Kills, Line, other_file_system
+from tests.edged.making import children, drop, good, until
+from tests.edged.producing import WAYS
+
+SAMPLE_S, FAULT_S, WARM_UP = 2.0, 10.0, 0.25
+PER_BLOCK = 50
+COST_PICTURES, COST_RUNS = 1500, 5
+
+
+def main() -> int:
+    """Runs what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=0, help="kills")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of steady load")
+    parser.add_argument("--per-second", type=float, default=20.0, help="pictures a second of that load, about")
+    parser.add_argument("--cost", action="store_true", help="throughput with and without the disk")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--place", type=Path, default=None, help="where to work; a temporary folder by default")
+    arguments = parser.parse_args()
+    if not (arguments.rounds or arguments.minutes or arguments.cost):
+        parser.error("give --rounds, --minutes or --cost")
+    sound = True
+    with tempfile.TemporaryDirectory(prefix="edged-soak-", dir=arguments.place) as folder:
+        if arguments.rounds:
+            sound &= kill_rounds(Path(folder), arguments.rounds, arguments.seed)
+        if arguments.minutes:
+            sound &= steady(Path(folder), arguments.minutes, arguments.per_second, arguments.seed)
+        if arguments.cost:
+            cost(Path(folder))
+    return 0 if sound else 1
+
+
+# Kills.
+
+
+def kill_rounds(folder: Path, rounds: int, seed: int) -> bool:
+    """Kills the daemon and accounts for every picture after every block of rounds; whether all is well."""
+    kills, account, began = Kills(), Account(), time.monotonic()
+    for block in range(-(-rounds // PER_BLOCK)):
+        root = folder / f"kills-{block}"
+        root.mkdir()
+        far = other_file_system(root)
+        line = Line(root, seed=seed + block, far=far)
+        try:
+            line.kill_rounds(min(PER_BLOCK, rounds - block * PER_BLOCK), kills)
+            _add(account, line.finish())
+        finally:
+            line.clean_up()
+            shutil.rmtree(root)
+            if far is not None:
+                shutil.rmtree(far)
+        print(f"{kills.total:5} kills, {account.dropped} pictures, {len(account.problems)} problems", file=sys.stderr)
+    _print(dataclasses.asdict(kills) | {"minutes": round((time.monotonic() - began) / 60, 1)})
+    return _report(account)
+
+
+def _add(account: Account, more: Account) -> None:
+    for field in dataclasses.fields(Account):
+        setattr(account, field.name, getattr(account, field.name) + getattr(more, field.name))
+
+
+def _report(account: Account) -> bool:
+    _print({key: value for key, value in dataclasses.asdict(account).items() if key != "problems"})
+    for problem in account.problems[:20]:
+        print(problem)
+    print(f"{'problems':28}{len(account.problems):12}")
+    return not account.problems
+
+
+def _print(figures: dict[str, float]) -> None:
+    for name, value in figures.items():
+        print(f"{name:28}{value:12}")
+
+
+# Steady load.
+
+
+def steady(folder: Path, minutes: float, per_second: float, seed: int) -> bool:
+    """Steady load with a fault every few seconds; whether all is well at the end."""
+    root = folder / "steady"
+    root.mkdir()
+    line, chance = Line(root, seed=seed, kinds=("move", "delete")), random.Random(seed)
+    # A folder that was moved in stays, and is watched; it is the load then that grows, not the daemon.
+    line.producer.ways = tuple(way for way in WAYS if way != "folder")
+    samples: list[tuple[float, ...]] = []
+    faults = dict.fromkeys(("decoder killed", "reload", "folder away", "sink away", "stopped for a second"), 0)
+    line.site.start()
+    pid = line.site.pid
+    line.producer.start(2 / per_second)
+    began, fault_due = time.monotonic(), time.monotonic() + FAULT_S
+    try:
+        while (now := time.monotonic()) < began + 60 * minutes:
+            if now >= fault_due:
+                fault = chance.choice(list(faults))
+                _fault(line, fault)
+                faults[fault] += 1
+                fault_due = now + FAULT_S
+            samples.append((now - began, *_measure(pid), line.site.metrics()["edged_journal_bytes"], line.rows()))
+            time.sleep(SAMPLE_S)
+    finally:
+        line.producer.stop()
+    alive = line.site.process is not None and line.site.process.poll() is None
+    _print({"minutes": minutes, "daemon alive": int(alive), **faults})
+    _slopes(np.array(samples))
+    sound = _report(line.finish())
+    line.clean_up()
+    return sound and alive
+
+
+def _fault(line: Line, fault: str) -> None:
+    if fault == "decoder killed":
+        for victim in children(line.site.pid)[:1]:
+            os.kill(victim, signal.SIGKILL)
+    elif fault == "reload":
+        os.kill(line.site.pid, signal.SIGHUP)
+    elif fault == "stopped for a second":
+        os.kill(line.site.pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        os.kill(line.site.pid, signal.SIGCONT)
+    elif fault == "sink away":
+        lines = line.site.jsonl
+        lines.rename(lines.with_suffix(".away"))
+        lines.mkdir()
+        time.sleep(2.0)
+        lines.rmdir()
+        lines.with_suffix(".away").rename(lines)
+    else:
+        with line.producer.held():
+            inbox = line.inboxes[0].folder
+            inbox.rename(inbox.with_name("away"))
+            time.sleep(2.0)
+            inbox.with_name("away").rename(inbox)
+
+
+def _measure(pid: int) -> tuple[float, float, float]:
+    """Resident MiB, open files and threads."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return (
+        int(status["VmRSS"].split()[0]) / 1024,
+        len(os.listdir(f"/proc/{pid}/fd")),
+        int(status["Threads"]),
+    )
+
+
+def _slopes(samples: np.ndarray) -> None:
+    """Least squares after the warm-up, each with two standard errors; and how resident memory went, in eighths."""
+    eighths = [f"{part[:, 1].mean():.1f}" for part in np.array_split(samples, 8)]
+    print(f"{'resident MiB, in eighths':28}{' '.join(eighths)}")
+    late = samples[int(len(samples) * WARM_UP) :]
+    hours, results = late[:, 0] / 3600, late[:, 5] / 1000
+    for name, over, values in (
+        ("resident MiB / hour", hours, late[:, 1]),
+        ("open files / hour", hours, late[:, 2]),
+        ("threads / hour", hours, late[:, 3]),
+        ("journal kB / 1000 results", results, late[:, 4] / 1000),
+    ):
+        (slope, start), covariance = np.polyfit(over, values, 1, cov=True)
+        at_end = start + slope * over[-1]
+        print(f"{name:28}{slope:12.2f} +- {2 * np.sqrt(covariance[0, 0]):.2f}  (at the end {at_end:.1f})")
+
+
+# What it costs.
+
+
+def cost(folder: Path) -> None:
+    """Images/s with the journal and the sink on this disk, and in memory; the runs take turns."""
+    memory = other_file_system(folder)
+    if memory is None:
+        sys.exit("soak: /dev/shm is no file system of its own here, so there is no memory to compare with")
+    rates: dict[str, list[float]] = {"disk": [], "memory": []}
+    try:
+        for run in range(COST_RUNS):
+            for name, place in (("disk", folder), ("memory", memory)):
+                rates[name].append(_rate(folder / f"cost-{name}-{run}", place / f"state-{name}-{run}"))
+    finally:
+        shutil.rmtree(memory)
+    disk, in_memory = (sorted(values)[len(values) // 2] for values in rates.values())
+    _print({"images/s, journal on disk": round(disk, 1), "images/s, in memory": round(in_memory, 1)})
+    print(f"{'ratio of the medians':28}{disk / in_memory:12.3f}   {rates}")
+
+
+def _rate(root: Path, state: Path) -> float:
+    root.mkdir()
+    site = Site(root)
+    site.state, site.jsonl = state, state / "results.jsonl"
+    site.configure('after = "keep"', settle_seconds=0)
+    for number in range(COST_PICTURES):
+        drop(site.inbox / f"{number}.png", good(number))
+    site.start()
+    count = 'edged_images_total{outcome="ok",source="line1"}'
+    until(lambda: site.metrics()[count] >= COST_PICTURES / 10, "the first ones", 600)
+    first, began = site.metrics()[count], time.monotonic()
+    until(lambda: site.metrics()[count] >= COST_PICTURES, "the last one", 600)
+    rate = (COST_PICTURES - first) / (time.monotonic() - began)
+    assert site.stop() == 0
+    shutil.rmtree(root)
+    return rate
+
+
+if __name__ == "__main__":
+    sys.exit(main())
