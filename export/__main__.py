@@ -20,8 +20,8 @@ example:
   python -m export runs/solar --out bundles/solar
 
 precision:
-  fp32  weights in single precision, the whitening's factors in half (default)
-  fp16  all weights in half precision, computed in single: half the bytes, runs everywhere
+  fp32  weights in single precision, the whitening's factors in 8 bits (default)
+  fp16  the other weights in half precision, computed in single: fewer bytes, runs everywhere
   int8  the ImageNet trunk in 8 bits; refused when the scores move too far
 """
 
