@@ -76,6 +76,17 @@ def test_edged_scores_as_torch_does(tmp_path, request, kind, precision):
     assert served.golden.worst < 1
 
 
+@pytest.mark.parametrize("settings", ["preset=fast", "preset=accurate", "stages=[3,4,5,6] stride=8 regions=4"])
+def test_every_way_to_join_features_is_exported(tmp_path, settings):
+    source = make_run(tmp_path, [*FEATURES, *settings.split()])
+    assert main([str(source), "--out", str(tmp_path / "b")]) == 0
+    served, trained = Detector.load(tmp_path / "b", device="cpu"), run.load(source)
+    image = np.stack([np.repeat(part(700 + n, size=64)[..., None], 3, axis=2) for n in range(2)])
+    np.testing.assert_allclose(
+        served.scores(image)[0], trained.detector(torch.from_numpy(image))[0].numpy(), rtol=1e-3, atol=1e-3
+    )
+
+
 def test_what_a_bundle_holds(tmp_path, features):
     assert main([str(features), "--out", str(tmp_path / "solar")]) == 0
     bundle = bundles.load(tmp_path / "solar")
