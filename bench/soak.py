@@ -9,6 +9,7 @@ count, and anything else there makes the exit code 1.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import os
 import random
@@ -30,6 +31,7 @@ from tests.edged.producing import WAYS
 
 SAMPLE_S, FAULT_S, WARM_UP = 2.0, 10.0, 0.25
 PER_BLOCK = 50
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 COST_PICTURES, COST_RUNS = 1500, 5
 
 
@@ -144,18 +146,25 @@ def _fault(line: Line, fault: str) -> None:
         time.sleep(1.0)
         os.kill(line.site.pid, signal.SIGCONT)
     elif fault == "sink away":
-        lines = line.site.jsonl
-        lines.rename(lines.with_suffix(".away"))
-        lines.mkdir()
+        folder = line.site.jsonl.with_suffix(".away")
+        folder.mkdir()
+        _exchange(line.site.jsonl, folder)
         time.sleep(2.0)
-        lines.rmdir()
-        lines.with_suffix(".away").rename(lines)
+        _exchange(line.site.jsonl, folder)
+        folder.rmdir()
     else:
         with line.producer.held():
             inbox = line.inboxes[0].folder
             inbox.rename(inbox.with_name("away"))
             time.sleep(2.0)
             inbox.with_name("away").rename(inbox)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swaps two names at once: in a moment without the file, the sink would begin a new one, which is then lost."""
+    names = (os.fsencode(one), os.fsencode(other))
+    if ctypes.CDLL(None, use_errno=True).renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), "cannot be exchanged", str(one), None, str(other))
 
 
 def _measure(pid: int) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ DAY_S = 86_400
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[Line]:
     far = other_file_system(tmp_path)
-    one = Line(tmp_path, seed=7, far=far, rest="[retention]\nresults_days = 3650")
+    one = Line(tmp_path, seed=7, far=far, rest="[retention]\nresults_days = 3650\nimages_days = 3650")
     before = left_by_libfaketime()
     yield one
     one.clean_up()
