@@ -31,7 +31,7 @@ def test_too_few_pictures_give_the_largest_and_say_so() -> None:
     assert threshold.value == 0.3
     assert not threshold.promised
     assert threshold.shortfall is not None
-    for part in ("3 calibration pictures", "0.01", "99", "0.25"):
+    for part in ("3 calibration scores", "0.01", "99", "0.25"):
         assert part in threshold.shortfall
 
 

@@ -172,7 +172,12 @@ def test_ctrl_c(pictures: Path) -> None:
     for number in range(3000):
         os.link(pictures / "0.png", pictures / f"copy-{number}.png")
     command = [sys.executable, "-m", "edged", "score", str(TINY), str(pictures), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignored"
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
