@@ -22,7 +22,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from importlib.resources import files
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench import datasets
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
 BUNDLE = DEMO / "bundles" / "solar"
 CONFIG = DEMO / "edged.toml"
-TRAIN_SHARE = 0.7
 PACED, PACE_SECONDS = 60, 0.2
 TARGET_FPR = 0.01
 READY_SECONDS, SCORING_SECONDS, STOP_SECONDS = 60.0, 300.0, 60.0
@@ -74,17 +74,15 @@ def main() -> int:
     parser.add_argument("--serve", action="store_true", help="leave the daemon running at the end")
     serve = parser.parse_args().serve
     began = time.monotonic()
-    good, defective = solar_cells()
-    np.random.RandomState(0).shuffle(good)  # the split that published figures are given for
-    cut = int(TRAIN_SHARE * len(good))
+    cells = datasets.load("elpv-mono", None)
     stop_former_daemon()
     shutil.rmtree(DEMO, ignore_errors=True)
-    for name, pictures in (("good", good[:cut]), ("bad", defective)):
+    for name, pictures in (("good", cells.train), ("bad", cells.bad)):
         (DEMO / "pictures" / name).mkdir(parents=True)
         for picture in pictures:
             shutil.copy(picture, DEMO / "pictures" / name)
 
-    say(f"training on {cut} good cells")
+    say(f"training on {len(cells.train)} good cells")
     run_dir = DEMO / "runs" / "solar"
     licence = "data_licence=CC BY-NC-SA 4.0 (elpv-dataset)"
     good_dir = DEMO / "pictures" / "good"
@@ -106,7 +104,7 @@ def main() -> int:
     try:
         address = f"http://127.0.0.1:{port}"
         wait(lambda: answers(f"{address}/readyz"), READY_SECONDS, "the daemon is not ready", daemon)
-        summary = drop_and_measure(good[cut:], defective, inbox, address, daemon)
+        summary = drop_and_measure(cells.good, cells.bad, inbox, address, daemon)
         if not serve:
             daemon.send_signal(signal.SIGTERM)
             summary["exit_code"] = daemon.wait(STOP_SECONDS)
@@ -120,18 +118,6 @@ def main() -> int:
     if serve:
         say(f"the daemon runs on: {address}/metrics, inbox {inbox}; stop it with: kill {daemon.pid}")
     return 0 if summary["images_in"] == summary["results"] and not summary.get("exit_code") else 1
-
-
-def solar_cells() -> tuple[list[Path], list[Path]]:
-    """Good and defective monocrystalline cells, sorted by path."""
-    data = Path(str(files("elpv_dataset"))) / "data"
-    with (data / "labels.csv").open() as file:
-        rows = [line.split() for line in file]
-    cells = sorted((data / path, float(probability)) for path, probability, kind in rows if kind == "mono")
-    return (
-        [path for path, probability in cells if probability == 0.0],
-        [path for path, probability in cells if probability == 1.0],
-    )
 
 
 def drop_and_measure(

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +24,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import datasets
 from edged.detector import Detector
 from edged.imaging import ImageInput, Limits, decode
 
 ROOT: Final = Path(__file__).parents[1]
 SIGMA: Final = 25 / 255
-TRAIN_SHARE: Final = 0.7
 SPEC: Final = ImageInput(256, 256, 1)
 NEEDED: Final = {
     "bm3d": "bm3d (for non-commercial use): pip install bm3d",
@@ -50,10 +51,10 @@ def main() -> int:
     if missing:
         print("install " + "; ".join(missing), file=sys.stderr)
         return 2
-    train, held_out = cells()
+    cells = datasets.load("elpv-mono", None)
     with tempfile.TemporaryDirectory() as temporary:
-        bundle = options.bundle or make(train, options.keep or Path(temporary), options.set)
-        clean = np.stack([decode(path.read_bytes(), SPEC, Limits()).pixels for path in held_out[: options.pictures]])
+        bundle = options.bundle or make(cells.train, options.keep or Path(temporary), options.set)
+        clean = np.stack([decode(path.read_bytes(), SPEC, Limits()).pixels for path in cells.good[: options.pictures]])
         found = measure(Detector.load(bundle, device="cpu", threads=1), clean)
     print(json.dumps(found, indent=1))
     wins = found["ours_psnr_db"] > found["bm3d_psnr_db"] and found["times_faster"] >= 10
@@ -61,20 +62,7 @@ def main() -> int:
     return 0 if wins else 1
 
 
-def cells() -> tuple[list[Path], list[Path]]:
-    """Good monocrystalline cells, to train on and held out."""
-    spec = find_spec("elpv_dataset")
-    assert spec is not None
-    assert spec.origin is not None
-    data = Path(spec.origin).parent / "data"
-    rows = [line.split() for line in (data / "labels.csv").read_text().splitlines()]
-    good = np.array(sorted(path for path, probability, kind in rows if kind == "mono" and float(probability) == 0))
-    np.random.RandomState(0).shuffle(good)
-    n = round(TRAIN_SHARE * len(good))
-    return [data / path for path in good[:n]], [data / path for path in good[n:]]
-
-
-def make(pictures: list[Path], folder: Path, settings: list[str]) -> Path:
+def make(pictures: Sequence[Path], folder: Path, settings: list[str]) -> Path:
     """Trains and exports a denoiser through the public commands."""
     with tempfile.TemporaryDirectory() as links:
         for path in pictures:
