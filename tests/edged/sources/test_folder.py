@@ -523,7 +523,7 @@ def test_the_same_name_and_content_again_is_a_new_arrival(line: Line, after: str
         until(lambda: not (line.inbox / "a.png").exists(), "the file to leave")
     assert len(ids) == 3
     if after == "move":
-        assert len(list((line.root / "done").glob("*.png"))) == 3
+        until(lambda: len(list((line.root / "done").glob("*.png"))) == 3, "all three to arrive")
 
 
 @pytest.mark.parametrize("after", ["move", "delete"])
@@ -568,8 +568,8 @@ def test_two_files_of_one_name_both_leave_when_the_first_could_not(line: Line) -
     assert len(line.journal.disposals("line1")) == 2
     (line.root / "done" / "sub").unlink()
     drop(line.inbox / "b.png", b"third")
-    line.score(line.take("b.png"))  # the next disposal tries the others again
-    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed")
+    line.score(line.take("b.png"))
+    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed", 90)  # the others are tried every 30 s
     contents = sorted(path.read_bytes() for path in (line.root / "done").rglob("*.png"))
     assert contents == [b"first", b"second", b"third"]
 
