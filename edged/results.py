@@ -161,8 +161,8 @@ def make_record(
 
 
 def new_id() -> str:
-    """A unique id whose order is about that of time: 12 hexadecimal digits of milliseconds, 14 of chance."""
-    return f"{int(time.time() * 1000):012x}{secrets.token_hex(7)}"
+    """A unique id whose order is that of time, as the clock has it: 16 hexadecimal digits of nanoseconds, 10 of chance."""
+    return f"{time.time_ns():016x}{secrets.token_hex(5)}"
 
 
 def rfc3339(seconds: float) -> str:

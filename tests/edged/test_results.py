@@ -125,9 +125,9 @@ def test_ids_are_unique_and_in_the_order_of_time() -> None:
     ids = [new_id() for _ in range(10_000)]
     assert len(set(ids)) == 10_000
     assert {len(one) for one in ids} == {26}
-    stamps = [int(one[:12], 16) for one in ids]
+    stamps = [int(one[:16], 16) for one in ids]
     assert stamps == sorted(stamps)
-    assert abs(stamps[0] / 1000 - datetime.now(UTC).timestamp()) < 60
+    assert abs(stamps[0] / 1e9 - datetime.now(UTC).timestamp()) < 60
 
 
 @pytest.mark.parametrize(
