@@ -24,11 +24,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from train.threads import wait_asleep
+
+wait_asleep()
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from edged.calibration import conformal_threshold
 from train import config as configs

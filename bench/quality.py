@@ -24,6 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from train.threads import wait_asleep
+
+wait_asleep()
+
 import numpy as np
 import onnxruntime
 import torch
@@ -43,7 +47,6 @@ from train import features, run
 from train.detector import Detector
 from train.head import Head
 from train.head_fit import fit_head
-from train.threads import wait_asleep
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 OURS: Final = {
@@ -75,7 +78,6 @@ class Test:
 
 def main() -> int:
     """Measures, prints, writes."""
-    wait_asleep()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=sorted(datasets.NAMES), required=True)
     parser.add_argument("--root", type=Path, metavar="DIR", help="where magnetic-tile or folders are")

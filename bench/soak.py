@@ -29,7 +29,8 @@ from tests.edged.killing import Account, Kills, Line, other_file_system
 from tests.edged.making import children, drop, good, until
 from tests.edged.producing import WAYS
 
-SAMPLE_S, FAULT_S, WARM_UP = 2.0, 10.0, 0.25
+SAMPLE_S, WARM_UP = 2.0, 0.25
+FAULTS = ("decoder killed", "reload", "folder away", "sink away", "stopped for a second")
 PER_BLOCK = 50
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 COST_PICTURES, COST_RUNS = 1500, 5
@@ -41,6 +42,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0, help="kills")
     parser.add_argument("--minutes", type=float, default=0.0, help="of steady load")
     parser.add_argument("--per-second", type=float, default=20.0, help="pictures a second of that load, about")
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="only these faults under that load")
+    parser.add_argument("--fault-seconds", type=float, default=10.0, help="from one fault to the next")
     parser.add_argument("--cost", action="store_true", help="throughput with and without the disk")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--place", type=Path, default=None, help="where to work; a temporary folder by default")
@@ -52,7 +55,7 @@ def main() -> int:
         if arguments.rounds:
             sound &= kill_rounds(Path(folder), arguments.rounds, arguments.seed)
         if arguments.minutes:
-            sound &= steady(Path(folder), arguments.minutes, arguments.per_second, arguments.seed)
+            sound &= steady(Path(folder), arguments)
         if arguments.cost:
             cost(Path(folder))
     return 0 if sound else 1
@@ -103,32 +106,32 @@ def _print(figures: dict[str, float]) -> None:
 # Steady load.
 
 
-def steady(folder: Path, minutes: float, per_second: float, seed: int) -> bool:
+def steady(folder: Path, asked: argparse.Namespace) -> bool:
     """Steady load with a fault every few seconds; whether all is well at the end."""
     root = folder / "steady"
     root.mkdir()
-    line, chance = Line(root, seed=seed, kinds=("move", "delete")), random.Random(seed)
+    line, chance = Line(root, seed=asked.seed, kinds=("move", "delete")), random.Random(asked.seed)
     # A folder that was moved in stays, and is watched; it is the load then that grows, not the daemon.
     line.producer.ways = tuple(way for way in WAYS if way != "folder")
     samples: list[tuple[float, ...]] = []
-    faults = dict.fromkeys(("decoder killed", "reload", "folder away", "sink away", "stopped for a second"), 0)
+    faults = dict.fromkeys(asked.fault or FAULTS, 0)
     line.site.start()
     pid = line.site.pid
-    line.producer.start(2 / per_second)
-    began, fault_due = time.monotonic(), time.monotonic() + FAULT_S
+    line.producer.start(2 / asked.per_second)
+    began, fault_due = time.monotonic(), time.monotonic() + asked.fault_seconds
     try:
-        while (now := time.monotonic()) < began + 60 * minutes:
+        while (now := time.monotonic()) < began + 60 * asked.minutes:
             if now >= fault_due:
                 fault = chance.choice(list(faults))
                 _fault(line, fault)
                 faults[fault] += 1
-                fault_due = now + FAULT_S
+                fault_due = now + asked.fault_seconds
             samples.append((now - began, *_measure(pid), line.site.metrics()["edged_journal_bytes"], line.rows()))
             time.sleep(SAMPLE_S)
     finally:
         line.producer.stop()
     alive = line.site.process is not None and line.site.process.poll() is None
-    _print({"minutes": minutes, "daemon alive": int(alive), **faults})
+    _print({"minutes": asked.minutes, "daemon alive": int(alive), **faults})
     _slopes(np.array(samples))
     sound = _report(line.finish())
     line.clean_up()

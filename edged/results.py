@@ -161,7 +161,7 @@ def make_record(
 
 
 def new_id() -> str:
-    """A unique id whose order is that of time, as the clock has it: 16 hexadecimal digits of nanoseconds, 10 of chance."""
+    """A unique id whose order is that of the clock: 16 hexadecimal digits of nanoseconds, 10 of chance."""
     return f"{time.time_ns():016x}{secrets.token_hex(5)}"
 
 

@@ -1,4 +1,4 @@
-"""Hyper-parameters that every kind of model has: what it sees, how it is fitted, how it scores."""
+"""Hyper-parameters that kinds of models share: how they are fitted, what they see of pictures, how they score."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, Self
@@ -42,10 +42,46 @@ def fitting_depth(data: dict[str, Any]) -> int:
     return max(n for n in range(4) if n == 0 or -(-side // 2**n) >= _LEAST_BOTTOM)
 
 
-class ModelConfig(BaseModel):
-    """What every kind shares; a kind may give a key another default."""
+class FitConfig(BaseModel):
+    """How any model, of pictures or signals, is fitted and calibrated; a kind may give a key another default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(20, ge=1, le=10_000, description="passes over the fit part of what is good")
+    patience: int = Field(
+        10, ge=1, le=10_000, description="stop after this many epochs without a better loss on what is held out"
+    )
+    batch_size: int = Field(16, ge=1, le=1024, description="pictures, or signals, in each step of the training")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="size of a training step, at its peak (AdamW's)")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate: a short rise and a cosine down to 0, or the peak throughout"
+    )
+    weight_decay: float = Field(1e-5, ge=0, le=1, description="how hard weights are pulled towards 0 (AdamW's)")
+
+    target_fpr: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="false-positive rate that calibration shall promise; 0.01 flags 1 good part in 100",
+    )
+    calibration_share: float = Field(
+        0.0,
+        ge=0,
+        le=1 / 3,
+        description="share of what is good, at least, that calibrates; 0: no more than the rate takes",
+    )
+    statistics_share: float = Field(
+        0.15,
+        gt=0,
+        le=0.5,
+        description="share held out to stop and to scale by, of what calibration leaves",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of what is random: the split, the weights, the order")
+    data_licence: str = Field("not stated", max_length=300, description="licence of the data, for the bundle")
+
+
+class ModelConfig(FitConfig):
+    """What every kind of model of pictures has; a kind may give a key another default."""
 
     backbone: Literal["efficientnet-lite0", "pixels"] = Field(
         PIXELS, description="what the model sees: features of a frozen ImageNet trunk, or the pixels"
@@ -65,17 +101,6 @@ class ModelConfig(BaseModel):
         "bilinear", description="how pixels are averaged when a picture is resized"
     )
 
-    epochs: int = Field(20, ge=1, le=10_000, description="passes over the fit pictures")
-    patience: int = Field(
-        10, ge=1, le=10_000, description="stop after this many epochs without a better loss on held-out pictures"
-    )
-    batch_size: int = Field(16, ge=1, le=1024, description="pictures in each step of the training")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="size of a training step, at its peak (AdamW's)")
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="of the learning rate: a short rise and a cosine down to 0, or the peak throughout"
-    )
-    weight_decay: float = Field(1e-5, ge=0, le=1, description="how hard weights are pulled towards 0 (AdamW's)")
-
     regions: int = Field(
         0, ge=0, le=64, description="the map has this many by this many covariances; 0: as the pictures allow, up to 16"
     )
@@ -92,27 +117,6 @@ class ModelConfig(BaseModel):
         le=10_000,
         description="highest map positions that a score is the mean of",
     )
-
-    target_fpr: float = Field(
-        0.01,
-        gt=0,
-        lt=1,
-        description="false-positive rate that calibration shall promise; 0.01 flags 1 good part in 100",
-    )
-    calibration_share: float = Field(
-        0.0,
-        ge=0,
-        le=1 / 3,
-        description="share of the good pictures, at least, that calibrate; 0: no more than the rate takes",
-    )
-    statistics_share: float = Field(
-        0.15,
-        gt=0,
-        le=0.5,
-        description="share held out to stop and to scale by, of the pictures that calibration leaves",
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="of what is random: the split, the weights, the order")
-    data_licence: str = Field("not stated", max_length=300, description="licence of the pictures, for the bundle")
 
     @field_validator("size", mode="before")
     @classmethod

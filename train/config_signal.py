@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from edged.signals import SignalInput
+from train.config_base import FitConfig
 from train.errors import TrainError
 
 SAMPLES: Final = "samples"
@@ -41,10 +42,8 @@ def _fitting_depth(data: dict[str, Any]) -> int:
     return max(n for n in range(9) if n == 0 or -(-length // 2**n) >= _LEAST_BOTTOM)
 
 
-class SignalConfig(BaseModel):
+class SignalConfig(FitConfig):
     """Everything that decides what `python -m train ae` makes of a folder of signals."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input: Literal["signal"] = Field("signal", description="what one item is")
     backbone: Literal["samples"] = Field(SAMPLES, description="a signal's autoencoder works on its samples")
@@ -72,12 +71,6 @@ class SignalConfig(BaseModel):
     patience: int = Field(
         20, ge=1, le=10_000, description="stop after this many epochs without a better loss on held-out signals"
     )
-    batch_size: int = Field(16, ge=1, le=1024, description="signals in each step of the training")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="size of a training step, at its peak (AdamW's)")
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="of the learning rate: a short rise and a cosine down to 0, or the peak throughout"
-    )
-    weight_decay: float = Field(1e-5, ge=0, le=1, description="how hard weights are pulled towards 0 (AdamW's)")
 
     patch: int = Field(
         default_factory=_fitting_patch,
@@ -97,27 +90,6 @@ class SignalConfig(BaseModel):
         "error", description="the whole signal's reconstruction error, or the mean of the map's highest positions"
     )
     top: int = Field(2, ge=1, le=10_000, description="highest map positions, where the score is the map's")
-
-    target_fpr: float = Field(
-        0.01,
-        gt=0,
-        lt=1,
-        description="false-positive rate that calibration shall promise; 0.01 flags 1 good part in 100",
-    )
-    calibration_share: float = Field(
-        0.0,
-        ge=0,
-        le=1 / 3,
-        description="share of the good signals, at least, that calibrate; 0: no more than the rate takes",
-    )
-    statistics_share: float = Field(
-        0.15,
-        gt=0,
-        le=0.5,
-        description="share held out to stop and to scale by, of the signals that calibration leaves",
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="of what is random: the split, the weights, the order")
-    data_licence: str = Field("not stated", max_length=300, description="licence of the signals, for the bundle")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "SignalConfig":

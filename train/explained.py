@@ -1,6 +1,7 @@
 """Hyper-parameters in words: what `--help` says of each, and what is wrong with a value."""
 
 import difflib
+import inspect
 import json
 from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin
@@ -24,7 +25,10 @@ def help_lines(kind: type[ModelConfig | SignalConfig]) -> list[str]:
     defaults = kind()
     pixels = kind(backbone=PIXELS) if issubclass(kind, ModelConfig) else defaults
     lines = []
-    for key, field in kind.model_fields.items():
+    # What makes the kind special first, and what it shares with others after it.
+    for key in dict.fromkeys(key for one in kind.__mro__ for key in inspect.get_annotations(one)):
+        if (field := kind.model_fields.get(key)) is None:
+            continue
         default, other = (_written(getattr(config, key)) for config in (defaults, pixels))
         value = default if default == other or key == "backbone" else f"{default}, or {other} for pixels"
         lines += [f"  {key:17} {field.description}", f"{_INDENT}default {value}; {allowed(field)}"]
@@ -74,7 +78,8 @@ def _allowed(annotation: Any, metadata: list[Any]) -> str:
         *others, last = (json.dumps(value) for value in arguments)
         return f"{', '.join(others)} or {last}" if others else last
     if origin is tuple and arguments[-1] is Ellipsis:
-        return f"a list of up to {_bound(metadata, 'max_length')}, each {_allowed(arguments[0], [])}"
+        longest = _bound(metadata, "max_length")
+        return f"a list{'' if longest is None else f' of up to {longest}'}, each {_allowed(arguments[0], [])}"
     if origin is tuple:
         return f"{len(arguments)} numbers, each {_allowed(arguments[0], [])}"
     if hasattr(annotation, "__metadata__"):  # Annotated

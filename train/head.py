@@ -2,7 +2,7 @@
 
 residual r (C) at a position, minus that position's mean
 length     d = |W r|, W the inverse Cholesky factor of its region's covariance: the Mahalanobis length
-shape      z = (d - mean) / deviation of d at that position, on the fit pictures
+shape      z = (d - mean) / deviation of d at that position, on the pictures that the covariance is of
 level      z = (z - mean) / deviation of z over all positions, on the statistics pictures
 smoothing  a small Gaussian
 score      mean of softplus(z) over the highest positions; the map is softplus(z) / its reference
