@@ -252,9 +252,10 @@ class Exact(Head):
         """(g*g, C, C), as they are."""
         self.factors.copy_(torch.from_numpy(factors))
 
-    def whitening(self) -> Tensor:
-        """float32 (g*g, C, C)."""
-        return self.factors.float()
+    def transposed_strip(self, number: int) -> Tensor:
+        """float32 (g*g, end, rows)."""
+        begin, end = self.strips[number]
+        return self.factors[:, begin:end, :end].transpose(1, 2).float()
 
 
 @torch.no_grad()

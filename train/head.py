@@ -9,6 +9,7 @@ score      mean of softplus(z) over the highest positions; the map is softplus(z
 """
 
 import math
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ REFERENCE_QUANTILE: Final = 0.999
 """Good pictures exceed 1.0 of the anomaly map at one position in a thousand."""
 
 _MOST_STEPS: Final = 127
+_STRIP: Final = 40
 
 
 class Head(nn.Module):
@@ -35,7 +37,6 @@ class Head(nn.Module):
     spread: Tensor
     reference: Tensor
     kernel: Tensor
-    unpacking: Tensor
 
     def __init__(self, *, channels: int, height: int, width: int, regions: int, smoothing: float, top: int) -> None:
         """Makes room for what is fitted.
@@ -52,17 +53,20 @@ class Head(nn.Module):
         self.regions = regions
         self.top = min(top, height * width)
         packed = channels * (channels + 1) // 2 + 1  # and a zero, for what stands above the diagonal
+        self.strips = _strips(channels)
+        """[begin, end) of the strips of rows that the factors are used in."""
         self.register_buffer("mean", torch.zeros(channels, height, width))
         # The factors are most of the model's bytes: lower triangles alone, in 8 bits, with a step a row.
         count = min(regions, height) * min(regions, width)
         self.register_buffer("factors", torch.zeros(count, packed, dtype=torch.int8))
-        self.register_buffer("steps", torch.zeros(count, channels, 1))
+        self.register_buffer("steps", torch.zeros(count, 1, channels))
         self.register_buffer("length_mean", torch.zeros(height, width))
         self.register_buffer("length_deviation", torch.ones(height, width))
         self.register_buffer("level", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("reference", torch.ones(()))
-        self.register_buffer("unpacking", _unpacking(channels), persistent=False)
+        for number, (begin, end) in enumerate(self.strips):
+            self.register_buffer(f"unpacking_{number}", _unpacking(channels, begin, end), persistent=False)
         self.register_buffer("kernel", _gaussian(smoothing), persistent=False)
 
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,11 +93,18 @@ class Head(nn.Module):
         return (self.length(residual) - self.length_mean) / self.length_deviation
 
     def length(self, residual: Tensor) -> Tensor:
-        """Mahalanobis length at each position: (N, C, h, w) -> (N, h, w), 0 or more."""
-        by_region = to_regions(residual - self.mean, self.regions)  # (g*g, C, N*a*b)
-        whitened = self.whitening() @ by_region
-        lengths = whitened.square().sum(dim=1, keepdim=True).sqrt()
-        return from_regions(lengths, self.regions, residual.shape[2], residual.shape[3]).squeeze(1)
+        """Mahalanobis length at each position: (N, C, h, w) -> (N, h, w), 0 or more.
+
+        W is lower triangular: a strip of its rows needs no channels behind them. That is two thirds of the numbers to
+        read, which is where the time goes, and rows times columns of a transposed strip is what ONNX Runtime is fastest
+        at.
+        """
+        by_region = to_regions(residual - self.mean, self.regions)  # (g*g, N*a*b, C)
+        squares = torch.zeros(())
+        for number, (_, end) in enumerate(self.strips):
+            whitened = by_region[:, :, :end] @ self.transposed_strip(number)
+            squares = squares + whitened.square().sum(dim=2, keepdim=True)
+        return from_regions(squares.sqrt(), self.regions, residual.shape[2], residual.shape[3]).squeeze(1)
 
     def store(self, factors: NDArray[np.float64]) -> None:
         """Takes the factors W, (g*g, C, C) and lower triangular, in steps of each row's largest element over 127."""
@@ -101,12 +112,13 @@ class Head(nn.Module):
         row, column = np.tril_indices(factors.shape[1])
         packed = np.pad(np.round(factors / steps)[:, row, column], ((0, 0), (0, 1)))
         self.factors.copy_(torch.from_numpy(packed.astype(np.int8)))
-        self.steps.copy_(torch.from_numpy(steps))
+        self.steps.copy_(torch.from_numpy(steps.transpose(0, 2, 1)))
 
-    def whitening(self) -> Tensor:
-        """The factors as matrices: float32 (g*g, C, C), lower triangular."""
-        channels = math.isqrt(self.unpacking.numel())
-        return self.factors.index_select(1, self.unpacking).view(-1, channels, channels).float() * self.steps
+    def transposed_strip(self, number: int) -> Tensor:
+        """Rows [begin, end) of the factors, transposed, without the channels that they are 0 for: (g*g, end, rows)."""
+        begin, end = self.strips[number]
+        values = self.factors.index_select(1, self.get_buffer(f"unpacking_{number}")).view(-1, end, end - begin)
+        return values.float() * self.steps[:, :, begin:end]
 
     def smooth(self, z: Tensor) -> Tensor:
         """Gaussian smoothing, borders repeated: (N, h, w) -> (N, h, w)."""
@@ -119,27 +131,33 @@ class Head(nn.Module):
 
 
 def to_regions(x: Tensor, regions: int) -> Tensor:
-    """(N, C, h, w) -> (g*g, C, N*a*b), where a region has a x b positions."""
+    """(N, C, h, w) -> (g*g, N*a*b, C), where a region has a x b positions."""
     _, channels, height, width = x.shape
     rows, columns = min(regions, height), min(regions, width)
     split = x.reshape(-1, channels, rows, height // rows, columns, width // columns)
-    return split.permute(2, 4, 1, 0, 3, 5).reshape(rows * columns, channels, -1)
+    return split.permute(2, 4, 0, 3, 5, 1).reshape(rows * columns, -1, channels)
 
 
 def from_regions(x: Tensor, regions: int, height: int, width: int) -> Tensor:
-    """The inverse: (g*g, C, N*a*b) -> (N, C, h, w)."""
+    """The inverse: (g*g, N*a*b, C) -> (N, C, h, w)."""
     rows, columns = min(regions, height), min(regions, width)
-    channels = x.shape[1]
-    split = x.reshape(rows, columns, channels, -1, height // rows, width // columns)
-    return split.permute(3, 2, 0, 4, 1, 5).reshape(-1, channels, height, width)
+    channels = x.shape[2]
+    split = x.reshape(rows, columns, -1, height // rows, width // columns, channels)
+    return split.permute(2, 5, 0, 3, 1, 4).reshape(-1, channels, height, width)
 
 
-def _unpacking(channels: int) -> Tensor:
-    """Where each element of a (C, C) matrix stands in its packed lower triangle: int32 (C*C,)."""
+def _strips(channels: int) -> list[tuple[int, int]]:
+    """[begin, end) of strips of about `_STRIP` rows."""
+    edges = np.linspace(0, channels, max(1, round(channels / _STRIP)) + 1).round().astype(int).tolist()
+    return list(pairwise(edges))
+
+
+def _unpacking(channels: int, begin: int, end: int) -> Tensor:
+    """Where each element of a transposed strip, (end, end - begin), stands in the packed triangle: int32, flat."""
     row, column = torch.tril_indices(channels, channels)
     place = torch.full((channels, channels), row.numel(), dtype=torch.int32)
     place[row, column] = torch.arange(row.numel(), dtype=torch.int32)
-    return place.flatten()
+    return place[begin:end, :end].T.flatten()
 
 
 def _gaussian(sigma: float) -> Tensor:

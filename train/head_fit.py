@@ -109,7 +109,7 @@ def _covariances(head: Head, batches: Iterable[Tensor]) -> NDArray[np.float64]:
     """Of each region's centred residuals: (g*g, C, C)."""
     count, total = 0, torch.zeros((), dtype=torch.float64)
     for batch in batches:
-        centred = to_regions(batch - head.mean, head.regions)  # (g*g, C, n)
-        total = total + (centred @ centred.transpose(1, 2)).double()
-        count += centred.shape[2]
+        centred = to_regions(batch - head.mean, head.regions)  # (g*g, n, C)
+        total = total + (centred.transpose(1, 2) @ centred).double()
+        count += centred.shape[1]
     return (total / count).numpy()

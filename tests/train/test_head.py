@@ -93,15 +93,15 @@ def test_scores_are_above_zero_and_grow_with_a_defect():
 
 def test_a_map_one_position_high_has_regions_along_it():
     x = torch.arange(2.0 * C * 6).reshape(2, C, 1, 6)
-    assert to_regions(x, 3).shape == (3, C, 2 * 2)
-    assert to_regions(x, 3)[1, 0].tolist() == [2, 3, 6 * C + 2, 6 * C + 3]
+    assert to_regions(x, 3).shape == (3, 2 * 2, C)
+    assert to_regions(x, 3)[1, :, 0].tolist() == [2, 3, 6 * C + 2, 6 * C + 3]
     torch.testing.assert_close(from_regions(to_regions(x, 3), 3, 1, 6), x, rtol=0, atol=0)
     assert head(height=1, width=6, regions=3).factors.shape[0] == 3
 
 
 def test_regions_there_and_back():
     x = residuals(3, 2)
-    assert to_regions(x, G).shape == (G * G, C, 2 * H * W // (G * G))
+    assert to_regions(x, G).shape == (G * G, 2 * H * W // (G * G), C)
     torch.testing.assert_close(from_regions(to_regions(x, G), G, H, W), x, rtol=0, atol=0)
 
 
@@ -111,10 +111,24 @@ def test_factors_whiten():
     covariances = np.einsum("gni,gnj->gij", mixed, mixed) / 200
     factors = whitening_factors(covariances, 1e-9)
     np.testing.assert_allclose(factors @ covariances @ factors.transpose(0, 2, 1), [np.eye(C)] * 3, atol=1e-3)
-    room = head()
-    room.store(np.concatenate([factors, factors[:1]]))
+
+
+@pytest.mark.parametrize("channels", [1, C, 100, 152])
+def test_factors_are_stored_within_half_a_step(channels):
+    factors = np.tril(np.random.default_rng(0).normal(size=(G * G, channels, channels)))
+    room = head(channels=channels)
+    room.store(factors)
+    stored = np.zeros_like(factors)
+    for number, (begin, end) in enumerate(room.strips):
+        stored[:, begin:end, :end] = room.transposed_strip(number).numpy().transpose(0, 2, 1)
+    assert end == channels
     largest = np.abs(factors).max(axis=2, keepdims=True)
-    assert (np.abs(room.whitening()[:3].numpy() - factors) <= largest / 127 / 2 + 1e-6).all()
+    assert (np.abs(stored - factors) <= largest / 127 / 2 + 1e-6).all()
+    residual = torch.from_numpy(np.random.default_rng(1).normal(size=(2, channels, H, W)).astype(np.float32))
+    by_region = to_regions(residual, G).numpy()
+    lengths = np.linalg.norm(by_region @ stored.transpose(0, 2, 1), axis=2, keepdims=True)
+    expected = from_regions(torch.from_numpy(lengths), G, H, W)[:, 0]
+    np.testing.assert_allclose(room.length(residual).numpy(), expected.numpy(), rtol=1e-5)
 
 
 def test_a_residual_that_never_moves_stays_finite():
