@@ -308,7 +308,7 @@ def results(
     """
     from edged import config as configuration
     from edged import reports
-    from edged.journal import read_results
+    from edged.reading import read_results
 
     if requeue != bool(ids):
         raise ConfigError(["--requeue takes the ids of results, and ids are for --requeue"])

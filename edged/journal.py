@@ -9,46 +9,36 @@ are one transaction: the rows of `results` are the outbox, and a sink is a posit
     quarantine  where files went that could not be scored
     sinks       name -> the last row that it was given
 
-`schema` makes the tables, `salvage` reads a damaged journal.
-One process writes (it holds the lock beside the journal); any number read.
+`schema` makes the tables, `rows` fills them, `damage` and `salvage` are for a journal that is damaged.
+One process writes (it holds the `lock` beside the journal); any number read, with `reading`.
 """
 
 import contextlib
-import fcntl
-import json
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import structlog
 
 from edged import failpoints, salvage, schema
 from edged.arrivals import Disposal, Entry, SetAside, Stamps
+from edged.damage import UNREADABLE, examine, is_damage, note, noted
 from edged.errors import JournalError
-from edged.results import QUARANTINED, Record
+from edged.lock import StateLock
+from edged.results import Record
+from edged.rows import INSERT, SELECT, of_disposal, of_record, of_set_aside, to_disposal, to_record, to_set_aside
 from edged.salvage import Salvage
-
-FILE: Final = "journal.sqlite"
-LOCK: Final = "edged.lock"
+from edged.schema import FILE
 
 _PAGE: Final = 1000
 _INCREMENTAL: Final = 2
 _RESERVE_PAGES: Final = 256
 _CHECK_PROBLEMS: Final = 10
 _CHECK_STEPS: Final = 100_000
-_OPEN, _CLOSED = "open", "closed"
-# What reading a damaged file may raise: text that is not UTF-8 and values that are not what the schema says, too.
-_UNREADABLE: Final = (sqlite3.Error, ValueError, TypeError, OverflowError)
-_COLUMNS: Final = tuple(Record.__dataclass_fields__)
-_SELECT: Final = f"SELECT seq, {', '.join(_COLUMNS)} FROM results"
-_INSERT: Final = (
-    f"INSERT INTO results ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (id) DO NOTHING"
-)
 _KEEP: Final = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, (SELECT seq FROM results WHERE id = ?))"
 
 
@@ -74,17 +64,17 @@ class Journal:
         self._checking: sqlite3.Connection | None = None
         self._check_ended = False
         self._mutex, self._reading = threading.Lock(), threading.Lock()
-        self._lock, was_open, was_there = _take_lock(state_dir)
+        self._lock = StateLock(state_dir)
         try:
-            self._db = self._open(was_open=was_open, was_there=was_there)
+            self._db = self._open()
             # Who only reads does not wait for the disk behind one who commits.
             self._reader = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
-            _note_in_lock(self._lock, _OPEN)
+            self._lock.note_open()
         except BaseException:
             self._lock.close()
             raise
 
-    def _open(self, *, was_open: bool, was_there: bool) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         log = structlog.get_logger().bind(journal=str(self.path))
         wal = self.path.with_name(self.path.name + salvage.WAL)
         try:
@@ -92,14 +82,14 @@ class Journal:
             if not self.path.exists():
                 lost = salvage.set_stray_log_aside(self.path)
                 schema.create(self.path)
-                if lost or was_there:
+                if lost or self._lock.was_there:
                     log.error("the journal is gone; a new one is begun, and files in the inboxes are scored again")
-            elif was_open and not wal.exists():
+            elif self._lock.was_open and not wal.exists():
                 log.error("the last run was cut off, and its write-ahead log is gone: its last results may be lost")
-            damage = salvage.noted(self.path) or _examine(self.path)
-            if damage is not None:
-                log.error("the journal is damaged; what can be read of it is salvaged", damage=damage)
-                self.salvaged = salvage.salvage(self.path, damage)
+            found = noted(self.path) or examine(self.path)
+            if found is not None:
+                log.error("the journal is damaged; what can be read of it is salvaged", damage=found)
+                self.salvaged = salvage.salvage(self.path, found)
                 log.error(
                     "the journal was salvaged; files whose results were lost are scored again where they still are",
                     results=self.salvaged.results,
@@ -120,7 +110,7 @@ class Journal:
             if backup is not None:
                 log.warning("the journal was brought up to date", schema=schema.VERSION, backup=str(backup))
             db.execute("SELECT 1 FROM results LIMIT 1").fetchall()  # makes the write-ahead log, if there is none
-        except (*_UNREADABLE, OSError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise JournalError(f"{self.path} cannot be opened: {error}") from error
         return db
 
@@ -146,7 +136,7 @@ class Journal:
         except sqlite3.Error as error:
             if self._check_ended:
                 return []
-            if not salvage.is_damage(error):
+            if not is_damage(error):
                 raise JournalError(f"{self.path} cannot be read: {error}") from error
             found = [str(error)]
         if found == ["ok"]:
@@ -177,9 +167,9 @@ class Journal:
                     (entry.record.source, path, stamps.size, stamps.mtime_ns, entry.record.sha256, entry.record.id)
                 )
             else:
-                owed.append(_disposal_row(entry.disposal))
+                owed.append(of_disposal(entry.disposal))
         with self._transaction() as db:
-            db.executemany(_INSERT, [_result_row(entry.record) for entry in entries])
+            db.executemany(INSERT, [of_record(entry.record) for entry in entries])
             db.executemany(_KEEP, kept)
             db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", owed)
             failpoints.reach("committing")
@@ -224,11 +214,8 @@ class Journal:
 
     def disposals(self, source: str) -> list[Disposal]:
         """What a source still has to move or delete, oldest first."""
-        rows = self._fetch("SELECT * FROM disposals WHERE source = ? ORDER BY id", (source,))
-        return [
-            Disposal(id_, name, path, Stamps(inode, size, mtime_ns), action, sidecar, root)
-            for id_, name, path, inode, size, mtime_ns, action, sidecar, root in rows
-        ]
+        found = self._fetch("SELECT * FROM disposals WHERE source = ? ORDER BY id", (source,))
+        return [to_disposal(row) for row in found]
 
     def keep_instead(self, disposals: Iterable[Disposal]) -> None:
         """Turns disposals into marks that their files are kept, for a source that keeps its files from now on."""
@@ -244,22 +231,19 @@ class Journal:
         """Strikes disposals that are done, and notes where files went that are in quarantine now."""
         with self._transaction() as db:
             db.executemany("DELETE FROM disposals WHERE id = ?", [(id_,) for id_ in ids])
-            rows = [
-                (one.id, one.source, one.path, one.stamps.inode, one.stamps.size, one.stamps.mtime_ns, one.moved_at)
-                for one in set_aside
-            ]
-            db.executemany("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            values = [of_set_aside(one) for one in set_aside]
+            db.executemany("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def quarantine(
         self, limit: int, *, moved_before: float | None = None, beside: Collection[str] = ()
     ) -> list[SetAside]:
         """Files in quarantine but for those of the ids `beside`, the oldest results first."""
         marks = ", ".join("?" * len(beside))
-        rows = self._fetch(
+        found = self._fetch(
             f"SELECT * FROM quarantine WHERE moved_at < ? AND id NOT IN ({marks}) ORDER BY id LIMIT ?",
             (1e300 if moved_before is None else moved_before, *beside, limit),
         )
-        return [_set_aside(row) for row in rows]
+        return [to_set_aside(row) for row in found]
 
     def quarantine_bytes(self) -> int:
         """Bytes of all files in quarantine."""
@@ -284,11 +268,11 @@ class Journal:
 
     def undelivered(self, sink: str, limit: int) -> list[tuple[int, Record]]:
         """The next rows that a sink has not been given, in order, each with its position."""
-        query = f"{_SELECT} WHERE seq > (SELECT delivered_seq FROM sinks WHERE name = ?) ORDER BY seq LIMIT ?"
-        rows = self._fetch(query, (sink, limit))
+        query = f"{SELECT} WHERE seq > (SELECT delivered_seq FROM sinks WHERE name = ?) ORDER BY seq LIMIT ?"
+        found = self._fetch(query, (sink, limit))
         try:
-            return [(row[0], _record(row)) for row in rows]
-        except _UNREADABLE as error:
+            return [(row[0], to_record(row)) for row in found]
+        except UNREADABLE as error:
             raise JournalError(f"{self.path} cannot be read: {error}") from error
 
     def delivered(self, sink: str, seq: int) -> None:
@@ -364,13 +348,13 @@ class Journal:
 
     def close(self) -> None:
         """Checkpoints and lets go of the lock."""
-        if self._lock.closed:
+        if not self._lock.held:
             return
         with self._reading:
             self._reader.close()
         with self._mutex:
             if self.damage is None:
-                _note_in_lock(self._lock, _CLOSED)
+                self._lock.note_closed()
             self._db.close()
         self._lock.close()
 
@@ -381,108 +365,19 @@ class Journal:
         with self._reading:
             try:
                 return self._reader.execute(query, values).fetchall()
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 self._look_for_damage(error)
                 raise JournalError(f"{self.path} cannot be read: {error}") from error
 
     def _look_for_damage(self, error: Exception) -> None:
-        if salvage.is_damage(error):
+        if is_damage(error):
             self._meet(str(error))
 
     def _meet(self, damage: str) -> None:
         if self.damage is None:
             self.damage = damage
-            salvage.note(self.path, damage)
+            note(self.path, damage)
             self._on_damage()
-
-
-def read_results(
-    state_dir: Path, *, since: float | None = None, anomalies: bool = False, quarantined: bool = False
-) -> Iterator[Record]:
-    """Rows of a journal that a daemon may be writing, oldest first; nothing when there is no journal yet.
-
-    Args:
-        state_dir: `service.state_dir`.
-        since: rows scored at or after it, seconds since 1970.
-        anomalies: only rows that are anomalies.
-        quarantined: only rows that are quarantined. With `anomalies`: both.
-
-    Raises:
-        JournalError: the journal cannot be read.
-        SchemaError: it is of a newer edged.
-    """
-    kinds = [
-        kind for kind, asked in (("is_anomaly = 1", anomalies), (f"status = '{QUARANTINED}'", quarantined)) if asked
-    ]
-    which = f"AND ({' OR '.join(kinds)})" if kinds else ""
-    query = f"{_SELECT} WHERE seq > ? AND scored_at >= ? {which} ORDER BY seq LIMIT ?"
-    with _reader(state_dir) as db:
-        last = 0
-        # Pages, so that no long read keeps the daemon's write-ahead log from being folded in.
-        while db and (rows := db.execute(query, (last, -1e300 if since is None else since, _PAGE)).fetchall()):
-            yield from map(_record, rows)
-            last = rows[-1][0]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a journal knows of one result and its file.
-
-    Attributes:
-        record: the result.
-        owed: whether its file is still to leave the inbox.
-        mark: (size, mtime_ns) of the kept file that its path is known by; None without a mark.
-        is_latest: whether that mark is of this result, and not of a later one.
-        set_aside: where its file is in quarantine, if it is.
-    """
-
-    record: Record
-    owed: bool
-    mark: tuple[int, int] | None
-    is_latest: bool
-    set_aside: SetAside | None
-
-
-def look_up(state_dir: Path, id_: str) -> Standing | None:
-    """One result of a journal that a daemon may be writing; None when there is none.
-
-    Raises:
-        JournalError: the journal cannot be read, or was not yet brought up to date.
-        SchemaError: it is of a newer edged.
-    """
-    with _reader(state_dir) as db:
-        row = db.execute(f"{_SELECT} WHERE id = ?", (id_,)).fetchone() if db else None
-        if db is None or row is None:
-            return None
-        if schema.read_version(db, state_dir / FILE) != schema.VERSION:
-            raise JournalError(f"{state_dir / FILE} is of an older edged; start the daemon once")
-        record = _record(row)
-        owed = db.execute("SELECT 1 FROM disposals WHERE id = ?", (id_,)).fetchone() is not None
-        mark = db.execute(
-            "SELECT size, mtime_ns, coalesce(seq, ?) FROM kept WHERE source = ? AND path = ?",
-            (row[0], record.source, os.fsencode(record.path)),
-        ).fetchone()
-        aside = db.execute("SELECT * FROM quarantine WHERE id = ?", (id_,)).fetchone()
-        return Standing(
-            record, owed, mark and mark[:2], mark is not None and mark[2] == row[0], aside and _set_aside(aside)
-        )
-
-
-@contextlib.contextmanager
-def _reader(state_dir: Path) -> Iterator[sqlite3.Connection | None]:
-    """A connection that only reads; None when there is no journal yet."""
-    path = state_dir / FILE
-    try:
-        if not path.exists():
-            yield None
-            return
-        # Without a write-ahead log nobody is writing, and a reader need not be able to make one.
-        mode = "mode=ro" if path.with_name(path.name + salvage.WAL).exists() else "mode=ro&immutable=1"
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=10)) as db:
-            schema.read_version(db, path)
-            yield db
-    except (*_UNREADABLE, OSError) as error:
-        raise JournalError(f"{path} cannot be read: {error}") from error
 
 
 class _Transaction:
@@ -528,98 +423,3 @@ class _Transaction:
         """Folds the write-ahead log into the journal, which on a full disk may be the room that is missing."""
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _examine(path: Path) -> str | None:
-    """How a journal is damaged, as far as can be told in no time; None when it seems to be well.
-
-    Raises:
-        SchemaError: it is of a newer edged.
-        sqlite3.Error: it cannot be opened for another reason than damage.
-    """
-    if path.stat().st_size == 0:
-        return "it is empty"
-    try:
-        # Only to read: closing a connection that may write would write into a file that is perhaps damaged.
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-            if db.execute("PRAGMA application_id").fetchone() != (schema.APPLICATION_ID,):
-                return "its header is not that of a journal"
-            version = schema.read_version(db, path)
-            if version == 0:
-                return "it has no tables"
-            if version == schema.VERSION:
-                salvage.probe(db)
-            else:
-                db.execute("SELECT * FROM results ORDER BY seq DESC LIMIT 1").fetchall()
-    except salvage.DamageError as error:
-        return str(error)
-    except sqlite3.Error as error:
-        if not salvage.is_damage(error):
-            raise
-        return str(error)
-    return None
-
-
-def _take_lock(state_dir: Path) -> tuple[IO[str], bool, bool]:
-    """The lock, whether whoever had it last left the journal open, and whether there has been a journal."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        lock = (state_dir / LOCK).open("a+", encoding="ascii")
-    except OSError as error:
-        raise JournalError(f"{state_dir} cannot be written: {error.strerror}; check service.state_dir") from error
-    lock.seek(0)
-    holder, left = (*lock.read(64).splitlines(), "", "")[:2]
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise JournalError(
-            f"{state_dir} belongs to a running edged (process {holder or 'unknown'}); stop it first, "
-            "or give this one another service.state_dir"
-        ) from error
-    _note_in_lock(lock, left)
-    return lock, left == _OPEN, left in {_OPEN, _CLOSED}
-
-
-def _note_in_lock(lock: IO[str], state: str) -> None:
-    """Writes who has the lock, and whether the journal is open: what was left open has a write-ahead log."""
-    lock.seek(0)
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n{state}\n")
-    lock.flush()
-
-
-def _result_row(record: Record) -> tuple[Any, ...]:
-    values = {name: getattr(record, name) for name in _COLUMNS}
-    values["path"] = os.fsencode(record.path)
-    values["timings_ms"] = json.dumps(record.timings_ms)
-    return tuple(values[name] for name in _COLUMNS)
-
-
-def _record(row: Sequence[Any]) -> Record:
-    values = dict(zip(_COLUMNS, row[1:], strict=True))
-    values["path"] = os.fsdecode(values["path"])
-    values["timings_ms"] = json.loads(values["timings_ms"])
-    if values["is_anomaly"] is not None:
-        values["is_anomaly"] = bool(values["is_anomaly"])
-    return Record(**values)
-
-
-def _set_aside(row: Sequence[Any]) -> SetAside:
-    id_, source, path, inode, size, mtime_ns, moved_at = row
-    return SetAside(id_, source, path, Stamps(inode, size, mtime_ns), moved_at)
-
-
-def _disposal_row(disposal: Disposal) -> tuple[Any, ...]:
-    stamps = disposal.stamps
-    return (
-        disposal.id,
-        disposal.source,
-        disposal.path,
-        stamps.inode,
-        stamps.size,
-        stamps.mtime_ns,
-        disposal.action,
-        disposal.sidecar,
-        disposal.root,
-    )

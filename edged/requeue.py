@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from edged.arrivals import Stamps
-from edged.journal import Standing, look_up
+from edged.reading import Standing, look_up
 from edged.results import display_path
 from edged.sources import requests
 from edged.sources.disposal import with_id

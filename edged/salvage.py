@@ -1,6 +1,5 @@
-"""A damaged journal: noticing it, reading what can be read, setting it aside.
+"""A damaged journal: reading what can be read, setting it aside. `damage` notices it.
 
-    journal.sqlite.damage              says that damage was met: the next start salvages
     journal.sqlite.salvaged            what was salvaged, whole; it is about to become the journal
     journal.sqlite.damaged-<time>      a damaged journal as it was, its -wal and -shm beside it, for people
 
@@ -20,27 +19,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from edged import schema
+from edged.damage import forget
 
 WAL: Final = "-wal"
 _SHM: Final = "-shm"
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_NOT_TEXT: Final = "Could not decode to UTF-8"  # which Python says, and without a code
-_PROBED_ROWS: Final = 200
 _BATCH: Final = 1000
 _KEPT_ASIDE: Final = 3
 _HEADER_PAGE_BYTES: Final = 4096
 _LAST_SEQ: Final = 1 << 62
-_KEYS: Final = {
-    "kept": ("source", "path"),
-    "disposals": ("id",),
-    "sinks": ("name",),
-    "quarantine": ("id",),
-    "state": ("name",),
-}
-
-
-class DamageError(Exception):
-    """A journal is damaged; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,52 +48,6 @@ class Salvage:
     whole: bool
 
 
-def is_damage(error: BaseException) -> bool:
-    """Whether an error of SQLite says that the file is damaged, rather than busy, full or out of reach."""
-    if isinstance(error, sqlite3.OperationalError) and str(error).startswith(_NOT_TEXT):
-        return True
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
-
-
-def probe(db: sqlite3.Connection) -> None:
-    """Looks whether a journal that is up to date can be used, in a time that does not grow with its rows.
-
-    Raises:
-        DamageError: a table is missing.
-        sqlite3.Error: it cannot be read; see `is_damage`.
-    """
-    missing = schema.TABLES - {row[0] for row in db.execute("SELECT name FROM sqlite_schema")}
-    if missing:
-        raise DamageError(f"tables are missing: {', '.join(sorted(missing))}")
-    for order in ("ASC", "DESC"):
-        db.execute(f"SELECT * FROM results ORDER BY seq {order} LIMIT {_PROBED_ROWS}").fetchall()
-        db.execute(f"SELECT * FROM results ORDER BY scored_at {order} LIMIT 1").fetchall()
-        db.execute(f"SELECT * FROM results ORDER BY id {order} LIMIT 1").fetchall()
-        for table, key in _KEYS.items():
-            columns = ", ".join(f"{column} {order}" for column in key)
-            db.execute(f"SELECT * FROM {table} ORDER BY {columns} LIMIT 1").fetchall()
-    last, given = db.execute(
-        "SELECT (SELECT max(seq) FROM results), (SELECT seq FROM sqlite_sequence WHERE name = 'results')"
-    ).fetchone()
-    if (last or 0) > (given or 0):
-        raise DamageError(f"row {last} is beyond the last that was given out, {given}")
-
-
-def note(path: Path, damage: str) -> None:
-    """Has the next start salvage the journal, though it may not meet the damage by itself."""
-    with contextlib.suppress(OSError):
-        _named(path, "damage").write_text(damage + "\n", encoding="utf-8")
-        schema.sync(path.parent)
-
-
-def noted(path: Path) -> str | None:
-    """What `note` said, if it did and nothing was salvaged since."""
-    try:
-        return _named(path, "damage").read_text(encoding="utf-8").strip() or "unknown damage"
-    except FileNotFoundError:
-        return None
-
-
 def set_aside(path: Path) -> list[Path]:
     """The damaged journals that lie beside a journal."""
     found = path.parent.glob(path.name + ".damaged-*")
@@ -121,7 +61,7 @@ def salvage(path: Path, damage: str) -> Salvage:
         sqlite3.Error: or OSError; the disk refuses. The damaged journal is as it was.
     """
     report = _read(path, damage)
-    _named(path, "damage").unlink(missing_ok=True)
+    forget(path)
     finish(path)
     return report
 
@@ -225,7 +165,7 @@ def _copy(source: Path, target: sqlite3.Connection, damage: str) -> Salvage:
     with contextlib.closing(db):
         columns = _shared_columns(db, target, "results")
         _insert(target, "results", columns, _results(db, columns) if columns else ())
-        for table, key in _KEYS.items():
+        for table, key in schema.KEYS.items():
             columns = _shared_columns(db, target, table)
             rows = _Rows(db, table, columns, key)
             _insert(target, table, columns, rows if columns else ())

@@ -13,6 +13,9 @@ from typing import Final
 
 from edged.errors import SchemaError
 
+FILE: Final = "journal.sqlite"
+"""In `service.state_dir`."""
+
 APPLICATION_ID: Final = 0x65646764  # "edgd"
 
 STEPS: Final = (
@@ -84,7 +87,15 @@ STEPS: Final = (
     "ALTER TABLE disposals ADD COLUMN root INTEGER;",
 )
 VERSION: Final = len(STEPS)
-TABLES: Final = frozenset({"results", "kept", "disposals", "sinks", "quarantine", "state"})
+KEYS: Final = {
+    "kept": ("source", "path"),
+    "disposals": ("id",),
+    "sinks": ("name",),
+    "quarantine": ("id",),
+    "state": ("name",),
+}
+"""The tables but `results`, whose key is seq, and what tells their rows apart."""
+TABLES: Final = frozenset({"results", *KEYS})
 
 
 def create(

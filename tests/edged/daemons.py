@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from edged.journal import FILE, read_results
+from edged.reading import read_results
 from edged.results import Record
+from edged.schema import FILE
 from tests.conftest import TINY
 from tests.edged.making import until
 

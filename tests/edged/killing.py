@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edged.journal import FILE
 from edged.requeue import Place, RefusedError, requeue
 from edged.results import OK
+from edged.schema import FILE
 from tests.edged.daemons import Site
 from tests.edged.making import until
 from tests.edged.producing import Inbox, Producer

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from edged import salvage
+from edged import damage
 from edged.arrivals import Entry, Stamps
-from edged.journal import FILE, Journal
+from edged.journal import Journal
+from edged.schema import FILE
 from tests.edged.daemons import Site
 from tests.edged.making import drop, good, record, until
 from tests.edged.test_salvage import opened, pages_of, zero
@@ -117,7 +118,7 @@ def test_a_journal_of_a_newer_edged_is_refused(site: Site) -> None:
 
 def test_a_noted_damage_is_salvaged_once(site: Site) -> None:
     score_many(site, 50)
-    salvage.note(site.state / FILE, "a test")
+    damage.note(site.state / FILE, "a test")
     site.start()
     assert site.said("the journal was salvaged; files whose results were lost are scored again where they still are")
     site.stop()

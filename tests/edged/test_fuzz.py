@@ -24,7 +24,9 @@ from edged.decoding import DecoderPool
 from edged.detector import Detector
 from edged.errors import REASONS, EdgedError, PictureError
 from edged.imaging import ImageInput, Limits
-from edged.journal import FILE, Journal, read_results
+from edged.journal import Journal
+from edged.reading import read_results
+from edged.schema import FILE
 from edged.signals import SignalInput
 from tests import broken_pictures
 from tests.conftest import TINY

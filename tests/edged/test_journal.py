@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import sqlite3
@@ -12,7 +13,9 @@ import pytest
 
 from edged.arrivals import Disposal, Entry, Stamps
 from edged.errors import JournalError, SchemaError
-from edged.journal import FILE, Journal, read_results
+from edged.journal import Journal
+from edged.reading import read_results
+from edged.schema import FILE
 from tests.edged.making import entry, quarantined, record
 
 STAMPS = Stamps(7, 100, 10**18)
@@ -36,6 +39,19 @@ def test_a_record_comes_back_as_it_was(journal: Journal, tmp_path: Path) -> None
     journal.commit([Entry(one, STAMPS) for one in records])
     assert list(read_results(tmp_path)) == records
     assert os.fsencode(next(read_results(tmp_path)).path) == b"/in/line\nfeed \"quote' \xff\xfe.png"
+
+
+@pytest.mark.parametrize("spoiled", ["", '{"infer": 1.5', "[1]", '{"infer": "soon"}', "NaN"])
+def test_a_row_whose_timings_are_spoiled_is_read_without_them(journal: Journal, tmp_path: Path, spoiled: str) -> None:
+    journal.add_sink("lines")
+    one = record()
+    journal.commit([Entry(one, STAMPS)])
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("UPDATE results SET timings_ms = ?", (spoiled,))
+        db.commit()
+    expected = replace(one, timings_ms={})
+    assert list(read_results(tmp_path)) == [expected]
+    assert [row for _, row in journal.undelivered("lines", 10)] == [expected]
 
 
 def test_rows_are_read_in_the_order_of_commits_over_pages(journal: Journal, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from edged.arrivals import Arrival, Entry, Stamps
 from edged.detector import Detector
 from edged.errors import PictureError, SinkError
 from edged.imaging import Limits
-from edged.journal import FILE, Journal, read_results
+from edged.journal import Journal
 from edged.metrics import Metrics
 from edged.pipeline import Pipeline
+from edged.reading import read_results
 from edged.results import Record, new_id
+from edged.schema import FILE
 from edged.sinks.images import ImagesSink
 from edged.sinks.jsonl import JsonlSink
 from tests.conftest import TINY

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edged.arrivals import Entry, SetAside, Stamps
-from edged.journal import Journal, read_results
+from edged.journal import Journal
+from edged.reading import read_results
 from edged.results import new_id
 from edged.retention import Limits, Retention
 from edged.sinks.images import ImagesSink

@@ -9,8 +9,9 @@ import pytest
 
 from edged import schema
 from edged.errors import JournalError
-from edged.journal import FILE, Journal, read_results
-from edged.schema import VERSION
+from edged.journal import Journal
+from edged.reading import read_results
+from edged.schema import FILE, VERSION
 from tests.edged.making import entry
 
 VERSION_1 = """
