@@ -1,16 +1,17 @@
 """The folder source: the folder is the queue, a scan of it is the truth, and inotify only wakes the scanner.
 
-A file is taken when it was renamed into place, or when its stamps held still for `settle_seconds`. All state below
-belongs to the thread that runs `run`; other threads leave it messages.
+    tree        which files of the folder are meant
+    waiting     files that are not done: the settle rule, the order
+    known       kept files that are done
+    leaving     scored files that are to be moved or deleted; disposal does it
+    watcher     inotify
+
+All state belongs to the thread that runs `run`; other threads leave it messages.
 """
 
-import contextlib
 import errno
-import fnmatch
 import heapq
 import os
-import re
-import stat
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from typing import BinaryIO, Final, Literal
 import structlog
 
 from edged import __version__, failpoints
-from edged.arrivals import Arrival, Disposal, Entry, SetAside, Stamps
+from edged.arrivals import Arrival, Disposal, Entry, Stamps
 from edged.errors import PictureError, SourceError
 from edged.filesystems import is_network
 from edged.imaging import PATTERNS
@@ -31,6 +32,9 @@ from edged.results import QUARANTINED, Record, display_path, new_id
 from edged.sources import Events, requests
 from edged.sources.disposal import Disposer, bring_back, private_folder, stands
 from edged.sources.known import KnownFiles
+from edged.sources.leaving import LeavingFiles
+from edged.sources.tree import Tree
+from edged.sources.waiting import WaitingFiles
 from edged.sources.watcher import Watcher
 
 MAX_CANDIDATES: Final = 10_000
@@ -40,7 +44,6 @@ _RETRIED: Final = frozenset({"empty", "undecodable", "unreadable"})
 _DOWN_SECONDS: Final = 2.0
 _FORGET_SECONDS: Final = 3600.0
 _FORGET_PAGE: Final = 1000
-_DISPOSAL_RETRY_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 2.0
 _POLL_SHARE: Final = 20.0
 
@@ -61,19 +64,6 @@ class FolderOptions:
     quarantine_dir: Path | None = None
 
 
-@dataclass(slots=True)
-class _Candidate:
-    """A file that was seen and is not done. `still_since` and `due` are monotonic seconds; `ready` means settled."""
-
-    stamps: Stamps
-    found_at: float
-    still_since: float
-    due: float
-    whole: bool
-    ready: bool = False
-    tries: int = 0
-
-
 class FolderSource:
     """One watched folder."""
 
@@ -85,25 +75,13 @@ class FolderSource:
         self._root = os.fsencode(os.path.realpath(options.path))
         self._quarantine = options.quarantine_dir or state_dir / "quarantine" / options.name
         self._state_dir = state_dir
-        patterns = [pattern.lower() for pattern in options.patterns]
-        # A million names a scan: where all that a pattern asks for is an ending, that is compared.
-        endings = {pattern for pattern in patterns if re.fullmatch(r"\*[^*?\[]+", pattern)}
-        self._endings = tuple(pattern[1:] for pattern in endings)
-        others = [fnmatch.translate(pattern) for pattern in patterns if pattern not in endings]
-        self._pattern = re.compile("|".join(others)) if others else None
+        self._tree = Tree(self._root, options.patterns, recursive=options.recursive, source=self.name, events=events)
+        self._waiting = WaitingFiles(options.settle_seconds, options.retry_seconds)
+        self._leaving = LeavingFiles(self.name, journal, ())
         self._log = structlog.get_logger().bind(source=self.name)
         self._messages: deque[Callable[[], None]] = deque()
-        self._candidates: dict[bytes, _Candidate] = {}
-        self._due: list[tuple[float, bytes]] = []
-        self._ready: list[tuple[int, bytes]] = []
         self._claimed: set[bytes] = set()
         self._known = KnownFiles()
-        self._owed: dict[bytes, list[Disposal]] = {}
-        self._owed_due = 0.0
-        self._fresh: list[Disposal] = []
-        self._stuck: dict[str, str] = {}
-        self._out_of_sight: set[str] = set()
-        self._skipped: set[bytes] = set()
         self._watcher: Watcher | None = None
         self._unwatched: set[str] = set()
         self._root_id: tuple[int, int] | None = None
@@ -130,12 +108,11 @@ class FolderSource:
         Raises:
             JournalError: what was scored before cannot be read.
         """
-        self._owed, self._fresh, self._out_of_sight = {}, [], set()
+        owed = self._journal.disposals(self.name)
         if self._options.after == "keep":  # it may have been another once, with disposals left
-            self._journal.keep_instead(filter(stands, self._journal.disposals(self.name)))
-        else:
-            for disposal in self._journal.disposals(self.name):
-                self._owed.setdefault(disposal.path, []).append(disposal)
+            self._journal.keep_instead(filter(stands, owed))
+            owed = []
+        self._leaving = LeavingFiles(self.name, self._journal, owed)
         self._known = KnownFiles.of(self._journal.kept(self.name))
         first = True
         try:
@@ -152,8 +129,7 @@ class FolderSource:
 
     def waiting(self) -> tuple[int, float | None]:
         """How many files are known to wait or are in work, and when the oldest was found (monotonic seconds)."""
-        times = [candidate.found_at for candidate in list(self._candidates.values())]  # one step under the GIL
-        return len(times), min(times, default=None)
+        return self._waiting.waiting()
 
     def _work(self, offer: Callable[[Arrival], bool], *, first: bool) -> None:
         self._handle_messages()
@@ -165,7 +141,7 @@ class FolderSource:
         elif self._watcher is not None:
             for path, whole in self._watcher.events():
                 self._look(path, whole=whole)
-        self._settle(time.monotonic())
+        self._waiting.settle(time.monotonic())
         self._offer(offer)
         if now >= self._forget_due:
             self.forget_gone()
@@ -218,7 +194,7 @@ class FolderSource:
                 return "folder"
         if now >= self._scan_due:
             return "timer"
-        return "more" if self._more and len(self._candidates) < MAX_CANDIDATES // 2 else ""
+        return "more" if self._more and len(self._waiting) < MAX_CANDIDATES // 2 else ""
 
     def _scan(self, reason: str) -> None:
         began = time.monotonic()
@@ -230,7 +206,8 @@ class FolderSource:
                 self._root_id = (status.st_dev, status.st_ino)
                 inode = Stamps.of(status).inode
                 if inode != self._root_inode:  # what was out of sight may be there again
-                    self._root_inode, self._owed_due = inode, 0.0
+                    self._root_inode = inode
+                    self._leaving.try_all()
             self._requeue()
             events = dict(self._watcher.events()) if self._watcher else {}
             self._admit(self._unclaimed(), events, reason)
@@ -267,12 +244,12 @@ class FolderSource:
 
     def _admit(self, found: Iterator[tuple[bytes, Stamps]], events: dict[bytes, bool], reason: str) -> None:
         """Notes what a scan found: the oldest first, and no more than `MAX_CANDIDATES` in all."""
-        room = MAX_CANDIDATES - len(self._candidates)
+        room = MAX_CANDIDATES - len(self._waiting)
         newest_first: list[tuple[int, bytes, Stamps]] = []
         self._more = False
         for path, stamps in found:
-            if path in self._candidates or path in events:
-                self._note(path, stamps, whole=events.get(path, False))
+            if path in self._waiting or path in events:
+                self._waiting.note(path, stamps, whole=events.get(path, False))
             elif len(newest_first) < room:
                 heapq.heappush(newest_first, (-stamps.mtime_ns, path, stamps))
             else:
@@ -280,136 +257,51 @@ class FolderSource:
                 if newest_first:
                     heapq.heappushpop(newest_first, (-stamps.mtime_ns, path, stamps))
         for _, path, stamps in newest_first:
-            self._note(path, stamps, whole=False)
+            self._waiting.note(path, stamps, whole=False)
         if newest_first and reason in {"timer", "overflow", "watch"} and not self._unwatched:
             self._events.recovered(self.name, len(newest_first))
 
     def _unclaimed(self) -> Iterator[tuple[bytes, Stamps]]:
-        """Every file of the tree that matches and is neither scored, claimed nor owed a disposal."""
-        folders = [self._root]
-        skipped: set[bytes] = set()
-        while folders:
-            folder = folders.pop()
-            self._watch(folder)
-            try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            if self._options.recursive:
-                                folders.append(entry.path)
-                        elif self._matches(entry.name):
-                            try:
-                                status = entry.stat(follow_symlinks=False)
-                            except OSError as error:  # one that cannot be looked at is no reason to pass over the rest
-                                if error.errno == errno.ENAMETOOLONG:
-                                    self._skip_folder(folder, error, skipped)
-                                continue
-                            stamps = self._eligible(entry.path, status, skipped)
-                            if stamps is not None:
-                                yield entry.path, stamps
-            except OSError as error:
-                if folder == self._root:
-                    raise
-                self._skip_folder(folder, error, skipped)
-        self._skipped = skipped
+        """Every file of the tree that is neither scored, claimed nor to leave."""
+        for path, status in self._tree.files(self._watch):
+            stamps = self._eligible(path, status)
+            if stamps is not None:
+                yield path, stamps
 
-    def _skip_folder(self, folder: bytes, error: OSError, skipped: set[bytes]) -> None:
-        """Names and counts, once, a folder of which something cannot be reached."""
-        if error.errno != errno.ENOENT and folder not in self._skipped and folder not in skipped:
-            self._log.warning("folder skipped", path=display_path(folder), error=error.strerror)
-            self._events.skipped(self.name, "unreadable_folder")
-        skipped.add(folder)
-
-    def _eligible(self, path: bytes, status: os.stat_result, skipped: set[bytes]) -> Stamps | None:
-        """The stamps of a file that is to be scored; what is not a regular file is counted once and skipped."""
-        if not stat.S_ISREG(status.st_mode):
-            if path not in self._skipped and path not in skipped:
-                reason = "symlink" if stat.S_ISLNK(status.st_mode) else "not_a_file"
-                self._log.info("skipped", path=display_path(path), reason=reason)
-                self._events.skipped(self.name, reason)
-            if len(skipped) < MAX_CANDIDATES:
-                skipped.add(path)
-            return None
+    def _eligible(self, path: bytes, status: os.stat_result) -> Stamps | None:
+        """The stamps of a file that is to be scored."""
         if path in self._claimed or (path, status.st_size, status.st_mtime_ns) in self._known:
             return None
         stamps = Stamps.of(status)
-        is_owed = any(disposal.stamps == stamps for disposal in self._owed.get(path, ()))
-        return None if is_owed else stamps
+        return None if self._leaving.holds(path, stamps) else stamps
 
     def _look(self, path: bytes, *, whole: bool) -> None:
         """Looks at one path that an event or a worker named."""
-        if path in self._claimed or not self._matches(os.path.basename(path)):
+        if path in self._claimed or not self._tree.matches(os.path.basename(path)):
             return  # a claimed path is looked at again when its result is durable
-        try:
-            stamps = self._eligible(path, os.lstat(path), self._skipped)
-        except OSError:
-            stamps = None
+        status = self._tree.look(path)
+        stamps = None if status is None else self._eligible(path, status)
         if stamps is None:
-            self._candidates.pop(path, None)
-        elif path in self._candidates or len(self._candidates) < MAX_CANDIDATES:
-            self._note(path, stamps, whole=whole)
+            self._waiting.drop(path)
+        elif path in self._waiting or len(self._waiting) < MAX_CANDIDATES:
+            self._waiting.note(path, stamps, whole=whole)
         else:
             self._more = True
 
-    def _note(self, path: bytes, stamps: Stamps, *, whole: bool) -> None:
-        now = time.monotonic()
-        candidate = self._candidates.get(path)
-        if candidate is None:
-            candidate = self._candidates[path] = _Candidate(stamps, now, now, 0.0, whole=whole)
-        elif candidate.stamps == stamps and not (whole and not candidate.whole):
-            return
-        else:
-            candidate.stamps, candidate.still_since, candidate.tries = stamps, now, 0
-            candidate.whole = whole
-        self._schedule(path, candidate, now if whole else now + self._options.settle_seconds)
-
-    def _schedule(self, path: bytes, candidate: _Candidate, due: float) -> None:
-        candidate.due, candidate.ready = due, False
-        heapq.heappush(self._due, (due, path))
-
-    def _settle(self, now: float) -> None:
-        """Makes ready what has held still; what changed meanwhile starts anew."""
-        while self._due and self._due[0][0] <= now:
-            due, path = heapq.heappop(self._due)
-            candidate = self._candidates.get(path)
-            if candidate is None or candidate.due != due:
-                continue  # an older appointment of this path
-            try:
-                stamps = Stamps.of(os.lstat(path))
-            except OSError:
-                del self._candidates[path]
-                continue
-            if stamps == candidate.stamps:
-                candidate.ready = True
-                heapq.heappush(self._ready, (stamps.mtime_ns, path))
-            else:
-                self._note(path, stamps, whole=False)
-
     def _offer(self, offer: Callable[[Arrival], bool]) -> None:
-        while self._ready and len(self._owed) - len(self._out_of_sight) < MAX_CANDIDATES:
-            _, path = self._ready[0]
-            candidate = self._candidates.get(path)
-            if candidate is not None and candidate.ready and path not in self._claimed:
-                arrival = Arrival(new_id(), self.name, path, candidate.stamps, candidate.found_at, self._root_inode)
-                if not offer(arrival):
+        while self._leaving.in_sight() < MAX_CANDIDATES and (ready := self._waiting.first_ready()) is not None:
+            path, stamps, found_at = ready
+            if path not in self._claimed:
+                if not offer(Arrival(new_id(), self.name, path, stamps, found_at, self._root_inode)):
                     return
                 self._claimed.add(path)
-            heapq.heappop(self._ready)
+            self._waiting.took_ready()
 
     def _sleep_seconds(self) -> float:
-        now = time.monotonic()
-        waits = [self._scan_due - now]
-        if self._due:
-            waits.append(self._due[0][0] - now)
-        if self._owed and self._disposer is not None:
-            waits.append(self._owed_due - now)
-        return max(0.0, min(waits))
-
-    def _matches(self, name: bytes) -> bool:
-        lowered = os.fsdecode(name).lower()
-        return lowered.endswith(self._endings) or (
-            self._pattern is not None and self._pattern.match(lowered) is not None
-        )
+        times = [self._scan_due, self._waiting.next_due()]
+        if self._disposer is not None:
+            times.append(self._leaving.next_due())
+        return max(0.0, min(due for due in times if due is not None) - time.monotonic())
 
     # Watching.
 
@@ -524,8 +416,8 @@ class FolderSource:
         """Whether an arrival that failed is young enough to be tried again; it is given back if so."""
         if error.reason not in _RETRIED:
             return False
-        candidate = self._candidates.get(arrival.path)
-        if candidate is None or time.monotonic() - candidate.still_since >= self._options.retry_seconds:
+        still_since = self._waiting.still_since(arrival.path)
+        if still_since is None or time.monotonic() - still_since >= self._options.retry_seconds:
             return False
         self._post(lambda: self._retry(arrival))
         return True
@@ -540,95 +432,28 @@ class FolderSource:
 
     def _finish(self, arrival: Arrival, disposal: Disposal | None) -> None:
         self._claimed.discard(arrival.path)
-        self._candidates.pop(arrival.path, None)
+        self._waiting.drop(arrival.path)
         if disposal is None:
             self._known.add(arrival.path, arrival.stamps.size, arrival.stamps.mtime_ns)
             self._look(arrival.path, whole=False)  # it may have changed since it was read
         else:
-            self._owed.setdefault(arrival.path, []).append(disposal)
-            self._fresh.append(disposal)
+            self._leaving.add(disposal)
 
     def _release(self, arrival: Arrival) -> None:
         self._claimed.discard(arrival.path)
-        self._candidates.pop(arrival.path, None)
+        self._waiting.drop(arrival.path)
         self._look(arrival.path, whole=False)
 
     def _retry(self, arrival: Arrival) -> None:
         self._claimed.discard(arrival.path)
-        candidate = self._candidates.get(arrival.path)
-        if candidate is None:
-            return
-        candidate.tries += 1
-        candidate.whole = False
-        now = time.monotonic()
-        last = candidate.still_since + self._options.retry_seconds
-        wait = max(self._options.settle_seconds, 0.5) * 2 ** min(candidate.tries - 1, 10)
-        self._schedule(arrival.path, candidate, min(now + wait, max(last, now)))
+        self._waiting.retry(arrival.path)
 
     # Files whose results are durable.
 
     def _dispose(self) -> None:
-        retry = time.monotonic() >= self._owed_due
-        if not self._owed or self._disposer is None or not (self._fresh or retry) or not self._root_stands():
-            return
-        todo, self._fresh = self._fresh, []
-        if retry:  # what failed before has its own time, lest every picture tries all of it again
-            todo = [disposal for owed in self._owed.values() for disposal in owed]
-            self._owed_due = time.monotonic() + _DISPOSAL_RETRY_SECONDS
-        done, folders, quarantined = [], [], []
-        for disposal in todo:
-            try:
-                if self._is_out_of_sight(disposal):
-                    continue
-                target = self._disposer.dispose(disposal)
-            except OSError as error:
-                fault = f"{disposal.action}: {error.strerror}"
-                if fault not in self._stuck.values():  # one fault is named once, not once a file
-                    self._log.error(
-                        "a scored file cannot leave the inbox; it is tried again",
-                        path=display_path(disposal.path),
-                        action=disposal.action,
-                        error=str(error),
-                    )
-                self._stuck[disposal.id] = fault
-                continue
-            done.append(disposal)
-            folders.append(os.path.dirname(disposal.path))
-            if target is not None:
-                folders.append(os.path.dirname(target))
-                if disposal.action == "quarantine":
-                    with contextlib.suppress(OSError):  # somebody took it away already
-                        stamps = Stamps.of(os.lstat(target))
-                        quarantined.append(SetAside(disposal.id, self.name, target, stamps, time.time()))
-        if not done or not self._root_stands():
-            return  # with the folder unmounted, every file seems to have left it
-        failpoints.reach("moved")
-        self._disposer.sync(folders)
-        failpoints.reach("synced")
-        self._journal.disposed([disposal.id for disposal in done], quarantined)
-        failpoints.reach("struck")
-        for disposal in done:
-            if self._stuck.pop(disposal.id, None) is not None and not self._stuck:
-                self._log.info("scored files leave the inbox again")
-            self._owed[disposal.path].remove(disposal)
-            if not self._owed[disposal.path]:
-                del self._owed[disposal.path]
-            self._look(disposal.path, whole=False)  # whatever stands there now is new
-
-    def _is_out_of_sight(self, disposal: Disposal) -> bool:
-        """Whether a file is not found because another folder stands where its inbox was: a disk is not mounted, say."""
-        elsewhere = disposal.root is not None and disposal.root != self._root_inode
-        if not elsewhere or stands(disposal) or (self._disposer is not None and self._disposer.holds(disposal)):
-            self._out_of_sight.discard(disposal.id)
-            return False
-        if not self._out_of_sight:
-            self._log.warning(
-                "scored files are out of sight, for another folder stands where their inbox was; they leave it when it "
-                "is back",
-                path=display_path(disposal.path),
-            )
-        self._out_of_sight.add(disposal.id)
-        return True
+        if self._disposer is not None:
+            for path in self._leaving.dispose(self._disposer, self._root_inode, self._root_stands):
+                self._look(path, whole=False)
 
     def _root_stands(self) -> bool:
         """Whether the folder that was scanned is still the one under its path."""
