@@ -1,19 +1,22 @@
 """Proof that the whole path still works when no parts arrive: a VAE's own sample, and a golden picture, end to end."""
 
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from PIL import Image
 
 from edged.bundle import Golden
-from edged.decoding import Outcome
+from edged.decoding import DecodingAborted, Outcome
 from edged.detector import Detector
 from edged.errors import EdgedError
 from edged.inputs import Input
+from edged.metrics import Metrics
 from edged.results import Frame, Result, new_id
 from edged.sampling import Sampler
 
@@ -74,3 +77,40 @@ class Canary:
         if not isinstance(result, Result):
             raise result
         return result
+
+
+class CanaryRunner:
+    """Checks one canary again and again, in a thread of its own, and exports the outcome."""
+
+    def __init__(self, model: str, canary: Canary, interval_s: float, decode: Decode, metrics: Metrics) -> None:
+        """Prepares it; `start` starts the thread."""
+        self._canary, self._interval_s, self._decode = canary, interval_s, decode
+        self._ok, self._ratio = metrics.canary_ok.labels(model), metrics.canary_score_ratio.labels(model)
+        self._log = structlog.get_logger().bind(model=model)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=f"canary-{model}")
+        self.start, self.join = self._thread.start, self._thread.join
+
+    def ask_to_stop(self) -> None:
+        """Ends the thread after the check that is under way."""
+        self._stopping.set()
+
+    def _loop(self) -> None:
+        seed, was_ok = 0, True
+        while True:
+            try:
+                self._ratio.set(self._canary.check(self._decode, seed))
+                is_ok = True
+            except DecodingAborted:
+                return
+            except Exception as error:  # noqa: BLE001
+                is_ok = False
+                if was_ok:
+                    self._log.error("the canary failed: the path from file to score is broken", error=str(error))
+            if is_ok and not was_ok:
+                self._log.info("the canary is well again")
+            self._ok.set(is_ok)
+            was_ok = is_ok
+            seed += 1
+            if self._stopping.wait(self._interval_s):
+                return

@@ -29,6 +29,7 @@ from edged.detector import Detector
 from edged.errors import BundleError, ConfigError, DeviceError, EdgedError, JournalError
 from edged.imaging import PATTERNS, Limits
 from edged.journal import Journal
+from edged.memory import share_arenas
 from edged.metrics import Metrics, SourceEvents
 from edged.notify import Notifier
 from edged.pipeline import Pipeline
@@ -75,6 +76,7 @@ class Daemon:
         signal.set_wakeup_fd(self._noted, warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, _note)
+        share_arenas()
         self._start()
         try:
             self._loop()

@@ -80,3 +80,8 @@ class PictureError(EdgedError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether an error is the system's or a sink's, which the log names in a line; any other is ours, with a stack."""
+    return isinstance(error, JournalError | SinkError | OSError)

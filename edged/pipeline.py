@@ -20,10 +20,10 @@ import structlog
 
 from edged import failpoints
 from edged.arrivals import Arrival, Entry
-from edged.canary import Canary
+from edged.canary import Canary, CanaryRunner
 from edged.decoding import DecoderPool, DecodingAborted, Outcome
 from edged.detector import Detector
-from edged.errors import JournalError, PictureError, SinkError
+from edged.errors import PictureError, is_expected
 from edged.imaging import Limits
 from edged.intake import Intake
 from edged.journal import Journal
@@ -31,6 +31,7 @@ from edged.metrics import Metrics
 from edged.results import QUARANTINED, Frame, Record, Result, display_path, make_record
 from edged.sinks import RecordSink
 from edged.sinks.images import ImagesSink
+from edged.sinks.publisher import Publisher
 from edged.sources import Source
 
 MAX_BATCH: Final = 4
@@ -38,7 +39,6 @@ MAX_BATCH: Final = 4
 
 _BATCHES_A_COMMIT: Final = 8
 _CLAIMS: Final = 64
-_OUTBOX_PAGE: Final = 500
 _OVERLAYS_CHECKED: Final = 1000
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
@@ -84,15 +84,14 @@ class Pipeline:
         self._troubles: dict[str, str] = {}
         self._failing_sinks: set[str] = set()
         self._busy_since: dict[str, float] = {}
-        self._canary_stop = threading.Event()
-        self._canary_threads: list[threading.Thread] = []
+        self._canaries: list[CanaryRunner] = []
         self._log = structlog.get_logger()
         self._decode_threads = [
             threading.Thread(target=self._decode_loop, name=f"decode-{number}") for number in range(decoders)
         ]
         self._score_thread = threading.Thread(target=self._score_loop, name="score")
         self._commit_thread = threading.Thread(target=self._commit_loop, name="commit")
-        self._publishers = [_Publisher(sink, journal, metrics) for sink in record_sinks]
+        self._publishers = [Publisher(sink, journal, metrics) for sink in record_sinks]
 
     def start(self) -> None:
         """Starts all workers; sources are added afterwards."""
@@ -134,18 +133,21 @@ class Pipeline:
 
     def set_canaries(self, canaries: Mapping[str, tuple[Canary, float]]) -> None:
         """Replaces the canaries: by the name of their model, each with its interval in seconds."""
-        self._canary_stop.set()
-        for thread in self._canary_threads:
-            thread.join()
-        self._canary_stop = threading.Event()
+        self._end_canaries()
         for name in canaries:
             self._metrics.declare_canary(name)
-        self._canary_threads = [
-            threading.Thread(target=self._canary_loop, args=(name, *canary, self._canary_stop), name=f"canary-{name}")
-            for name, canary in canaries.items()
+        self._canaries = [
+            CanaryRunner(name, canary, interval_s, self._pool.decode, self._metrics)
+            for name, (canary, interval_s) in canaries.items()
         ]
-        for thread in self._canary_threads:
-            thread.start()
+        for runner in self._canaries:
+            runner.start()
+
+    def _end_canaries(self) -> None:
+        for runner in self._canaries:
+            runner.ask_to_stop()
+        for runner in self._canaries:
+            runner.join()
 
     def stop(self, patience_s: float) -> None:
         """Stops claiming, finishes what is in work, feeds the sinks, ends every worker.
@@ -154,14 +156,14 @@ class Pipeline:
             patience_s: decoders that take longer are killed; their pictures are found again at the next start.
         """
         self._stopping.set()
-        self._canary_stop.set()
+        for runner in self._canaries:
+            runner.ask_to_stop()
         self._intake.close()
         killer = threading.Timer(patience_s, self._pool.abort)
         killer.start()
         for thread in self._decode_threads:
             _join(thread)
-        for thread in self._canary_threads:
-            thread.join()
+        self._end_canaries()
         killer.cancel()
         self._decoded.put(None)
         _join(self._score_thread)
@@ -201,31 +203,6 @@ class Pipeline:
                 self._report(f"source-{source.name}", f"source {source.name} failed", error)
                 stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-    # Canaries.
-
-    def _canary_loop(self, model: str, canary: Canary, interval_s: float, stop: threading.Event) -> None:
-        ok, ratio = self._metrics.canary_ok.labels(model), self._metrics.canary_score_ratio.labels(model)
-        seed, was_ok = 0, True
-        while True:
-            try:
-                ratio.set(canary.check(self._pool.decode, seed))
-                is_ok = True
-            except DecodingAborted:
-                return
-            except Exception as error:  # noqa: BLE001
-                is_ok = False
-                if was_ok:
-                    self._log.error(
-                        "the canary failed: the path from file to score is broken", model=model, error=str(error)
-                    )
-            if is_ok and not was_ok:
-                self._log.info("the canary is well again", model=model)
-            ok.set(is_ok)
-            was_ok = is_ok
-            seed += 1
-            if stop.wait(interval_s):
-                return
 
     # Decoding.
 
@@ -421,7 +398,7 @@ class Pipeline:
         # Without the file's name, for a fault of the system is one fault and not one a file.
         text = f"{what}: {(isinstance(error, OSError) and error.strerror) or error}"
         if self._troubles.get(where) != text:
-            self._log.error(what, error=str(error), exc_info=not _is_expected(error), **about)
+            self._log.error(what, error=str(error), exc_info=not is_expected(error), **about)
         self._trouble(where, text)
 
     def _trouble(self, where: str, text: str | None) -> None:
@@ -429,65 +406,6 @@ class Pipeline:
             self._troubles[where] = text
         elif self._troubles.pop(where, None) is not None:
             self._log.info("works again", worker=where)
-
-
-class _Publisher:
-    """Feeds one sink from the outbox, in a thread of its own: a sink that is down delays nobody else."""
-
-    def __init__(self, sink: RecordSink, journal: Journal, metrics: Metrics) -> None:
-        self._sink, self._journal, self._metrics = sink, journal, metrics
-        self._wake, self._stopping = threading.Event(), threading.Event()
-        self._log = structlog.get_logger().bind(sink=sink.name)
-        self._thread = threading.Thread(target=self._loop, name=f"sink-{sink.name}")
-        self._failing = False
-        self.wake = self._wake.set
-
-    def start(self) -> None:
-        self._journal.add_sink(self._sink.name)
-        self._wake.set()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Gives the sink what is left, once, and ends the thread."""
-        self._stopping.set()
-        self._wake.set()
-        _join(self._thread)
-        self._sink.close()
-
-    def _loop(self) -> None:
-        pause = _FIRST_PAUSE_S
-        while not self._stopping.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            while not self._publish():
-                if self._stopping.wait(pause):
-                    return
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-            pause = _FIRST_PAUSE_S
-        self._publish()
-
-    def _publish(self) -> bool:
-        """Gives the sink all that the outbox holds; False when it or the journal failed."""
-        try:
-            while rows := self._journal.undelivered(self._sink.name, _OUTBOX_PAGE):
-                began = time.perf_counter()
-                self._sink.publish([record for _, record in rows])
-                failpoints.reach("published")
-                self._journal.delivered(self._sink.name, rows[-1][0])
-                failpoints.reach("delivered")
-                self._metrics.stage_seconds.labels("publish").observe(time.perf_counter() - began)
-        except Exception as error:  # noqa: BLE001
-            self._metrics.sink_failures.labels(self._sink.name).inc()
-            if not self._failing:
-                self._log.error(
-                    "the sink failed; it is tried again", error=str(error), exc_info=not _is_expected(error)
-                )
-            self._failing = True
-            return False
-        if self._failing:
-            self._log.info("the sink works again")
-        self._failing = False
-        return True
 
 
 def _waiting(waiting: "queue.Queue[_T | None]", most: int) -> list[_T | None]:
@@ -519,7 +437,3 @@ def _record(item: _Item, result: Result | PictureError) -> Record:
         model=item.detector.identity,
         decode_seconds=item.outcome.seconds,
     )
-
-
-def _is_expected(error: Exception) -> bool:
-    return isinstance(error, JournalError | SinkError | OSError)

@@ -1,0 +1,19 @@
+"""What the C library keeps of memory that was freed."""
+
+import ctypes
+import os
+from typing import Final
+
+_ARENA_MAX: Final = -8  # M_ARENA_MAX of glibc's malloc.h
+_ARENAS: Final = 2
+
+
+def share_arenas() -> None:
+    """Has threads that come and go share two of glibc's heaps; to be called before they do.
+
+    Each would be given one of up to eight a CPU, and what it frees is used again by those alone that come to the same
+    heap: resident memory then rises with every picture for hours. Elsewhere than with glibc nothing is done, and what
+    MALLOC_ARENA_MAX says comes first.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_ARENA_MAX, _ARENAS)
