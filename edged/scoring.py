@@ -273,7 +273,7 @@ def save(image: Image.Image, wanted: Path) -> None:
         named.parent.mkdir(parents=True, exist_ok=True)
         image.save(named, "PNG")
     except OSError as error:
-        raise ConfigError([f"{named} cannot be written: {error.strerror}; choose another folder"]) from error
+        raise ConfigError([f"{named} cannot be written: {error.strerror or error}; choose another folder"]) from error
 
 
 def _as_png(wanted: Path) -> Path:
