@@ -29,7 +29,7 @@ from tests.edged.killing import Account, Kills, Line, other_file_system
 from tests.edged.making import children, drop, good, until
 from tests.edged.producing import WAYS
 
-SAMPLE_S, WARM_UP = 2.0, 0.25
+SAMPLE_S, WARM_UP, BLOCKS = 2.0, 0.25, 15
 FAULTS = ("decoder killed", "reload", "folder away", "sink away", "stopped for a second")
 PER_BLOCK = 50
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -181,10 +181,14 @@ def _measure(pid: int) -> tuple[float, float, float]:
 
 
 def _slopes(samples: np.ndarray) -> None:
-    """Least squares after the warm-up, each with two standard errors; and how resident memory went, in eighths."""
+    """Least squares after the warm-up, each with two standard errors; and how resident memory went, in eighths.
+
+    Samples that follow each other are alike, so that the fit is through the means of blocks.
+    """
     eighths = [f"{part[:, 1].mean():.1f}" for part in np.array_split(samples, 8)]
     print(f"{'resident MiB, in eighths':28}{' '.join(eighths)}")
-    late = samples[int(len(samples) * WARM_UP) :]
+    blocks = np.array_split(samples[int(len(samples) * WARM_UP) :], BLOCKS)
+    late = np.array([block.mean(axis=0) for block in blocks])
     hours, results = late[:, 0] / 3600, late[:, 5] / 1000
     for name, over, values in (
         ("resident MiB / hour", hours, late[:, 1]),
