@@ -104,7 +104,14 @@ class Manifest(_Model):
     denoiser: DenoiserReference | None = None
     licences: dict[str, str]
     provenance: dict[str, Any]
+    fitted: list[str] = []
+    """`mark_of` each file that the model was fitted on; empty in bundles of an edged that did not note them."""
     files: dict[str, FileEntry]
+
+
+def mark_of(sha256: str) -> str:
+    """What the manifest remembers of a file: half of a SHA-256's digits tell any two apart."""
+    return sha256[:32]
 
 
 class Calibration(_Model):

@@ -279,6 +279,11 @@ def calibrate(
     chosen, repeated = scoring.calibrate(detector, records, target_fpr)
     if repeated:
         _complain(f"{repeated} {plural} are repetitions of others and were counted once")
+    if known := scoring.fitted_on(detector, records):
+        _complain(
+            f"the model was fitted on {known} of these {plural}, which score lower than new ones do: the threshold is "
+            "too low; calibrate again with others"
+        )
     flagged = sum(bool(record.is_anomaly) for record in records)
     if 2 * flagged > chosen.n:
         _complain(f"{flagged} of these {plural} were anomalous until now: are they good parts? If not, calibrate again")

@@ -4,7 +4,7 @@ import os
 import stat
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -184,6 +184,12 @@ def _decoded(
                 ready = [waiting.popleft() for _ in range(min(_BATCH, len(waiting)))]
                 yield [(picture, future.result()) for picture, future in ready]
                 progress.advance(task, len(ready))
+
+
+def fitted_on(detector: Detector, records: Iterable[Record]) -> int:
+    """How many of these records are of files that the model was fitted on: they score lower than new ones do."""
+    fitted = set(detector.bundle.manifest.fitted)
+    return sum(record.sha256 is not None and bundles.mark_of(record.sha256) in fitted for record in records)
 
 
 def calibrate(detector: Detector, records: Sequence[Record], target_fpr: float | None) -> tuple[Threshold, int]:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edged.bundle import mark_of
 from export import parity
 from train.config_base import EFFICIENTNET
 from train.config_vae import VaeConfig
@@ -67,6 +68,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
             "seed": config.seed,
             "metrics": {},
         },
+        "fitted": sorted(mark_of(picture.sha256) for part in ("fit", "statistics") for picture in run.part(part)),
     }
 
 

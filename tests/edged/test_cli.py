@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -209,6 +210,20 @@ def test_calibrate(tiny_copy: Path, tmp_path: Path) -> None:
     assert (tiny_copy / "manifest.json").read_bytes() == before
     again = edged("score", tiny_copy, folder / "19.png", "--target-fpr", "0.1", "--json")
     assert json.loads(again.stdout)["threshold"] == pytest.approx(expected)
+
+
+def test_calibrate_says_when_pictures_were_trained_on(tiny_copy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for value in range(20):
+        (folder / f"{value:02}.png").write_bytes(encode(Image.new("L", (32, 32), 129 + value)))
+    assert "was fitted on" not in edged("calibrate", tiny_copy, "--good", folder).stderr
+    manifest = json.loads((tiny_copy / "manifest.json").read_text())
+    known = [hashlib.sha256((folder / f"{value:02}.png").read_bytes()).hexdigest()[:32] for value in range(7)]
+    (tiny_copy / "manifest.json").write_text(json.dumps({**manifest, "fitted": known}))
+    done = edged("calibrate", tiny_copy, "--good", folder)
+    assert done.returncode == 0
+    assert "the model was fitted on 7 of these pictures, which score lower than new ones do" in done.stderr
 
 
 def test_calibrate_on_nothing_changes_nothing(tiny_copy: Path, tmp_path: Path) -> None:
