@@ -1,7 +1,7 @@
 """Training an autoencoder detector, the loop in sight: pictures -> features -> autoencoder -> head."""
 
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from train.config import AutoencoderConfig
 from train.config_signal import SignalConfig
 from train.detector import Detector, make_detector
-from train.features import compute
+from train.features import of_pictures
 from train.head_fit import fit_head
-from train.loop import CPU, optimise
+from train.loop import CPU, optimise, shuffled, steps_of
 from train.pictures import PictureSet
 from train.progress import Track
 from train.signals import WholeHead, fit_whole
@@ -47,28 +47,13 @@ def train_detector(
     torch.manual_seed(config.seed)
     detector = make_detector(config).eval()
     fit, statistics = good.rows("fit"), good.rows("statistics")
-    with track("features") as advance:
-        features = compute(
-            detector.extractor,
-            good.pixels,
-            rows=np.concatenate([fit, statistics]),
-            fit=fit,
-            store=cache / "features.npy",
-            advance=advance,
-            device=device,
-        )
+    features = of_pictures(detector.extractor, good, cache=cache, track=track, device=device)
     if isinstance(config, AutoencoderConfig) and config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
         features = replace(features, center=detector.center, scale=detector.scale)
     detector.center.copy_(features.center)
     detector.scale.copy_(features.scale)
 
     model, size = detector.autoencoder, config.batch_size
-    steps = max(1, len(fit) // size)
-
-    def batches() -> Iterator[NDArray[np.int64]]:
-        # The last, smaller batch is left to another epoch's shuffle: its batch statistics would be noise.
-        order = fit[torch.randperm(len(fit)).numpy()]
-        return (order[step * size : (step + 1) * size] for step in range(steps))
 
     def loss(rows: NDArray[np.int64]) -> Tensor:
         x = features.batch(rows).to(device)  # (N, C, h, w)
@@ -83,7 +68,15 @@ def train_detector(
         return {"loss_statistics": float(torch.cat(losses).mean())}
 
     kept = optimise(
-        model, config, batches=batches, loss=loss, held_out=held_out, steps=steps, device=device, log=log, track=track
+        model,
+        config,
+        batches=partial(shuffled, fit, size),
+        loss=loss,
+        held_out=held_out,
+        steps=steps_of(len(fit), size),
+        device=device,
+        log=log,
+        track=track,
     )
 
     def residuals(rows: Any) -> Any:

@@ -1,7 +1,7 @@
 """Training a denoiser, the loop in sight: clean pictures -> crops -> corrupted crops -> U-Net -> clean again."""
 
 import math
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from train.corruption import Corruption
 from train.detector import Detector, make_denoiser
 from train.head import Head
 from train.head_fit import fit_head
-from train.loop import CPU, optimise
+from train.loop import CPU, optimise, shuffled, steps_of
 from train.pictures import PictureSet
 from train.progress import Track
 from train.trained import Log, Trained
@@ -55,11 +55,7 @@ def train_denoiser(
     model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
     height, width = (min(config.crop, side) for side in config.size)
     crops = round(math.prod(config.size) / (height * width))  # of each picture, so that an epoch sees all of it
-    size, steps = config.batch_size, max(1, len(fit) * crops // config.batch_size)
-
-    def batches() -> Iterator[NDArray[np.int64]]:
-        order = np.concatenate([fit[torch.randperm(len(fit), generator=generator).numpy()] for _ in range(crops)])
-        return (order[step * size : (step + 1) * size] for step in range(steps))
+    size, steps = config.batch_size, steps_of(len(fit) * crops, config.batch_size)
 
     def loss(rows: NDArray[np.int64]) -> Tensor:
         clean = _crops(good.pixels, rows, height, width, generator)  # (N, C, h, w), 0 to 1
@@ -69,7 +65,7 @@ def train_denoiser(
     kept = optimise(
         model,
         config,
-        batches=batches,
+        batches=partial(shuffled, fit, size, passes=crops, generator=generator),
         loss=loss,
         held_out=lambda: _held_out(detector, config, good.pixels, statistics, device),
         steps=steps,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from train import backbone
 from train.config_base import FOLD, PIXELS, STAGE_CHANNELS, ModelConfig
+from train.pictures import PictureSet
+from train.progress import Track
 from train.signals import FoldedSamples
 
 _BATCH: Final = 16
@@ -115,6 +117,23 @@ class Features:
         """The same in batches, in the order of `rows`."""
         for start in range(0, len(rows), _BATCH):
             yield self.batch(rows[start : start + _BATCH])
+
+
+def of_pictures(
+    extractor: Extractor, pictures: PictureSet, *, cache: Path, track: Track, device: torch.device
+) -> Features:
+    """Of the fit and statistics pictures, as `compute` says, in a file below `cache`."""
+    fit, statistics = pictures.rows("fit"), pictures.rows("statistics")
+    with track("features") as advance:
+        return compute(
+            extractor,
+            pictures.pixels,
+            rows=np.concatenate([fit, statistics]),
+            fit=fit,
+            store=cache / "features.npy",
+            advance=advance,
+            device=device,
+        )
 
 
 @torch.no_grad()

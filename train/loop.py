@@ -3,13 +3,15 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train.config import Config
@@ -118,6 +120,28 @@ def optimise(
     model.load_state_dict(best)
     model.to(CPU).requires_grad_(False).eval()
     return kept
+
+
+def shuffled(
+    rows: NDArray[np.int64], size: int, *, passes: int = 1, generator: torch.Generator | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """The batches of an epoch, in a new order each time.
+
+    The last, smaller batch is left to another epoch's shuffle: its batch statistics would be noise.
+
+    Args:
+        rows: of the fit pictures.
+        size: of a batch.
+        passes: how often a picture comes in an epoch.
+        generator: of the order; torch's own by default.
+    """
+    order = np.concatenate([rows[torch.randperm(len(rows), generator=generator).numpy()] for _ in range(passes)])
+    return (order[step * size : (step + 1) * size] for step in range(steps_of(len(order), size)))
+
+
+def steps_of(n: int, size: int) -> int:
+    """Steps of an epoch of n pictures."""
+    return max(1, n // size)
 
 
 def share_of_peak(step: int, *, total: int, schedule: str) -> float:

@@ -15,9 +15,9 @@ from torch import Tensor
 from train import residuals
 from train.config_vae import VaeConfig
 from train.detector import make_vae
-from train.features import Features, compute
+from train.features import Features, of_pictures
 from train.head_fit import HeadReport, fit_head
-from train.loop import CPU, optimise
+from train.loop import CPU, optimise, shuffled, steps_of
 from train.pictures import Part, PictureSet
 from train.progress import Track
 from train.trained import Log, Trained
@@ -48,26 +48,13 @@ def train_vae(
     detector = make_vae(config).eval()
     vae = detector.vae
     fit, statistics = good.rows("fit"), good.rows("statistics")
-    with track("features") as advance:
-        features = compute(
-            detector.extractor,
-            good.pixels,
-            rows=np.concatenate([fit, statistics]),
-            fit=fit,
-            store=cache / "features.npy",
-            advance=advance,
-            device=device,
-        )
+    features = of_pictures(detector.extractor, good, cache=cache, track=track, device=device)
     if config.architecture == "conv":  # the others are made for 0 to 1
         vae.center.copy_(features.center)
         vae.scale.copy_(features.scale)
 
-    size, steps = config.batch_size, max(1, len(fit) // config.batch_size)
+    size, steps = config.batch_size, steps_of(len(fit), config.batch_size)
     done = count(1)
-
-    def batches() -> Iterator[NDArray[np.int64]]:
-        order = fit[torch.randperm(len(fit)).numpy()]
-        return (order[step * size : (step + 1) * size] for step in range(steps))
 
     def beta(step: int) -> float:
         return config.beta * min(1.0, step / max(1.0, config.warmup * config.epochs * steps))
@@ -90,7 +77,7 @@ def train_vae(
     kept = optimise(
         vae,
         config,
-        batches=batches,
+        batches=partial(shuffled, fit, size),
         loss=loss,
         held_out=held_out,
         steps=steps,

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,13 +38,6 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def canary(vae: Path) -> Canary:
     return Canary.load(Detector.load(vae, device="cpu", threads=1))
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    one = Site(tmp_path)
-    yield one
-    one.clean_up()
 
 
 def test_the_ratio_is_that_of_the_sampled_picture(canary: Canary) -> None:

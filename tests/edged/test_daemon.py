@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,13 +19,6 @@ from edged.errors import REASONS
 from tests.conftest import TINY
 from tests.edged.daemons import AS_ORDINARY_USER, Site
 from tests.edged.making import BAD_SCORE, bad, children, drop, encode, good, png_header, until
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    one = Site(tmp_path)
-    yield one
-    one.clean_up()
 
 
 def large(seed: int) -> bytes:

@@ -21,13 +21,6 @@ from tests.edged.making import drop, good, record, until
 from tests.edged.test_salvage import opened, pages_of, zero
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    one = Site(tmp_path)
-    yield one
-    one.clean_up()
-
-
 def score_many(site: Site, count: int) -> None:
     """Fills inbox and journal as if the daemon had scored that many files."""
     journal = Journal(site.state)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,6 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def behind(clean: Path) -> Path:
     """A detector that was calibrated behind `clean`."""
     return tiny_kinds.behind(clean.parent / "behind", clean)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    one = Site(tmp_path)
-    yield one
-    one.clean_up()
 
 
 def edged(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import edged
 from edged.failpoints import POINTS
 from tests.edged.daemons import Site
-from tests.edged.killing import Line, other_file_system
+from tests.edged.killing import Line
 from tests.edged.making import drop, until
 
 # Where a rename without overwriting is not to be had, as on NFS.
@@ -20,16 +19,6 @@ WITHOUT_RENAMEAT2 = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=rena
 WITHOUT_RENAMEAT2 += ("inject=renameat2:error=EINVAL",)
 LATER = {"claimed": 5, "opened": 5, "decoded": 5, "drawing": 5, "drawn": 2, "disposing": 3, "held": 3, "linked": 3}
 """How often a point is passed by before the crash, where it is come by once a picture; else none."""
-
-
-@pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
-    far = other_file_system(tmp_path)
-    one = Line(tmp_path, seed=1, far=far)
-    yield one
-    one.clean_up()
-    if far is not None:
-        shutil.rmtree(far)
 
 
 def start_to_crash(site: Site, point: str, *, prefix: tuple[str, ...] = ()) -> None:

@@ -170,14 +170,19 @@ def ballast(place: Path, leave: int) -> Path:
     return file
 
 
-def test_a_small_disk_that_is_full(make: Callable[..., Line], mount: Callable[..., None]) -> None:
+def on_a_full_disk(make: Callable[..., Line], mount: Callable[..., None]) -> tuple[Line, Path]:
+    """A daemon whose `state_dir` of 4 MiB becomes full after the first results, and what fills it."""
     line = make("keep", "move")
     line.site.state.mkdir()
     mount("-t", "tmpfs", "-o", "size=4m", "none", line.site.state)
     line.site.start()
     line.fill("before", 2)
     until(lambda: line.rows() == 4 and line.at_rest(), "the first ones", PATIENCE_S)
-    full = ballast(line.site.state, 16_384)
+    return line, ballast(line.site.state, 16_384)
+
+
+def test_a_small_disk_that_is_full(make: Callable[..., Line], mount: Callable[..., None]) -> None:
+    line, full = on_a_full_disk(make, mount)
     for number in range(40):
         line.fill(f"during-{number}", 5)
     until(lambda: line.site.said("results cannot be made durable"), "the fault to be named", PATIENCE_S)
@@ -190,13 +195,7 @@ def test_a_small_disk_that_is_full(make: Callable[..., Line], mount: Callable[..
 
 
 def test_kills_on_a_small_disk_that_is_full(make: Callable[..., Line], mount: Callable[..., None]) -> None:
-    line = make("keep", "move")
-    line.site.state.mkdir()
-    mount("-t", "tmpfs", "-o", "size=4m", "none", line.site.state)
-    line.site.start()
-    line.fill("before", 2)
-    until(lambda: line.rows() == 4 and line.at_rest(), "the first ones", PATIENCE_S)
-    full = ballast(line.site.state, 16_384)
+    line, full = on_a_full_disk(make, mount)
     line.fill("during", 100)
     until(lambda: line.site.said("results cannot be made durable"), "the fault to be named", PATIENCE_S)
     line.site.kill()

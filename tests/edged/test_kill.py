@@ -1,22 +1,8 @@
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.edged.killing import Kills, Line, other_file_system
+from tests.edged.killing import Kills, Line
 
 ROUNDS = 40
-
-
-@pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
-    far = other_file_system(tmp_path)
-    one = Line(tmp_path, seed=1, far=far)
-    yield one
-    one.clean_up()
-    if far is not None:
-        shutil.rmtree(far)
 
 
 @pytest.mark.timeout(1500)
