@@ -89,7 +89,12 @@ class CanaryRunner:
         self._log = structlog.get_logger().bind(model=model)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name=f"canary-{model}")
-        self.start, self.join = self._thread.start, self._thread.join
+        self.start = self._thread.start
+
+    def join(self) -> None:
+        """Waits for the thread, if it ever ran."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def ask_to_stop(self) -> None:
         """Ends the thread after the check that is under way."""

@@ -146,8 +146,6 @@ class Daemon:
 
     def _loop(self) -> None:
         interval = self._notifier.watchdog_interval_s or _HOUSEKEEPING_S
-        # The longest that one picture may take its decoders is no sign of being stuck.
-        patience = max(_STUCK_S, (MAX_ATTEMPTS + 1) * self._config.limits.decode_seconds)
         housekeeping_due = time.monotonic()
         while True:
             if self._journal.damage is not None:
@@ -155,8 +153,7 @@ class Daemon:
                     f"{self._journal.path} is damaged ({self._journal.damage}); start edged again, which salvages what "
                     "can be read"
                 )
-            stuck = self._pipeline.stuck(patience)
-            if stuck:
+            if stuck := self._stuck():
                 self._log.error("workers are stuck; the watchdog is not held off", workers=stuck)
             else:
                 self._notifier.alive()
@@ -171,6 +168,10 @@ class Daemon:
                 return
             if received:
                 self._reload()
+
+    def _stuck(self) -> list[str]:
+        """Workers that died or hang; the longest that one picture may take its decoders is no sign of that."""
+        return self._pipeline.stuck(max(_STUCK_S, (MAX_ATTEMPTS + 1) * self._config.limits.decode_seconds))
 
     def _read_signals(self) -> set[int]:
         try:
@@ -272,6 +273,8 @@ class Daemon:
         if self._phase:
             return [self._phase]
         found = self._pipeline.troubles()
+        if stuck := self._stuck():
+            found.append(f"workers are stuck: {', '.join(stuck)}")
         if self._journal.damage is not None:
             found.append("the journal is damaged")
         if len(self._events.down) == len(self._config.sources):

@@ -30,7 +30,7 @@ def is_damage(error: BaseException) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
 
-def examine(path: Path) -> str | None:
+def find_damage(path: Path) -> str | None:
     """How a journal is damaged, as far as can be told in no time; None when it seems to be well.
 
     Raises:
@@ -60,23 +60,23 @@ def examine(path: Path) -> str | None:
     return None
 
 
-def note(path: Path, damage: str) -> None:
+def note_damage(path: Path, damage: str) -> None:
     """Has the next start salvage the journal, though it may not meet the damage by itself."""
     with contextlib.suppress(OSError):
         _mark(path).write_text(damage + "\n", encoding="utf-8")
         schema.sync(path.parent)
 
 
-def noted(path: Path) -> str | None:
-    """What `note` said, if it did and nothing was salvaged since."""
+def noted_damage(path: Path) -> str | None:
+    """What `note_damage` said, if it did and nothing was salvaged since."""
     try:
         return _mark(path).read_text(encoding="utf-8").strip() or "unknown damage"
     except FileNotFoundError:
         return None
 
 
-def forget(path: Path) -> None:
-    """Forgets what `note` said, for it was salvaged."""
+def forget_damage(path: Path) -> None:
+    """Forgets what `note_damage` said, for it was salvaged."""
     _mark(path).unlink(missing_ok=True)
 
 

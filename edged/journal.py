@@ -9,7 +9,7 @@ are one transaction: the rows of `results` are the outbox, and a sink is a posit
     quarantine  where files went that could not be scored
     sinks       name -> the last row that it was given
 
-`schema` makes the tables, `rows` fills them, `damage` and `salvage` are for a journal that is damaged.
+`schema` makes the tables, `rows` says what stands in a row, `damage` and `salvage` are for a journal that is damaged.
 One process writes (it holds the `lock` beside the journal); any number read, with `reading`.
 """
 
@@ -26,7 +26,7 @@ import structlog
 
 from edged import failpoints, salvage, schema
 from edged.arrivals import Disposal, Entry, SetAside, Stamps
-from edged.damage import UNREADABLE, examine, is_damage, note, noted
+from edged.damage import UNREADABLE, find_damage, is_damage, note_damage, noted_damage
 from edged.errors import JournalError
 from edged.lock import StateLock
 from edged.results import Record
@@ -86,7 +86,7 @@ class Journal:
                     log.error("the journal is gone; a new one is begun, and files in the inboxes are scored again")
             elif self._lock.was_open and not wal.exists():
                 log.error("the last run was cut off, and its write-ahead log is gone: its last results may be lost")
-            found = noted(self.path) or examine(self.path)
+            found = noted_damage(self.path) or find_damage(self.path)
             if found is not None:
                 log.error("the journal is damaged; what can be read of it is salvaged", damage=found)
                 self.salvaged = salvage.salvage(self.path, found)
@@ -376,7 +376,7 @@ class Journal:
     def _meet(self, damage: str) -> None:
         if self.damage is None:
             self.damage = damage
-            note(self.path, damage)
+            note_damage(self.path, damage)
             self._on_damage()
 
 

@@ -9,6 +9,7 @@ from edged.errors import JournalError
 
 _FILE: Final = "edged.lock"
 _OPEN, _CLOSED = "open", "closed"
+_NOTE_BYTES: Final = 64
 
 
 class StateLock:
@@ -20,46 +21,62 @@ class StateLock:
         Raises:
             JournalError: another daemon has it, or the folder cannot be written.
         """
+        self._path = state_dir / _FILE
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            self._file = (state_dir / _FILE).open("a+", encoding="ascii")
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise JournalError(f"{state_dir} cannot be written: {error.strerror}; check service.state_dir") from error
-        self._file.seek(0)
-        holder, left = (*self._file.read(64).splitlines(), "", "")[:2]
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise JournalError(
-                f"{state_dir} belongs to a running edged (process {holder or 'unknown'}); stop it first, "
-                "or give this one another service.state_dir"
-            ) from error
-        self.was_open = left == _OPEN
-        """Whether whoever had it last left the journal open: what was left open has a write-ahead log."""
-        self.was_there = left in {_OPEN, _CLOSED}
-        """Whether there has been a journal."""
-        self._note(left)
+            note = os.pread(self._descriptor, _NOTE_BYTES, 0).decode("ascii", "replace")
+            holder, left = (*note.split(), "", "")[:2]
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise JournalError(
+                    f"{state_dir} belongs to a running edged (process {holder or 'unknown'}); stop it first, "
+                    "or give this one another service.state_dir"
+                ) from error
+            self.was_open = left == _OPEN
+            """Whether whoever had it last left the journal open: what was left open has a write-ahead log."""
+            self.was_there = left in {_OPEN, _CLOSED}
+            """Whether there has been a journal."""
+            self._note(left)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def held(self) -> bool:
         """Whether it was not let go of."""
-        return not self._file.closed
+        return self._descriptor >= 0
 
     def note_open(self) -> None:
-        """Notes that the journal is open."""
+        """Notes that the journal is open.
+
+        Raises:
+            JournalError: the disk refuses.
+        """
         self._note(_OPEN)
 
     def note_closed(self) -> None:
-        """Notes that the journal was closed, and is whole."""
+        """Notes that the journal was closed, and is whole.
+
+        Raises:
+            JournalError: the disk refuses.
+        """
         self._note(_CLOSED)
 
     def close(self) -> None:
         """Lets go of it."""
-        self._file.close()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _note(self, state: str) -> None:
-        self._file.seek(0)
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n{state}\n")
-        self._file.flush()
+        # In one piece and never shorter than before: a crash leaves one note or the other.
+        note = f"{os.getpid()}\n{state}\n".ljust(_NOTE_BYTES - 1) + "\n"
+        try:
+            os.pwrite(self._descriptor, note.encode("ascii"), 0)
+        except OSError as error:
+            raise JournalError(f"{self._path} cannot be written: {error.strerror}") from error

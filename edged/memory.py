@@ -13,7 +13,10 @@ def share_arenas() -> None:
 
     Each would be given one of up to eight a CPU, and what it frees is used again by those alone that come to the same
     heap: resident memory then rises with every picture for hours. Elsewhere than with glibc nothing is done, and what
-    MALLOC_ARENA_MAX says comes first.
+    MALLOC_ARENA_MAX and GLIBC_TUNABLES say comes first.
     """
-    if "MALLOC_ARENA_MAX" not in os.environ and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+    if {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"} & os.environ.keys():
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
         mallopt(_ARENA_MAX, _ARENAS)

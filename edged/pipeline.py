@@ -1,4 +1,4 @@
-"""The one place that times, catches and counts: arrivals -> decoded -> scored -> durable -> given to sinks.
+"""The way of a picture, timed, caught and counted: arrivals -> decoded -> scored -> durable -> given to sinks.
 
     source threads --claims--> Intake --decode threads--> a short queue --score thread--> a short queue
         --commit thread--> journal --> publishers
@@ -172,7 +172,7 @@ class Pipeline:
         for source, stop, thread in self._sources.values():
             stop.set()
             source.wake.set()
-            thread.join()
+            _join(thread)
         for publisher in self._publishers:
             publisher.stop()
         self._pool.close()
@@ -183,7 +183,8 @@ class Pipeline:
 
     def stuck(self, longer_than_s: float) -> list[str]:
         """Workers that died, or that have been at one piece of work for too long."""
-        workers = [*self._decode_threads, self._score_thread, self._commit_thread]
+        publishers = [publisher.thread for publisher in self._publishers]
+        workers = [*self._decode_threads, self._score_thread, self._commit_thread, *publishers]
         threads = [*workers, *(entry[2] for entry in self._sources.values())]
         dead = [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
         latest = time.monotonic() - longer_than_s
@@ -214,13 +215,13 @@ class Pipeline:
             source = self._sources[arrival.source][0]
             try:
                 item = self._decode(arrival, source)
-                self._trouble("decode", None)
+                self._trouble(worker, None)
             except DecodingAborted:
                 item = None
                 source.release(arrival)
             except Exception as error:  # noqa: BLE001
                 item = None
-                self._report("decode", "pictures cannot be decoded", error, path=display_path(arrival.path))
+                self._report(worker, "pictures cannot be decoded", error, path=display_path(arrival.path))
                 self._stopping.wait(_FIRST_PAUSE_S)
                 source.release(arrival)
             self._busy_since.pop(worker, None)  # waiting for room in the queue is not being stuck
@@ -273,7 +274,6 @@ class Pipeline:
             items = [item for item in batch if item is not None]
             if not items:
                 continue
-            self._busy_since["score"] = time.monotonic()
             entries = self._stubbornly("score", "scoring failed", partial(self._score, items))
             self._busy_since.pop("score", None)  # waiting for room in the queue is not being stuck
             if entries is None:
@@ -301,7 +301,6 @@ class Pipeline:
             entries = [entry for batch in batches if batch is not None for entry in batch[1]]
             if not items:
                 continue
-            self._busy_since["commit"] = time.monotonic()
             commit = partial(self._commit, entries)
             if self._stubbornly("commit", "results cannot be made durable", commit) is not None:
                 for item, entry in zip(items, entries, strict=True):
@@ -329,6 +328,7 @@ class Pipeline:
         """What `work` returns, again and again if need be; None when the daemon stops meanwhile: nothing is lost."""
         pause = _FIRST_PAUSE_S
         while True:
+            self._busy_since[worker] = time.monotonic()
             try:
                 done = work()
             except Exception as error:  # noqa: BLE001

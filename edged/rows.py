@@ -1,6 +1,7 @@
-"""Results as rows of the journal and back."""
+"""Results, disposals and what is in quarantine as rows of the journal and back."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, Final
@@ -72,8 +73,12 @@ def _timings(text: str) -> dict[str, float]:
     """Milliseconds by stage; none where a disk has spoiled them, for the rest of the result is worth having."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError):
         return {}
-    if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+    if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
         return {}
     return values
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

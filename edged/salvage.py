@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from edged import schema
-from edged.damage import forget
+from edged.damage import forget_damage
 
 WAL: Final = "-wal"
 _SHM: Final = "-shm"
@@ -61,7 +61,7 @@ def salvage(path: Path, damage: str) -> Salvage:
         sqlite3.Error: or OSError; the disk refuses. The damaged journal is as it was.
     """
     report = _read(path, damage)
-    forget(path)
+    forget_damage(path)
     finish(path)
     return report
 

@@ -29,7 +29,7 @@ from train.errors import TrainError
 from train.pictures import Part, Picture
 from train.vae_model import VaeDetector
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 METRICS: Final = "metrics.jsonl"
 
 _CONFIG, _PICTURES, _WEIGHTS, _RUN = "config.json", "pictures.json", "weights.pt", "run.json"

@@ -1,5 +1,6 @@
 """The images sink: heat-map overlays, one file a result, within a bound on the disk."""
 
+import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,11 +8,10 @@ from typing import Final
 
 from edged import failpoints, overlays
 from edged.errors import SinkError
-from edged.results import Frame, Result
+from edged.results import Frame, Result, time_of
 
 _OURS: Final = re.compile(r"[0-9a-f]{26}\.png")
 _KEPT_SHARE: Final = 0.9
-_TIME_DIGITS: Final = 12
 
 
 class ImagesSink:
@@ -37,7 +37,7 @@ class ImagesSink:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 for leftover in self._folder.glob(".*.part"):
                     leftover.unlink()
-                self._bytes = sum(path.stat().st_size for path in self._overlays())
+                self._bytes = sum(size for _, size in self._sizes())
             partial = self._folder / f".{result.frame_id}.part"
             overlays.draw(frame, result).save(partial, "PNG", compress_level=1)
             size = partial.stat().st_size
@@ -65,7 +65,7 @@ class ImagesSink:
     def remove_older(self, than: float, *, limit: int = 1000) -> int:
         """Removes up to `limit` overlays of results whose ids are of before `than`, seconds since 1970; how many."""
         try:
-            old = [path for path in self._overlays() if int(path.stem[:_TIME_DIGITS], 16) < than * 1000]
+            old = [path for path in self._overlays() if time_of(path.stem) < than]
         except FileNotFoundError:  # there is no folder yet
             return 0
         for path in old[:limit]:
@@ -75,8 +75,15 @@ class ImagesSink:
     def _overlays(self) -> list[Path]:
         return sorted(path for path in self._folder.iterdir() if _OURS.fullmatch(path.name))
 
+    def _sizes(self) -> list[tuple[Path, int]]:
+        sizes = []
+        for path in self._overlays():
+            with contextlib.suppress(FileNotFoundError):  # retention removed it meanwhile
+                sizes.append((path, path.stat().st_size))
+        return sizes
+
     def _remove_oldest(self) -> None:
-        sizes = [(path, path.stat().st_size) for path in self._overlays()]
+        sizes = self._sizes()
         total = sum(size for _, size in sizes)
         for path, size in sizes:
             if total <= self._max_bytes * _KEPT_SHARE:

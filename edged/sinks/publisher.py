@@ -25,7 +25,7 @@ class Publisher:
         self._sink, self._journal, self._metrics = sink, journal, metrics
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._log = structlog.get_logger().bind(sink=sink.name)
-        self._thread = threading.Thread(target=self._loop, name=f"sink-{sink.name}")
+        self.thread = threading.Thread(target=self._loop, name=f"sink-{sink.name}")
         self._failing = False
         self.wake = self._wake.set
         """There is more; from any thread."""
@@ -34,14 +34,14 @@ class Publisher:
         """Gives the sink its place in the outbox, and begins with what waits there."""
         self._journal.add_sink(self._sink.name)
         self._wake.set()
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Gives the sink what is left, once, and ends the thread."""
         self._stopping.set()
         self._wake.set()
-        if self._thread.ident is not None:  # a start that failed half-way never ran it
-            self._thread.join()
+        if self.thread.ident is not None:  # a start that failed half-way never ran it
+            self.thread.join()
         self._sink.close()
 
     def _loop(self) -> None:

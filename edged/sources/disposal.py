@@ -95,7 +95,7 @@ class Disposer:
         directory = self._targets[disposal.action]
         if directory is None:
             raise OSError(errno.ENOENT, "there is no folder to move to any more; configure done_dir again")
-        wanted = os.path.join(directory, os.path.relpath(disposal.path, self._root))
+        wanted = os.path.join(directory, self._name_of(disposal))
         folder = os.path.dirname(wanted)
         os.makedirs(folder, exist_ok=True)
         copied, partial = _copied(held), os.path.join(folder, b"." + os.path.basename(held) + b".part")
@@ -124,6 +124,11 @@ class Disposer:
         os.unlink(copied)
         return target
 
+    def _name_of(self, disposal: Disposal) -> bytes:
+        """Where a file belongs below its target: as below the inbox, or by its name if that was another inbox."""
+        below = os.path.relpath(disposal.path, self._root)
+        return os.path.basename(below) if below.startswith(b"..") else below
+
     def _place(self, file: bytes, wanted: bytes, disposal: Disposal) -> bytes:
         """Renames a file to the name that it wants, or to one with its id; over nothing."""
         for target in (wanted, with_id(wanted, disposal.id)):
@@ -147,7 +152,7 @@ class Disposer:
     def _quarantined_before(self, disposal: Disposal) -> bytes | None:
         if not disposal.sidecar:
             return None
-        wanted = os.path.join(self._targets[disposal.action] or b"", os.path.relpath(disposal.path, self._root))
+        wanted = os.path.join(self._targets[disposal.action] or b"", self._name_of(disposal))
         for target in (wanted, with_id(wanted, disposal.id)):
             with contextlib.suppress(OSError):
                 stamps = Stamps.of(os.lstat(target))
@@ -221,6 +226,7 @@ def bring_back(request: Request, private: bytes) -> bytes | None:
                 raise
             _copy_whole(request.now_at, held + b".part")
             os.rename(held + b".part", held)
+            sync_folder(private)
         else:
             if Stamps.of(os.lstat(held)) != request.stamps:
                 rename_new(held, request.now_at)

@@ -6,7 +6,7 @@
     leaving     scored files that are to be moved or deleted; disposal does it
     watcher     inotify
 
-All state belongs to the thread that runs `run`; other threads leave it messages.
+All state belongs to the thread that runs `run`; other threads leave it messages, and read `waiting` alone.
 """
 
 import errno
@@ -30,7 +30,7 @@ from edged.imaging import PATTERNS
 from edged.journal import Journal
 from edged.results import QUARANTINED, Record, display_path, new_id
 from edged.sources import Events, requests
-from edged.sources.disposal import Disposer, bring_back, private_folder, stands
+from edged.sources.disposal import Disposer, bring_back, private_folder
 from edged.sources.known import KnownFiles
 from edged.sources.leaving import LeavingFiles
 from edged.sources.tree import Tree
@@ -77,7 +77,7 @@ class FolderSource:
         self._state_dir = state_dir
         self._tree = Tree(self._root, options.patterns, recursive=options.recursive, source=self.name, events=events)
         self._waiting = WaitingFiles(options.settle_seconds, options.retry_seconds)
-        self._leaving = LeavingFiles(self.name, journal, ())
+        self._leaving = LeavingFiles(self.name, journal)
         self._log = structlog.get_logger().bind(source=self.name)
         self._messages: deque[Callable[[], None]] = deque()
         self._claimed: set[bytes] = set()
@@ -87,7 +87,6 @@ class FolderSource:
         self._root_id: tuple[int, int] | None = None
         self._root_inode: int | None = None
         self._disposer: Disposer | None = None
-        self._private = b""
         self._more = False
         self._down = ""
         self._scan_due = 0.0
@@ -108,11 +107,16 @@ class FolderSource:
         Raises:
             JournalError: what was scored before cannot be read.
         """
-        owed = self._journal.disposals(self.name)
-        if self._options.after == "keep":  # it may have been another once, with disposals left
-            self._journal.keep_instead(filter(stands, owed))
-            owed = []
-        self._leaving = LeavingFiles(self.name, self._journal, owed)
+        self._leaving.load(self._journal.disposals(self.name))
+        self._leaving.try_all()
+        if self._options.after == "keep":
+            self._keep_instead()
+            if (left := self._leaving.in_sight()) > 0:
+                self._log.warning(
+                    "scored files were on their way out of the inbox when after became keep, and are not there; they "
+                    "are known when they come back, and go on their way with after as it was",
+                    files=left,
+                )
         self._known = KnownFiles.of(self._journal.kept(self.name))
         first = True
         try:
@@ -205,9 +209,8 @@ class FolderSource:
                 self._prepare()
                 self._root_id = (status.st_dev, status.st_ino)
                 inode = Stamps.of(status).inode
-                if inode != self._root_inode:  # what was out of sight may be there again
-                    self._root_inode = inode
-                    self._leaving.try_all()
+                self._root_inode = inode
+                self._leaving.try_all()  # what was out of sight may be there again
             self._requeue()
             events = dict(self._watcher.events()) if self._watcher else {}
             self._admit(self._unclaimed(), events, reason)
@@ -233,14 +236,17 @@ class FolderSource:
                     state = (request.path, request.stamps.size, request.stamps.mtime_ns)
                     self._journal.forget_kept(self.name, [state])
                     self._known.discard(*state)
-                elif self._private:
-                    bring_back(request, self._private)
-                    self._journal.left_quarantine([request.id])
+                    is_back = True
+                else:
+                    is_back = bring_back(request, self._private_place()) is not None
+                    if not os.path.lexists(request.now_at):  # it may have gone back before a crash
+                        self._journal.left_quarantine([request.id])
                 requests.strike(self._state_dir, request)
-            except OSError as error:
+            except (OSError, SourceError) as error:
                 self._log.error("a file cannot be scored again as asked", id=request.id, error=str(error))
             else:
-                self._log.info("scored again as asked", id=request.id, path=display_path(request.path))
+                said = "scored again as asked" if is_back else "not scored again as asked: its file is there no more"
+                self._log.info(said, id=request.id, path=display_path(request.path))
 
     def _admit(self, found: Iterator[tuple[bytes, Stamps]], events: dict[bytes, bool], reason: str) -> None:
         """Notes what a scan found: the oldest first, and no more than `MAX_CANDIDATES` in all."""
@@ -289,7 +295,8 @@ class FolderSource:
             self._more = True
 
     def _offer(self, offer: Callable[[Arrival], bool]) -> None:
-        while self._leaving.in_sight() < MAX_CANDIDATES and (ready := self._waiting.first_ready()) is not None:
+        is_full = self._options.after != "keep" and self._leaving.in_sight() >= MAX_CANDIDATES
+        while not is_full and (ready := self._waiting.first_ready()) is not None:
             path, stamps, found_at = ready
             if path not in self._claimed:
                 if not offer(Arrival(new_id(), self.name, path, stamps, found_at, self._root_inode)):
@@ -299,7 +306,7 @@ class FolderSource:
 
     def _sleep_seconds(self) -> float:
         times = [self._scan_due, self._waiting.next_due()]
-        if self._disposer is not None:
+        if self._root_id is not None:  # else they wait for a scan that finds the folder
             times.append(self._leaving.next_due())
         return max(0.0, min(due for due in times if due is not None) - time.monotonic())
 
@@ -307,12 +314,12 @@ class FolderSource:
 
     def _prepare(self) -> None:
         options = self._options
-        self._private = b""
+        self._disposer = None
         if options.after != "keep":
-            ours = [path for path in (options.done_dir, self._quarantine, self._state_dir) if path is not None]
-            self._private = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
-        done = None if options.done_dir is None else os.fsencode(options.done_dir)
-        self._disposer = Disposer(self._root, self._private, done=done, quarantine=os.fsencode(self._quarantine))
+            done = None if options.done_dir is None else os.fsencode(options.done_dir)
+            self._disposer = Disposer(
+                self._root, self._private_place(), done=done, quarantine=os.fsencode(self._quarantine)
+            )
         self._unwatched.clear()
         if is_network(self._options.path):
             self._unwatched.add("network")  # other machines' writes raise no events here
@@ -323,13 +330,17 @@ class FolderSource:
         except OSError as error:
             self._poll_instead(error)
 
+    def _private_place(self) -> bytes:
+        ours = [path for path in (self._options.done_dir, self._quarantine, self._state_dir) if path is not None]
+        return os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
+
     def _watch(self, folder: bytes) -> None:
         if self._watcher is None:
             return
         try:
             self._watcher.watch(folder)
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
                 self._poll_instead(error)
 
     def _poll_instead(self, error: OSError) -> None:
@@ -451,9 +462,18 @@ class FolderSource:
     # Files whose results are durable.
 
     def _dispose(self) -> None:
-        if self._disposer is not None:
+        if self._options.after == "keep":
+            self._keep_instead()
+        elif self._disposer is not None:
             for path in self._leaving.dispose(self._disposer, self._root_inode, self._root_stands):
                 self._look(path, whole=False)
+
+    def _keep_instead(self) -> None:
+        """Files that were to leave when `after` was another stay, and are known."""
+        if standing := self._leaving.take_standing():
+            self._journal.keep_instead(standing)
+            for disposal in standing:
+                self._known.add(disposal.path, disposal.stamps.size, disposal.stamps.mtime_ns)
 
     def _root_stands(self) -> bool:
         """Whether the folder that was scanned is still the one under its path."""

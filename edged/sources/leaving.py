@@ -20,17 +20,21 @@ _RETRY_SECONDS: Final = 30.0
 class LeavingFiles:
     """Of one source; used by the scanner's thread."""
 
-    def __init__(self, source: str, journal: Journal, owed: Iterable[Disposal]) -> None:
-        """Takes what the journal says is owed."""
+    def __init__(self, source: str, journal: Journal) -> None:
+        """There are none yet; see `load`."""
         self._source, self._journal = source, journal
         self._log = structlog.get_logger().bind(source=source)
         self._owed: dict[bytes, list[Disposal]] = {}
-        for disposal in owed:
-            self._owed.setdefault(disposal.path, []).append(disposal)
         self._due = 0.0
         self._fresh: list[Disposal] = []
         self._stuck: dict[str, str] = {}
         self._out_of_sight: set[str] = set()
+
+    def load(self, owed: Iterable[Disposal]) -> None:
+        """Takes what the journal says is owed, in place of what it said before."""
+        self._owed, self._fresh, self._out_of_sight = {}, [], set()
+        for disposal in owed:
+            self._owed.setdefault(disposal.path, []).append(disposal)
 
     def add(self, disposal: Disposal) -> None:
         """A file's result has become durable."""
@@ -42,8 +46,18 @@ class LeavingFiles:
         return any(disposal.stamps == stamps for disposal in self._owed.get(path, ()))
 
     def in_sight(self) -> int:
-        """How many names there are whose files could leave."""
+        """How many there are about, without those that are out of sight."""
         return len(self._owed) - len(self._out_of_sight)
+
+    def take_standing(self) -> list[Disposal]:
+        """Those whose file stands in the inbox, for a source that keeps its files from now on; again after a while."""
+        if time.monotonic() < self._due:
+            return []
+        self._due = time.monotonic() + _RETRY_SECONDS
+        standing = [disposal for owed in self._owed.values() for disposal in owed if stands(disposal)]
+        for disposal in standing:
+            self._remove(disposal)
+        return standing
 
     def next_due(self) -> float | None:
         """When all of them are tried again (monotonic seconds); None without any."""
@@ -69,7 +83,10 @@ class LeavingFiles:
             OSError: a folder cannot be synced.
         """
         retry = time.monotonic() >= self._due
-        if not self._owed or not (self._fresh or retry) or not root_stands():
+        if not self._owed or not (self._fresh or retry):
+            return []
+        if not root_stands():
+            self._due = time.monotonic() + _RETRY_SECONDS  # or when a scan finds the folder
             return []
         todo, self._fresh = self._fresh, []
         if retry:  # what failed before has its own time, lest every picture tries all of it again
@@ -102,10 +119,13 @@ class LeavingFiles:
         for disposal in done:
             if self._stuck.pop(disposal.id, None) is not None and not self._stuck:
                 self._log.info("scored files leave the inbox again")
-            self._owed[disposal.path].remove(disposal)
-            if not self._owed[disposal.path]:
-                del self._owed[disposal.path]
+            self._remove(disposal)
         return [disposal.path for disposal in done]
+
+    def _remove(self, disposal: Disposal) -> None:
+        self._owed[disposal.path].remove(disposal)
+        if not self._owed[disposal.path]:
+            del self._owed[disposal.path]
 
     def _note_stuck(self, disposal: Disposal, error: OSError) -> None:
         fault = f"{disposal.action}: {error.strerror}"

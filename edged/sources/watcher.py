@@ -1,5 +1,6 @@
 """inotify for one tree of folders: it says where to look, and when nothing it said can be relied upon."""
 
+import errno
 import os
 import threading
 from collections import deque
@@ -61,6 +62,8 @@ class Watcher:
             if folder in self._watched:
                 return
             descriptor = self._inotify.add_callback(folder, _MASK, self, WatchId(id(self)))
+            if descriptor < 0:  # what watchdog makes of EACCES
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
             self._folders[descriptor] = folder
             self._watched.add(folder)
 

@@ -111,7 +111,7 @@ def test_a_journal_of_a_newer_edged_is_refused(site: Site) -> None:
 
 def test_a_noted_damage_is_salvaged_once(site: Site) -> None:
     score_many(site, 50)
-    damage.note(site.state / FILE, "a test")
+    damage.note_damage(site.state / FILE, "a test")
     site.start()
     assert site.said("the journal was salvaged; files whose results were lost are scored again where they still are")
     site.stop()

@@ -41,7 +41,9 @@ def test_a_record_comes_back_as_it_was(journal: Journal, tmp_path: Path) -> None
     assert os.fsencode(next(read_results(tmp_path)).path) == b"/in/line\nfeed \"quote' \xff\xfe.png"
 
 
-@pytest.mark.parametrize("spoiled", ["", '{"infer": 1.5', "[1]", '{"infer": "soon"}', "NaN"])
+@pytest.mark.parametrize(
+    "spoiled", ["", '{"infer": 1.5', "[1]", '{"infer": "soon"}', "NaN", '{"a": 1e999}', '{"a": true}']
+)
 def test_a_row_whose_timings_are_spoiled_is_read_without_them(journal: Journal, tmp_path: Path, spoiled: str) -> None:
     journal.add_sink("lines")
     one = record()

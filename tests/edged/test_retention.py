@@ -160,13 +160,17 @@ def test_a_file_that_cannot_be_removed_holds_up_no_other(journal: Journal, aside
     assert [one.id for one in journal.quarantine(9)] == [stuck.id]
 
 
-def test_overlays_go_by_days(journal: Journal, tmp_path: Path) -> None:
+def test_overlays_go_by_days(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = ImagesSink("overlays", tmp_path / "overlays", anomalies_only=True, max_bytes=ANY)
     assert sink.remove_older(time.time()) == 0  # there is no folder yet
     folder = tmp_path / "overlays"
     folder.mkdir()
-    now = int(time.time() * 1000)
-    ids = [f"{now - int(days * DAY * 1000):012x}{0:014x}" for days in (5, 3, 1)]
+    ids = []
+    for days in (5, 3, 1):
+        with monkeypatch.context() as clock:
+            then = time.time_ns() - int(days * DAY * 1e9)
+            clock.setattr(time, "time_ns", lambda then=then: then)
+            ids.append(new_id())
     for id_ in ids:
         (folder / f"{id_}.png").write_bytes(b"x")
     (folder / "of-a-person.png").write_bytes(b"x")

@@ -151,7 +151,7 @@ def test_what_can_be_read_is_salvaged(
 def test_kept_files_whose_results_are_lost_are_forgotten_and_no_others(tmp_path: Path) -> None:
     path = build(tmp_path)
     zero_in_the_middle(path)
-    damage.note(path, "a test")
+    damage.note_damage(path, "a test")
     journal = Journal(tmp_path)
     report = journal.salvaged
     assert report is not None
@@ -168,7 +168,7 @@ def test_what_retention_removed_is_not_taken_for_lost(tmp_path: Path) -> None:
     journal.delivered("lines", ROWS + 3)
     assert journal.prune(500.0, ["lines"]) == 500
     journal.close()
-    damage.note(path, "a test")
+    damage.note_damage(path, "a test")
     journal = Journal(tmp_path)
     assert journal.salvaged is not None
     assert (journal.salvaged.lost, journal.salvaged.forgotten) == (0, 0)
@@ -189,7 +189,7 @@ def test_lost_marks_come_back_from_results_where_the_file_stands(tmp_path: Path)
     leaves = pages_of(state / FILE, "kept")
     zero(state / FILE, *leaves[1:3])
     names[200].unlink()
-    damage.note(state / FILE, "a test")
+    damage.note_damage(state / FILE, "a test")
     journal = Journal(state)
     marks = {os.fsdecode(path): size for path, size, _ in journal.kept("line1")}
     assert set(map(str, names)) - set(marks) <= {str(names[200])}
@@ -343,7 +343,7 @@ def test_a_check_can_be_ended(tmp_path: Path) -> None:
 def test_of_many_damaged_journals_the_first_and_the_last_stay(tmp_path: Path) -> None:
     path = build(tmp_path)
     for number in range(6):
-        damage.note(path, f"test {number}")
+        damage.note_damage(path, f"test {number}")
         (tmp_path / f"{FILE}.damaged-2026010{number}T000000.000000").write_text(str(number))
     aside = opened(tmp_path).set_aside()
     assert [file.name[-22:-14] for file in aside][:3] == ["20260100", "20260104", "20260105"]
