@@ -53,6 +53,22 @@ def test_move_keeps_the_subfolder(inbox: Inbox) -> None:
     assert inbox.files() == {"done/a/b/c.png": "picture"}
 
 
+@pytest.mark.parametrize("action", ["move", "quarantine"])
+def test_a_file_of_another_inbox_does_not_leave_its_target(tmp_path: Path, inbox: Inbox, action: str) -> None:
+    disposal = inbox.owed("a/b.png", "picture", action)
+    root = tmp_path / "other"
+    root.mkdir()
+    target = inbox.done if action == "move" else inbox.quarantine
+    disposer = Disposer(
+        os.fsencode(root),
+        os.fsencode(inbox.private),
+        done=os.fsencode(inbox.done),
+        quarantine=os.fsencode(inbox.quarantine),
+    )
+    assert disposer.dispose(disposal) == os.fsencode(target / "b.png")
+    assert (target / "b.png").read_text() == "picture"
+
+
 def test_delete(inbox: Inbox) -> None:
     assert inbox.disposer.dispose(inbox.owed("a.png", "picture", "delete")) is None
     assert inbox.files() == {}

@@ -733,6 +733,44 @@ def test_it_sleeps_while_the_folder_is_away_and_something_is_owed(line: Line) ->
     assert line.arrivals == []
 
 
+def test_it_sleeps_when_the_folder_goes_away_with_something_in_work(line: Line) -> None:
+    line.start(after="delete")
+    drop(line.inbox / "a.png", b"picture")
+    arrival = line.take("a.png")
+    line.inbox.rename(line.root / "away")
+    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    line.journal.commit([entry])
+    line.source.committed(arrival, entry)
+    time.sleep(0.5)
+    before = line.wake.waits
+    time.sleep(0.5)
+    assert line.wake.waits - before <= 5
+    (line.root / "away").rename(line.inbox)
+    until(lambda: not (line.inbox / "a.png").exists(), "the file to leave")
+    assert line.arrivals == []
+
+
+def test_with_keep_a_file_that_was_on_its_way_out_is_known_when_it_is_back(line: Line) -> None:
+    line.start(after="delete")
+    drop(line.inbox / "a.png", b"picture")
+    arrival = line.take("a.png")
+    line.journal.commit([line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))])
+    line.stop()
+    (line.inbox / "a.png").rename(line.root / "elsewhere")
+    line.start(after="keep", settle_seconds=0)
+    assert line.journal.disposals("line1") != []  # it is not forgotten
+    (line.root / "elsewhere").rename(line.inbox / "a.png")
+    drop(line.inbox / "b.png", b"another")
+    line.take("b.png")
+    line.idle()
+    assert line.arrivals == []
+    line.stop()
+    line.start(after="keep", settle_seconds=0)
+    assert line.journal.disposals("line1") == []
+    assert [path for path, _, _ in line.journal.kept("line1")] == [arrival.path]
+    assert line.arrivals == [arrival for arrival in line.arrivals if arrival.path.endswith(b"b.png")]
+
+
 def test_a_look_at_many_kept_files_asks_the_journal_nothing(line: Line) -> None:
     count = 20_000
     inbox = os.path.realpath(os.fsencode(line.inbox))
