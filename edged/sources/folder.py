@@ -108,8 +108,8 @@ class FolderSource:
             JournalError: what was scored before cannot be read.
         """
         self._leaving.load(self._journal.disposals(self.name))
-        self._leaving.try_all()
         if self._options.after == "keep":
+            self._leaving.try_all()
             self._keep_instead()
             if (left := self._leaving.in_sight()) > 0:
                 self._log.warning(
@@ -209,8 +209,9 @@ class FolderSource:
                 self._prepare()
                 self._root_id = (status.st_dev, status.st_ino)
                 inode = Stamps.of(status).inode
-                self._root_inode = inode
-                self._leaving.try_all()  # what was out of sight may be there again
+                if inode != self._root_inode:  # what was out of sight may be there again
+                    self._root_inode = inode
+                    self._leaving.try_all()
             self._requeue()
             events = dict(self._watcher.events()) if self._watcher else {}
             self._admit(self._unclaimed(), events, reason)

@@ -15,6 +15,7 @@ from edged.results import display_path
 from edged.sources.disposal import Disposer, stands
 
 _RETRY_SECONDS: Final = 30.0
+_AWAY_SECONDS: Final = 2.0
 
 
 class LeavingFiles:
@@ -86,7 +87,7 @@ class LeavingFiles:
         if not self._owed or not (self._fresh or retry):
             return []
         if not root_stands():
-            self._due = time.monotonic() + _RETRY_SECONDS  # or when a scan finds the folder
+            self._due = time.monotonic() + _AWAY_SECONDS
             return []
         todo, self._fresh = self._fresh, []
         if retry:  # what failed before has its own time, lest every picture tries all of it again
