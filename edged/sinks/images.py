@@ -1,8 +1,10 @@
 """The images sink: heat-map overlays, one file a result, within a bound on the disk."""
 
-import contextlib
+import heapq
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +13,9 @@ from edged.errors import SinkError
 from edged.results import Frame, Result, time_of
 
 _OURS: Final = re.compile(r"[0-9a-f]{26}\.png")
+_LEFTOVER: Final = re.compile(r"\.[0-9a-f]{26}\.part")
 _KEPT_SHARE: Final = 0.9
+_REMOVED: Final = 1000
 
 
 class ImagesSink:
@@ -35,9 +39,9 @@ class ImagesSink:
         try:
             if self._bytes is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                for leftover in self._folder.glob(".*.part"):
-                    leftover.unlink()
-                self._bytes = sum(size for _, size in self._sizes())
+                for leftover in self._names(_LEFTOVER):
+                    (self._folder / leftover).unlink()
+                self._bytes = sum(map(self._size_of, self._names(_OURS)))
             partial = self._folder / f".{result.frame_id}.part"
             overlays.draw(frame, result).save(partial, "PNG", compress_level=1)
             size = partial.stat().st_size
@@ -47,13 +51,14 @@ class ImagesSink:
             if self._bytes > self._max_bytes:
                 self._remove_oldest()
         except OSError as error:
-            self._bytes = None
+            if isinstance(error, FileNotFoundError):  # the folder has gone, and what was in it
+                self._bytes = None
             raise SinkError(f"{self._folder} cannot be written: {error.strerror}") from error
 
     def newest(self, count: int) -> list[str]:
         """Ids of the newest overlays."""
         try:
-            return [path.stem for path in self._overlays()[-count:]]
+            return sorted(map(_id_of, heapq.nlargest(count, self._names(_OURS))))
         except OSError:  # there is no folder yet
             return []
 
@@ -62,32 +67,38 @@ class ImagesSink:
         for id_ in ids:
             (self._folder / f"{id_}.png").unlink(missing_ok=True)
 
-    def remove_older(self, than: float, *, limit: int = 1000) -> int:
+    def remove_older(self, than: float, *, limit: int = _REMOVED) -> int:
         """Removes up to `limit` overlays of results whose ids are of before `than`, seconds since 1970; how many."""
         try:
-            old = [path for path in self._overlays() if time_of(path.stem) < than]
+            old = list(islice((name for name in self._names(_OURS) if time_of(_id_of(name)) < than), limit))
         except FileNotFoundError:  # there is no folder yet
             return 0
-        for path in old[:limit]:
-            path.unlink(missing_ok=True)
-        return len(old[:limit])
+        for name in old:
+            (self._folder / name).unlink(missing_ok=True)
+        return len(old)
 
-    def _overlays(self) -> list[Path]:
-        return sorted(path for path in self._folder.iterdir() if _OURS.fullmatch(path.name))
+    def _names(self, which: re.Pattern[str]) -> Iterator[str]:
+        """Of files, one at a time: there may be a million of them."""
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if which.fullmatch(entry.name):
+                    yield entry.name
 
-    def _sizes(self) -> list[tuple[Path, int]]:
-        sizes = []
-        for path in self._overlays():
-            with contextlib.suppress(FileNotFoundError):  # retention removed it meanwhile
-                sizes.append((path, path.stat().st_size))
-        return sizes
+    def _size_of(self, name: str) -> int:
+        try:
+            return (self._folder / name).stat().st_size
+        except FileNotFoundError:  # retention removed it meanwhile
+            return 0
 
     def _remove_oldest(self) -> None:
-        sizes = self._sizes()
-        total = sum(size for _, size in sizes)
-        for path, size in sizes:
-            if total <= self._max_bytes * _KEPT_SHARE:
-                break
-            path.unlink(missing_ok=True)
-            total -= size
-        self._bytes = total
+        self._bytes = sum(map(self._size_of, self._names(_OURS)))
+        while self._bytes > self._max_bytes * _KEPT_SHARE and (oldest := heapq.nsmallest(_REMOVED, self._names(_OURS))):
+            for name in oldest:
+                if self._bytes <= self._max_bytes * _KEPT_SHARE:
+                    break
+                self._bytes -= self._size_of(name)
+                (self._folder / name).unlink(missing_ok=True)
+
+
+def _id_of(name: str) -> str:
+    return name.removesuffix(".png")

@@ -1,3 +1,6 @@
+import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,21 @@ def test_overlays_of_no_result_can_be_found_and_removed(tmp_path: Path) -> None:
     assert sink.newest(3) == ids[1:]
     sink.remove([ids[1], "f" * 26])
     assert sink.newest(9) == [ids[0], *ids[2:]]
+
+
+def test_many_overlays_are_looked_through_in_little_memory(tmp_path: Path) -> None:
+    for number in range(20_000):
+        os.close(os.open(tmp_path / f"{number:026x}.png", os.O_CREAT | os.O_WRONLY))
+    sink = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=10**9)
+    tracemalloc.start()
+    try:
+        assert len(sink.newest(1000)) == 1000
+        assert sink.remove_older(time.time()) == 1000
+        draw(sink, 30_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
