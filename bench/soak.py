@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.edged.daemons import Site
 from tests.edged.killing import Account, Kills, Line, other_file_system
-from tests.edged.making import children, drop, good, until
+from tests.edged.making import drop, good, kill_child, until
 from tests.edged.producing import WAYS
 
 SAMPLE_S, WARM_UP, BLOCKS = 2.0, 0.25, 15
@@ -140,8 +140,7 @@ def steady(folder: Path, asked: argparse.Namespace) -> bool:
 
 def _fault(line: Line, fault: str) -> None:
     if fault == "decoder killed":
-        for victim in children(line.site.pid)[:1]:
-            os.kill(victim, signal.SIGKILL)
+        kill_child(line.site.pid)
     elif fault == "reload":
         os.kill(line.site.pid, signal.SIGHUP)
     elif fault == "stopped for a second":

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import struct
 import time
 import zlib
@@ -102,6 +103,17 @@ def quarantined(**changes: Any) -> Record:
 def entry(**changes: Any) -> Entry:
     """What the journal is given for a picture that stays where it is."""
     return Entry(record(**changes), Stamps(1, 100, 10**18))
+
+
+def kill_child(pid: int) -> bool:
+    """Kills one child of a process; False when there is none that still lives."""
+    for child in children(pid):
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        return True
+    return False
 
 
 def children(pid: int | None = None) -> list[int]:

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edged.decoding import MAX_ATTEMPTS
 from edged.errors import REASONS
 from tests.conftest import TINY
 from tests.edged.daemons import AS_ORDINARY_USER, Site
-from tests.edged.making import BAD_SCORE, bad, children, drop, encode, good, png_header, until
+from tests.edged.making import BAD_SCORE, bad, children, drop, encode, good, kill_child, png_header, until
 
 
 def large(seed: int) -> bytes:
@@ -388,9 +389,8 @@ def test_a_decoder_that_is_killed_costs_no_picture(site: Site) -> None:
     for index in range(60):
         drop(site.inbox / f"{index}.png", large(index))
     site.start()
-    for _ in range(3):
-        victims = until(lambda: children(site.pid), "decoders")
-        os.kill(victims[0], signal.SIGKILL)
+    for _ in range(MAX_ATTEMPTS - 1):
+        until(lambda: kill_child(site.pid), "a decoder to kill")
     rows = site.wait_for_rows(60)
     assert {row.status for row in rows} == {"ok"}
 
