@@ -7,6 +7,7 @@ are one transaction: the rows of `results` are the outbox, and a sink is a posit
     kept        (source, path) -> the stamps and SHA-256 that were scored last; for files that stay where they are
     disposals   files whose result is durable and that are still to be moved or deleted
     quarantine  where files went that could not be scored
+    places      folders in which a source holds files on their way out
     sinks       name -> the last row that it was given
 
 `schema` makes the tables, `rows` says what stands in a row, `damage` and `salvage` are for a journal that is damaged.
@@ -233,6 +234,20 @@ class Journal:
             db.executemany("DELETE FROM disposals WHERE id = ?", [(id_,) for id_ in ids])
             values = [of_set_aside(one) for one in set_aside]
             db.executemany("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def places(self, source: str) -> list[bytes]:
+        """Folders in which a source may hold files on their way out of its inbox."""
+        return [row[0] for row in self._fetch("SELECT path FROM places WHERE source = ? ORDER BY path", (source,))]
+
+    def add_place(self, source: str, path: bytes) -> None:
+        """Adds one of them."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (source, path))
+
+    def forget_places(self, source: str) -> None:
+        """Forgets them all: nothing is held there."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM places WHERE source = ?", (source,))
 
     def quarantine(
         self, limit: int, *, moved_before: float | None = None, beside: Collection[str] = ()

@@ -169,7 +169,7 @@ def _copy(source: Path, target: sqlite3.Connection, damage: str) -> Salvage:
             columns = _shared_columns(db, target, table)
             rows = _Rows(db, table, columns, key)
             _insert(target, table, columns, rows if columns else ())
-            whole[table] = rows.whole and bool(columns or table in {"quarantine", "state"})
+            whole[table] = rows.whole and bool(columns or table in {"quarantine", "state", "places"})
         try:
             given = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'results'").fetchone()
         except sqlite3.Error:

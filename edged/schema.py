@@ -85,6 +85,14 @@ STEPS: Final = (
     """,
     # Of which inbox a file is owed: with another folder in its place, as where its disk is unmounted, it is not gone.
     "ALTER TABLE disposals ADD COLUMN root INTEGER;",
+    # Where files are held on their way out of an inbox: other settings mean another folder, and they are still there.
+    """
+    CREATE TABLE places (
+        source TEXT NOT NULL,
+        path BLOB NOT NULL,
+        PRIMARY KEY (source, path)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 VERSION: Final = len(STEPS)
 KEYS: Final = {
@@ -93,6 +101,7 @@ KEYS: Final = {
     "sinks": ("name",),
     "quarantine": ("id",),
     "state": ("name",),
+    "places": ("source", "path"),
 }
 """The tables but `results`, whose key is seq, and what tells their rows apart."""
 TABLES: Final = frozenset({"results", *KEYS})

@@ -13,12 +13,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from edged import failpoints
 from edged.arrivals import Disposal, SetAside, Stamps
-from edged.errors import SourceError
+from edged.sources.private import PrivateFolder
 from edged.sources.requests import Request
 
 _AT_FDCWD: Final = -100
@@ -32,12 +31,12 @@ _MAX_SIDECAR: Final = 1 << 20
 class Disposer:
     """Does the disposals of one source."""
 
-    def __init__(self, root: bytes, private: bytes, *, done: bytes | None, quarantine: bytes) -> None:
+    def __init__(self, root: bytes, private: PrivateFolder, *, done: bytes | None, quarantine: bytes) -> None:
         """Prepares the folders.
 
         Args:
             root: the inbox.
-            private: a folder of ours outside it, on the same file system.
+            private: where files of it have private names.
             done: for "move".
             quarantine: for "quarantine".
         """
@@ -56,7 +55,7 @@ class Disposer:
         Raises:
             OSError: the system refuses; the file is in the inbox, or under its private name for the next try.
         """
-        held = os.path.join(self._private, os.fsencode(disposal.id))
+        held = self._held(disposal)
         if os.path.lexists(_copied(held)):
             return self._deliver(held, disposal)
         if _same_file(held, disposal.path):  # a crash came between link and unlink
@@ -64,7 +63,7 @@ class Disposer:
         if not os.path.lexists(held):
             if not stands(disposal):
                 return self._quarantined_before(disposal)
-            os.makedirs(self._private, mode=0o700, exist_ok=True)
+            self._private.make()
             failpoints.reach("disposing")
             try:
                 rename_new(disposal.path, held)
@@ -83,12 +82,16 @@ class Disposer:
 
     def holds(self, disposal: Disposal) -> bool:
         """Whether the file has its private name, on its way out of the inbox."""
-        held = os.path.join(self._private, os.fsencode(disposal.id))
+        held = self._held(disposal)
         return os.path.lexists(held) or os.path.lexists(_copied(held))
+
+    def _held(self, disposal: Disposal) -> bytes:
+        name = os.fsencode(disposal.id)
+        return self._private.name_of(name, _copied(name))
 
     def sync(self, folders: Sequence[bytes]) -> None:
         """Makes renames durable in the folders that files went to."""
-        for folder in {*folders, self._private}:
+        for folder in {*folders, *self._private.all}:
             sync_folder(folder)
 
     def _deliver(self, held: bytes, disposal: Disposal) -> bytes:
@@ -110,7 +113,7 @@ class Disposer:
             # From here on the copy is whole. Without this mark, one that has its name already could not be told, after
             # a crash, from a file that was there before, and would be made a second time.
             os.rename(held, copied)
-            sync_folder(self._private)
+            sync_folder(os.path.dirname(held))
             failpoints.reach("marked")
         if os.path.lexists(partial):
             target = self._place(partial, wanted, disposal)
@@ -199,7 +202,7 @@ def remove_set_aside(one: SetAside) -> None:
     _remove_sidecar(one.path, one.id)
 
 
-def bring_back(request: Request, private: bytes) -> bytes | None:
+def bring_back(request: Request, private: PrivateFolder) -> bytes | None:
     """Moves a file back into its inbox, beside whatever stands under its name there.
 
     May be repeated after a crash at any instruction: it is never in the inbox twice.
@@ -214,11 +217,11 @@ def bring_back(request: Request, private: bytes) -> bytes | None:
     Raises:
         OSError: the system refuses; the file is where it was, or under a private name for the next try.
     """
-    held = os.path.join(private, request.id.encode("ascii") + b".back")
+    held = private.name_of(request.id.encode("ascii") + b".back")
     if not os.path.lexists(held):
         if not _is(request.now_at, request.stamps):
             return None
-        os.makedirs(private, mode=0o700, exist_ok=True)
+        private.make()
         try:
             rename_new(request.now_at, held)
         except OSError as error:
@@ -226,7 +229,7 @@ def bring_back(request: Request, private: bytes) -> bytes | None:
                 raise
             _copy_whole(request.now_at, held + b".part")
             os.rename(held + b".part", held)
-            sync_folder(private)
+            sync_folder(os.path.dirname(held))
         else:
             if Stamps.of(os.lstat(held)) != request.stamps:
                 rename_new(held, request.now_at)
@@ -240,7 +243,7 @@ def bring_back(request: Request, private: bytes) -> bytes | None:
     except FileExistsError:
         target = with_id(target, request.id)
         rename_new(held, target)
-    for folder in {os.path.dirname(target), os.path.dirname(request.now_at), private}:
+    for folder in {os.path.dirname(target), os.path.dirname(request.now_at), os.path.dirname(held)}:
         sync_folder(folder)
     _remove_sidecar(request.now_at, request.id)
     return target
@@ -271,39 +274,6 @@ def sync_folder(folder: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def private_folder(root: Path, candidates: Sequence[Path]) -> Path:
-    """A place for private names: outside `root`, on its file system.
-
-    Args:
-        root: the inbox; it exists.
-        candidates: folders that are ours, tried in this order; at last a hidden folder beside the inbox.
-
-    Raises:
-        SourceError: none of them is on the file system of `root`.
-    """
-    mount = _mount(root)
-    for candidate in (*candidates, root.parent):
-        existing = next(path for path in (candidate, *candidate.parents) if path.exists())
-        if _mount(existing) == mount and os.access(existing, os.W_OK):
-            return candidate / (f".{root.name}.edged" if candidate == root.parent else ".edged")
-    raise SourceError(
-        f"{root}: files can be moved or deleted safely only through a folder outside the inbox on the same file "
-        f"system, and neither {', '.join(map(str, candidates))} nor {root.parent} is one that can be written; make the "
-        "inbox a subfolder of that file system, or put done_dir or quarantine_dir on it"
-    )
-
-
-def _mount(path: Path) -> tuple[int, bytes]:
-    """What a rename cannot cross: the device, and the mount, for one device may be mounted at several places."""
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as info:
-            mount = next((line for line in info if line.startswith(b"mnt_id:")), b"")
-        return os.fstat(descriptor).st_dev, mount
-    finally:
-        os.close(descriptor)
 
 
 def rename_new(old: bytes, new: bytes) -> None:

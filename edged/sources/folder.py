@@ -3,7 +3,7 @@
     tree        which files of the folder are meant
     waiting     files that are not done: the settle rule, the order
     known       kept files that are done
-    leaving     scored files that are to be moved or deleted; disposal does it
+    leaving     scored files that are to be moved or deleted; disposal does it, under names in a private folder
     watcher     inotify
 
 All state belongs to the thread that runs `run`; other threads leave it messages, and read `waiting` alone.
@@ -30,9 +30,10 @@ from edged.imaging import PATTERNS
 from edged.journal import Journal
 from edged.results import QUARANTINED, Record, display_path, new_id
 from edged.sources import Events, requests
-from edged.sources.disposal import Disposer, bring_back, private_folder
+from edged.sources.disposal import Disposer, bring_back
 from edged.sources.known import KnownFiles
 from edged.sources.leaving import LeavingFiles
+from edged.sources.private import PrivateFolder, private_folder
 from edged.sources.tree import Tree
 from edged.sources.waiting import WaitingFiles
 from edged.sources.watcher import Watcher
@@ -107,7 +108,11 @@ class FolderSource:
         Raises:
             JournalError: what was scored before cannot be read.
         """
-        self._leaving.load(self._journal.disposals(self.name))
+        owed = self._journal.disposals(self.name)
+        self._leaving.load(owed)
+        is_nothing_held = not owed and not any(requests.asked(self._state_dir, self.name))
+        if is_nothing_held and len(self._journal.places(self.name)) > 1:
+            self._journal.forget_places(self.name)
         if self._options.after == "keep":
             self._leaving.try_all()
             self._keep_instead()
@@ -239,7 +244,7 @@ class FolderSource:
                     self._known.discard(*state)
                     is_back = True
                 else:
-                    is_back = bring_back(request, self._private_place()) is not None
+                    is_back = bring_back(request, self._private()) is not None
                     if not os.path.lexists(request.now_at):  # it may have gone back before a crash
                         self._journal.left_quarantine([request.id])
                 requests.strike(self._state_dir, request)
@@ -318,9 +323,7 @@ class FolderSource:
         self._disposer = None
         if options.after != "keep":
             done = None if options.done_dir is None else os.fsencode(options.done_dir)
-            self._disposer = Disposer(
-                self._root, self._private_place(), done=done, quarantine=os.fsencode(self._quarantine)
-            )
+            self._disposer = Disposer(self._root, self._private(), done=done, quarantine=os.fsencode(self._quarantine))
         self._unwatched.clear()
         if is_network(self._options.path):
             self._unwatched.add("network")  # other machines' writes raise no events here
@@ -331,9 +334,14 @@ class FolderSource:
         except OSError as error:
             self._poll_instead(error)
 
-    def _private_place(self) -> bytes:
+    def _private(self) -> PrivateFolder:
+        """Where files are held; in the journal before one is, for other settings mean another folder."""
         ours = [path for path in (self._options.done_dir, self._quarantine, self._state_dir) if path is not None]
-        return os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
+        path = os.fsencode(private_folder(Path(os.fsdecode(self._root)), ours))
+        places = self._journal.places(self.name)
+        if path not in places:
+            self._journal.add_place(self.name, path)
+        return PrivateFolder(path, tuple(place for place in places if place != path))
 
     def _watch(self, folder: bytes) -> None:
         if self._watcher is None:

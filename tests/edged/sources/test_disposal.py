@@ -8,7 +8,8 @@ import pytest
 
 from edged.arrivals import Disposal, Stamps
 from edged.errors import SourceError
-from edged.sources.disposal import Disposer, private_folder, rename_new
+from edged.sources.disposal import Disposer, rename_new
+from edged.sources.private import PrivateFolder, private_folder
 
 ID = "0123456789ab" + "c" * 14
 
@@ -22,7 +23,7 @@ class Inbox:
         self.inbox.mkdir()
         self.disposer = Disposer(
             os.fsencode(self.inbox),
-            os.fsencode(self.private),
+            PrivateFolder(os.fsencode(self.private)),
             done=os.fsencode(self.done),
             quarantine=os.fsencode(self.quarantine),
         )
@@ -61,7 +62,7 @@ def test_a_file_of_another_inbox_does_not_leave_its_target(tmp_path: Path, inbox
     target = inbox.done if action == "move" else inbox.quarantine
     disposer = Disposer(
         os.fsencode(root),
-        os.fsencode(inbox.private),
+        PrivateFolder(os.fsencode(inbox.private)),
         done=os.fsencode(inbox.done),
         quarantine=os.fsencode(inbox.quarantine),
     )

@@ -574,6 +574,25 @@ def test_two_files_of_one_name_both_leave_when_the_first_could_not(line: Line) -
     assert contents == [b"first", b"second", b"third"]
 
 
+def test_a_file_that_is_held_on_its_way_out_is_found_under_other_settings(line: Line) -> None:
+    (line.inbox / "sub").mkdir()
+    (line.root / "done").mkdir()
+    (line.root / "done" / "sub").write_text("a file where the folder should be")
+    line.start(after="move", done_dir=line.root / "done")
+    drop(line.inbox / "sub" / "a.png", b"picture")
+    line.score(line.take("sub/a.png"))
+    until(lambda: list((line.root / "done" / ".edged").glob("*")), "the file to be held")
+    line.stop()
+    line.start(after="move", done_dir=line.root / "other")  # the operator's way out
+    until((line.root / "other" / "sub" / "a.png").exists, "the move")
+    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed")
+    assert list((line.root / "done" / ".edged").iterdir()) == []
+    assert len(line.journal.places("line1")) == 2
+    line.stop()
+    line.start(after="move", done_dir=line.root / "other")
+    assert line.journal.places("line1") == [os.fsencode(line.root / "other" / ".edged")]
+
+
 # Flow.
 
 

@@ -8,6 +8,7 @@ import pytest
 from edged.arrivals import Stamps
 from edged.sources import disposal
 from edged.sources.disposal import bring_back
+from edged.sources.private import PrivateFolder
 from edged.sources.requests import Request, ask, asked, strike
 
 
@@ -44,7 +45,7 @@ def test_what_is_no_request_is_left_alone(tmp_path: Path, text: str) -> None:
 
 
 def test_a_file_comes_back_with_its_bytes_and_its_sidecar_goes(tmp_path: Path, request_: Request) -> None:
-    private = os.fsencode(tmp_path / "private")
+    private = PrivateFolder(os.fsencode(tmp_path / "private"))
     assert bring_back(request_, private) == request_.path
     assert Path(os.fsdecode(request_.path)).read_bytes() == b"content"
     assert list((tmp_path / "quarantine").iterdir()) == []
@@ -54,7 +55,7 @@ def test_a_file_comes_back_with_its_bytes_and_its_sidecar_goes(tmp_path: Path, r
 def test_another_file_stays_where_it_is(tmp_path: Path, request_: Request) -> None:
     now_at = Path(os.fsdecode(request_.now_at))
     now_at.write_bytes(b"another's")
-    assert bring_back(request_, os.fsencode(tmp_path / "private")) is None
+    assert bring_back(request_, PrivateFolder(os.fsencode(tmp_path / "private"))) is None
     assert now_at.read_bytes() == b"another's"
     assert list((tmp_path / "in").iterdir()) == []
 
@@ -69,7 +70,7 @@ def test_a_crash_at_any_step_leaves_one_file(
     tmp_path: Path, request_: Request, monkeypatch: pytest.MonkeyPatch, across: bool, step: int
 ) -> None:
     """Every call that changes a folder is a step; the one that is cut off is not carried out."""
-    private, steps = os.fsencode(tmp_path / "private"), iter(range(100))
+    private, steps = PrivateFolder(os.fsencode(tmp_path / "private")), iter(range(100))
 
     def counted(real: Callable[..., None]) -> Callable[..., None]:
         def call(*arguments: object, **options: object) -> None:
