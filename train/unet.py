@@ -11,6 +11,12 @@ from train.config import FOLD
 _SHUFFLE = 2  # the U-Net's finest level has half the picture's side: a quarter of the work, nearly the same quality
 
 
+def _silence(convolution: nn.Conv2d) -> None:
+    """Has an untrained convolution answer zeros."""
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
+
+
 class OnPicture(nn.Module):
     """Lets a network of whole pictures stand where one of folded pictures is expected."""
 
@@ -30,8 +36,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)  # without norms, blocks that begin as the identity keep training stable
-        nn.init.zeros_(self.second.bias)
+        _silence(self.second)  # without norms, blocks that begin as the identity keep training stable
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> the same."""
@@ -65,8 +70,7 @@ class UNet(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(ResidualBlock(w) for w in widths[:-1])
         self.tail = nn.Conv2d(width, inside, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)  # untrained, it leaves the picture as it is
-        nn.init.zeros_(self.tail.bias)
+        _silence(self.tail)  # untrained, it leaves the picture as it is
 
     def forward(self, picture: Tensor) -> Tensor:
         """float32 (N, C, H, W), sides multiples of 2 -> the cleaned picture, the same shape."""

@@ -21,7 +21,7 @@ from train.loop import CPU, optimise, shuffled, steps_of
 from train.pictures import Part, PictureSet
 from train.progress import Track
 from train.trained import Log, Trained
-from train.vae_model import VaeDetector, kl_divergence
+from train.vae_model import Vae, VaeDetector, kl_divergence
 
 _LEAST_SPREAD = 1e-3
 
@@ -111,7 +111,7 @@ def _fit_scores(
 
 @torch.no_grad()
 def held_out_loss(
-    vae: torch.nn.Module, batches: Callable[[], Iterator[Tensor]], *, seed: int, device: torch.device = CPU
+    vae: Vae, batches: Callable[[], Iterator[Tensor]], *, seed: int, device: torch.device = CPU
 ) -> tuple[float, float]:
     """Negative ELBO (beta 1, one sample of z, the same at every call) and its KL part: nats a picture, means."""
     generator = torch.Generator().manual_seed(seed)
