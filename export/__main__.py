@@ -46,6 +46,7 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     if options.out.exists():  # before torch takes its seconds to import
         raise TrainError(f"{options.out}: exists already; remove it or choose another --out")
     from export.bundle import export_bundle
+    from export.strangers import raised_from
     from export.trust import percent
     from train import cleaning, progress, run
 
@@ -70,6 +71,13 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
         more = ", ..." if len(made.strangers) > 3 else ""
         _say(console, f"{len(made.strangers)} good {spec.plural} look like strangers; look at them: {first}{more}")
+    lower = raised_from(made.strangers, made.outcome.good, threshold)
+    if lower is not None:
+        _say(
+            console,
+            f"warning: the threshold, {threshold.value:.4g}, is the score of one of them; without such {spec.plural} "
+            f"it would be {lower:.4g}. If it shows no good part, take it out and train again",
+        )
     if made.outcome.report is not None:
         report = made.outcome.report
         console.print(

@@ -33,6 +33,7 @@ def write(
     threshold: Threshold,
     report: Report | None,
     strangers: Sequence[Stranger],
+    raised_from: float | None,
     parts: Mapping[str, int],
     source_px: tuple[float, float],
     pictures: Collection[str],
@@ -47,6 +48,7 @@ def write(
         threshold: that its calibration gives.
         report: on bad pictures, where there were some.
         strangers: among the good pictures.
+        raised_from: what the threshold would be without them, where it rests on one.
         parts: pictures by part.
         source_px: width and height of pictures in their files, medians.
         pictures: names of the picture files that stand beside the card.
@@ -61,7 +63,12 @@ def write(
         f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
         *_denoiser(manifest),
         "## How far to trust it\n",
-        *[f"- {sentence}" for sentence in trust.sentences(threshold, report, strangers, parts, manifest.input)],
+        *[
+            f"- {sentence}"
+            for sentence in trust.sentences(
+                threshold, report, strangers, parts, manifest.input, raised_from=raised_from
+            )
+        ],
         *[f"- warning: {_escape(warning)}" for warning in warnings],
         "\n## Data\n",
         _table(

@@ -93,6 +93,7 @@ def describe(
         threshold=outcome.threshold,
         report=outcome.report,
         strangers=found,
+        raised_from=strangers.raised_from(found, outcome.good, outcome.threshold),
         parts=facts["provenance"]["pictures"],
         source_px=(
             median(picture.source_px[0] for picture in run.pictures),

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from edged.calibration import Threshold, conformal_threshold
 from export.metrics import Scores
 from train.pictures import Part, Picture
 
@@ -58,3 +59,18 @@ def find(good: Mapping[Part, tuple[Sequence[Picture], Scores]]) -> list[Stranger
             if score - median > LIMIT * spread
         ]
     return sorted(found, key=lambda stranger: -stranger.distance)
+
+
+def raised_from(found: Sequence[Stranger], scores: Scores, threshold: Threshold) -> float | None:
+    """What the threshold would be without the strangers of the calibration part; None where it is not one's score.
+
+    Args:
+        found: the strangers.
+        scores: of the calibration part, (n,).
+        threshold: that these give.
+    """
+    strange = [stranger.score for stranger in found if stranger.part == "calibration"]
+    if threshold.target_fpr is None or threshold.value not in strange:
+        return None
+    # They are the highest of all, for a stranger is one by its score.
+    return conformal_threshold(np.sort(scores)[: len(scores) - len(strange)], threshold.target_fpr).value

@@ -17,7 +17,13 @@ _EXAMPLE_RATE: Final = 0.01
 
 
 def sentences(
-    threshold: Threshold, report: Report | None, strangers: Sequence[Stranger], parts: Mapping[str, int], taken: Input
+    threshold: Threshold,
+    report: Report | None,
+    strangers: Sequence[Stranger],
+    parts: Mapping[str, int],
+    taken: Input,
+    *,
+    raised_from: float | None = None,
 ) -> list[str]:
     """One sentence or two a line, plain text but for bold, names not escaped.
 
@@ -27,8 +33,12 @@ def sentences(
         strangers: among the good pictures.
         parts: pictures by part.
         taken: what the model takes, which names its items.
+        raised_from: see `strangers.raised_from`.
     """
-    return [calibration(threshold, taken), defects(report, taken), outsiders(strangers, parts, taken)]
+    said = [calibration(threshold, taken), defects(report, taken), outsiders(strangers, parts, taken)]
+    if raised_from is not None:
+        said.append(raised(threshold, raised_from, taken))
+    return said
 
 
 def calibration(threshold: Threshold, taken: Input) -> str:
@@ -93,6 +103,16 @@ def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: In
         f"**The good folder: look at these:** {named}{more}. Such {taken.plural} score far above the other good "
         "ones. If one shows a defect, take it out and train again: it may have raised the threshold, or taught the "
         f"model the defect.{caution}"
+    )
+
+
+def raised(threshold: Threshold, raised_from: float, taken: Input) -> str:
+    """That one of the outsiders is what the threshold rests on."""
+    return (
+        f"**The threshold rests on one of these:** {threshold.value:.4g} is the score of a {taken.singular} of the "
+        f"calibration part that looks like a stranger; without such {taken.plural} it would be {raised_from:.4g}. "
+        "Everything in between is missed. If it shows no good part, take it out and train again; if it does, more "
+        "good parts for calibration (`edged calibrate`) steady the threshold."
     )
 
 

@@ -43,6 +43,22 @@ def test_twelve_pictures_and_a_thousand():
     assert strangers.find(good([], [1.0, 1.0], [1.0, 9.0])) == []  # four are too few to judge
 
 
+def test_a_threshold_that_rests_on_a_stranger_is_said_to():
+    calibration = [*np.linspace(1, 2, 97), 30.0, 40.0]
+    found = strangers.find(good([], [], calibration))
+    at = {rate: conformal_threshold(calibration, rate) for rate in (0.01, 0.02, 0.05)}
+    assert at[0.01].value == 40.0
+    assert strangers.raised_from(found, np.array(calibration), at[0.01]) == 2.0
+    assert strangers.raised_from(found, np.array(calibration), at[0.02]) == 2.0
+    assert strangers.raised_from(found, np.array(calibration), at[0.05]) is None  # it rests on an ordinary score
+    assert strangers.raised_from([], np.array(calibration), at[0.01]) is None
+    parts = {"fit": 300, "statistics": 50, "calibration": 99}
+    said = trust.sentences(at[0.01], None, found, parts, TAKEN, raised_from=2.0)[-1]
+    assert "**The threshold rests on one of these:** 40 is the score of a picture" in said
+    assert "without such pictures it would be 2." in said
+    assert not any("rests on" in line for line in trust.sentences(at[0.05], None, found, parts, TAKEN))
+
+
 def test_what_is_said_of_few_pictures():
     threshold = conformal_threshold([1.0, 2.0, 3.0, 4.0], 0.01)
     said = trust.calibration(threshold, TAKEN)
