@@ -197,13 +197,10 @@ def load(path: Path) -> Bundle:
     Raises:
         BundleError: something is missing, invalid, or does not belong together.
     """
-    if not path.is_dir():
-        raise BundleError(f"{path}: there is no bundle (a folder that `python -m export` wrote)")
-    if not (path / MANIFEST).exists():
-        raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; give the folder that `python -m export` wrote")
+    _check_folder(path)
     manifest = _parse(path, MANIFEST, Manifest)
     for name in manifest.files:
-        if name != os.path.basename(name) or name in {"", ".", "..", MANIFEST, CALIBRATION} or "\\" in name:
+        if name != os.path.basename(name) or name in {"", ".", "..", MANIFEST, CALIBRATION} or {"\\", "\0"} & {*name}:
             raise BundleError(f"{path}: {MANIFEST}: files: {name!r} is not a plain file name")
     if MODEL not in manifest.files or GOLDEN not in manifest.files:
         raise BundleError(f"{path}: {MANIFEST}: files: {MODEL} and {GOLDEN} must be listed; export the bundle again")
@@ -215,7 +212,9 @@ def load(path: Path) -> Bundle:
     calibration = _parse(path, CALIBRATION, Calibration)
     bundle = Bundle(path, manifest, calibration)
     if calibration.model_sha256 != bundle.model_sha256:
-        raise BundleError(f"{path}: {CALIBRATION} is of another {MODEL}; run `edged calibrate {path} --good DIR`")
+        raise BundleError(
+            f"{path}: {CALIBRATION} is of another {MODEL}; copy the bundle's own back, or export the bundle again"
+        )
     if calibration.n != len(calibration.scores):
         raise BundleError(f"{path}: {CALIBRATION}: n is {calibration.n}, scores are {len(calibration.scores)}")
     return bundle
@@ -285,6 +284,21 @@ def write_calibration(directory: Path, calibration: Calibration) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise BundleError(f"{directory}: {CALIBRATION} cannot be written: {error.strerror}") from error
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+    if not is_folder:
+        raise BundleError(f"{path}: there is no bundle (a folder that `python -m export` wrote)")
+    if not os.access(path, os.X_OK):
+        raise BundleError(f"{path}: cannot be read by this user; change its owner or mode")
+    if not os.path.exists(path / MANIFEST):
+        raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; give the folder that `python -m export` wrote")
 
 
 def _parse(path: Path, name: str, schema: type[ModelT]) -> ModelT:

@@ -1,5 +1,11 @@
-"""The commands. Exit codes: 0 done; 1 some items failed; 2 usage, configuration or bundle is wrong; 3 an anomaly."""
+"""The commands.
 
+Exit codes: 0 done; 1 some items failed; 2 usage, configuration or bundle is wrong; 3 an anomaly; 141 the reader of the
+output went away, as of every program in a pipe.
+"""
+
+import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +23,8 @@ from edged.results import printable
 
 if TYPE_CHECKING:
     from edged.config import Config
+
+_BROKEN_PIPE = 128 + 13  # SIGPIPE
 
 app = typer.Typer(
     name="edged",
@@ -59,6 +67,9 @@ RateOption = Annotated[
 
 def main() -> None:
     """The console script."""
+    if "" in sys.argv[1:]:  # an unset variable of a script; as a path it would be the current folder
+        _complain("an argument is empty; give a name, or leave it out")
+        sys.exit(2)
     app()
 
 
@@ -67,7 +78,8 @@ def _errors_to_exit_codes(command: Callable[..., int]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             code = command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it may have been closed
+                sys.stdout.flush()
         except ConfigError as error:
             for problem in error.problems:
                 typer.echo(printable(problem), err=True)
@@ -79,13 +91,23 @@ def _errors_to_exit_codes(command: Callable[..., int]) -> Callable[..., None]:
             _complain(str(error))
             code = 2
         except BrokenPipeError:  # the reader of our output has seen enough
-            sys.stderr.close()
-            code = 0
+            _silence()
+            code = _BROKEN_PIPE
+        except OSError as error:
+            _silence()
+            _complain(f"{error.filename}: {error.strerror}" if error.filename else f"output: {error.strerror or error}")
+            code = 1
         except KeyboardInterrupt:
             code = 130
         raise typer.Exit(code)
 
     return run
+
+
+def _silence() -> None:
+    """Lets what is left in the buffer of standard output go nowhere, lest the interpreter complains at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _version(asked: bool) -> None:
@@ -155,7 +177,7 @@ def score(
     ] = None,
     device: DeviceOption = DeviceChoice.AUTO,
     target_fpr: RateOption = None,
-    threshold: Annotated[float | None, typer.Option(min=0.0, help="Use this threshold.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0.0, max=1e30, help="Use this threshold.")] = None,
     denoiser: DenoiserOption = None,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 on an anomaly.")] = False,
 ) -> int:
@@ -241,6 +263,9 @@ def sample(
 
     if around is not None and interpolate is not None:
         raise ConfigError(["give --around or --interpolate, not both"])
+    inputs = [path for path in (around, *(interpolate or ())) if path is not None]
+    if any(os.path.realpath(path) == os.path.realpath(out) for path in inputs):
+        raise ConfigError([f"--out {out} is one of the pictures that are given; choose another name"])
     detector = scoring.load(bundle, device.value)
     sampler = sampling.Sampler.load(detector, device=device.value)
     if around is not None:
@@ -250,8 +275,8 @@ def sample(
         images = sampler.between(first, second, n)
     else:
         images = sampler.prior(n, seed)
-    scoring.save(sampling.grid(images), out)
-    typer.echo(f"{out}: {n} pictures", err=True)
+    written = scoring.save(sampling.grid(images), out)
+    typer.echo(f"{printable(str(written))}: {n} pictures", err=True)
     return 0
 
 

@@ -17,12 +17,23 @@ from edged.imaging import PATTERNS
 
 ENVIRONMENT_PREFIX: Final = "EDGED_"
 
+OWN_FOLDERS: Final = ("quarantine", "requeue", ".edged")
+"""Of `state_dir`: where files and requests are put away."""
+
+_LONGEST_NAME: Final = 255
+_LONGEST_PATH: Final = 4000
+"""Of 4,095 that the system takes, so that there is room for names below."""
+
 _TABLES: Final = ("service", "http", "models", "limits", "retention")
 
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
+    if "\0" in str(path):
+        raise ValueError("must not hold a NUL character")
+    if len(os.fsencode(path)) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        raise ValueError(f"must not be longer than {_LONGEST_PATH} bytes, nor a name in it than {_LONGEST_NAME}")
     return path
 
 
@@ -81,8 +92,8 @@ class Http(_Table):
             loopback = host == "localhost"
             if not loopback:
                 return [f'http.listen: {self.listen!r} is no address; write it as "127.0.0.1:9108" or "[::1]:9108"']
-        if not port.isdecimal() or not 0 <= int(port) <= 65535:
-            return [f"http.listen: {port!r} is no port; take one from 1 to 65535 (0 lets the system choose)"]
+        if not port.isdecimal() or len(port) > 5 or not 0 <= int(port) <= 65535:
+            return [f"http.listen: {port[:20]!r} is no port; take one from 1 to 65535 (0 lets the system choose)"]
         found = []
         if (self.tls_cert is None) != (self.tls_key is None):
             found.append("http.tls_cert: tls_cert and tls_key belong together; give both")
@@ -149,7 +160,9 @@ class Source(_Table):
             found.append(f"{where}.denoiser: there is no [models.{self.denoiser}]; {_known('models', config.models)}")
         if self.after == "move" and self.done_dir is None:
             found.append(f'{where}.done_dir: after = "move" needs a folder to move to; set done_dir')
-        if not self.path.is_dir():
+        if denied := _denied(self.path):
+            found.append(f"{where}.path: {self.path} cannot be read by this user ({denied}); change its owner or mode")
+        elif not os.path.isdir(self.path):
             found.append(f"{where}.path: {self.path} is not a folder; create it, or correct the path")
         elif not os.access(self.path, os.R_OK | os.X_OK):
             found.append(f"{where}.path: {self.path} cannot be read by this user; change its owner or mode")
@@ -167,6 +180,11 @@ class Source(_Table):
         for key, folder in folders.items():
             if folder is not None and _inside(folder, self.path):
                 found.append(f"{key}: {folder} is in the inbox {self.path}; choose a place outside it")
+        del folders["service.state_dir"]  # an inbox may be beside the journal, but not where files are put away
+        folders |= {f"service.state_dir: its {name}": config.service.state_dir / name for name in OWN_FOLDERS}
+        for key, folder in folders.items():
+            if folder is not None and _inside(self.path, folder) and not _inside(folder, self.path):
+                found.append(f"{where}.path: {self.path} is in {folder} ({key}); choose a place outside it")
         return found
 
 
@@ -182,6 +200,12 @@ class JsonlSink(_Table):
         """The key that says where it writes."""
         return "path"
 
+    def problems(self) -> list[str]:
+        """What is wrong with what is there already."""
+        if os.path.lexists(self.path) and not os.path.isfile(self.path):
+            return [f"sinks.{self.name}.path: {self.path} is not a file; choose another path"]
+        return []
+
 
 class ImagesSink(_Table):
     """Writes heat-map overlays."""
@@ -195,6 +219,12 @@ class ImagesSink(_Table):
     def place(self) -> str:
         """The key that says where it writes."""
         return "dir"
+
+    def problems(self) -> list[str]:
+        """What is wrong with what is there already."""
+        if os.path.lexists(self.dir) and not os.path.isdir(self.dir):
+            return [f"sinks.{self.name}.dir: {self.dir} is not a folder; choose another path"]
+        return []
 
 
 Sink = Annotated[JsonlSink | ImagesSink, Field(discriminator="type")]
@@ -230,6 +260,8 @@ class Config(_Table):
                 f"service.state_dir: {self.service.state_dir} is on a network file system, where SQLite cannot keep "
                 "its promises; choose a folder on a local disk"
             )
+        if os.path.exists(self.service.state_dir) and not os.path.isdir(self.service.state_dir):
+            found.append(f"service.state_dir: {self.service.state_dir} is not a folder; choose another path")
         for name, model in self.models.items():
             if model.target_fpr is not None and model.threshold is not None:
                 found.append(f"models.{name}.threshold: give target_fpr or threshold, not both")
@@ -244,8 +276,10 @@ class Config(_Table):
                         f"sources.{source.name}.path: {source.path} and {other.path} of sources.{other.name} overlap; "
                         "each picture belongs to one source"
                     )
-        paths = [getattr(sink, sink.place) for sink in self.sinks]
+        paths = [Path(os.path.realpath(getattr(sink, sink.place))) for sink in self.sinks]
         found += [f"sinks: {path} is used by two sinks; give each its own" for path in _repeated(paths)]
+        for sink in self.sinks:
+            found += sink.problems()
         return found
 
 
@@ -314,7 +348,7 @@ def _read(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}; give the file with -c"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, and tables as deep, are no TOML
         raise ConfigError([f"{path}: is not TOML: {error}"]) from error
 
 
@@ -407,6 +441,17 @@ def _known(what: str, names: Mapping[str, object]) -> str:
 
 def _repeated(items: list[Any]) -> list[Any]:
     return sorted({item for item in items if items.count(item) > 1}, key=str)
+
+
+def _denied(path: Path) -> str | None:
+    """What the system says where it does not let this user see what stands at a path."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        return error.strerror
+    except OSError:
+        pass
+    return None
 
 
 def _inside(path: Path, folder: Path) -> bool:

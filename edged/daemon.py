@@ -214,6 +214,10 @@ class Daemon:
         if fixed:
             self._log.warning("these tables are read at start only; restart edged for them", tables=fixed)
             config = config.model_copy(update={key: getattr(before, key) for key in fixed})
+            if problems := config.problems():  # with the tables that stay
+                self._log.error("not reloaded; the running configuration stays", error="\n".join(problems))
+                self._notifier.ready("reload failed; the running configuration stays")
+                return
         leaving = [source.name for source in before.sources if source not in config.sources]
         if not self._pipeline.drain(leaving, _DRAIN_PATIENCE_S):
             self._log.error("not reloaded; pictures of a source that changes are still in work", sources=leaving)

@@ -75,8 +75,8 @@ class Detector:
             threads: 0 for the CPUs that this process may use.
             target_fpr: for the threshold; when None, what the bundle was calibrated for (0.01 if nobody said).
             threshold: set by the operator, in place of `target_fpr`.
-            reuse: one that is running; its session is kept where model, device and threads are the same, for memory
-                grows with sessions that are made again and again.
+            reuse: one that is running; its session is kept where manifest, device and threads are the same, for memory
+                grows with sessions that are made again and again. The files are verified all the same.
 
         Raises:
             BundleError: the bundle is damaged, or computes something else here.
@@ -84,10 +84,12 @@ class Detector:
         """
         loaded = bundles.load(path)
         asked = (device, threads)
-        if reuse is not None and (reuse.bundle.model_sha256, reuse.asked) == (loaded.model_sha256, asked):
+        model = loaded.read(bundles.MODEL)
+        if reuse is not None and (reuse.bundle.manifest, reuse.asked) == (loaded.manifest, asked):
             session, golden = reuse.session, reuse.golden
+            loaded.golden()
         else:
-            session = open_session(loaded.read(bundles.MODEL), device=device, threads=threads, name=str(path))
+            session = open_session(model, device=device, threads=threads, name=str(path))
             _check_graph(loaded, session)
             golden = _check_golden(loaded, session)
         calibration = np.sort(np.asarray(loaded.calibration.scores, dtype=np.float64))

@@ -259,5 +259,8 @@ class SourceEvents:
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """The text of all metrics in the format that `accept` (a request's header) asks for, and its content type."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # versions that are no numbers
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type

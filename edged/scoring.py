@@ -32,6 +32,8 @@ SOURCE: Final = "score"
 """The `source` of records that no daemon made."""
 
 _BATCH: Final = 4
+_MAX_NAME: Final = 255
+_SHOWN: Final = 300
 _AHEAD: Final = 8
 
 
@@ -66,8 +68,13 @@ def find(paths: Sequence[Path], patterns: Sequence[str]) -> list[Picture]:
     """
     problems, pictures = [], []
     for path in paths:
-        if not path.exists():
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             problems.append(f"{printable(str(path))}: there is no such file or folder")
+            continue
+        except OSError as error:
+            problems.append(f"{printable(str(path))[:_SHOWN]}: cannot be read: {error.strerror}")
             continue
         found = [
             Picture(item, item.relative_to(path) if path.is_dir() else Path(item.name))
@@ -268,22 +275,39 @@ def _draw(frame: Frame, result: Result, wanted: Path) -> None:
     save(overlays.draw(frame, result), wanted)
 
 
-def save(image: Image.Image, wanted: Path) -> None:
-    """Writes a picture as PNG; its name gets the ending if it has another.
+def save(image: Image.Image, wanted: Path) -> Path:
+    """Writes a picture as PNG, whole or not at all; its name gets the ending if it has another.
+
+    Returns:
+        Where it is.
 
     Raises:
         ConfigError: it cannot be written.
     """
+    if not wanted.name:
+        raise ConfigError([f"{wanted} is no name of a file; give one that ends in .png"])
     named = _as_png(wanted)
+    partial = named.with_name(f".{os.getpid()}.part")
     try:
         named.parent.mkdir(parents=True, exist_ok=True)
-        image.save(named, "PNG")
+        try:
+            image.save(partial, "PNG")
+            partial.replace(named)  # a link is replaced, not followed
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError([f"{named} cannot be written: {error.strerror or error}; choose another folder"]) from error
+        raise ConfigError(
+            [f"{printable(str(named))} cannot be written: {error.strerror or error}; choose another folder"]
+        ) from error
+    return named
 
 
 def _as_png(wanted: Path) -> Path:
-    return wanted if wanted.suffix.lower() == ".png" else wanted.with_name(wanted.name + ".png")
+    """The name with the ending; cut where it would be longer than names may be."""
+    if wanted.suffix.lower() == ".png":
+        return wanted
+    stem = os.fsencode(wanted.name)[: _MAX_NAME - len(b".png")]
+    return wanted.with_name(os.fsdecode(stem) + ".png")
 
 
 def _captured_at(path: Path) -> float:

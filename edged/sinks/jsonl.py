@@ -11,6 +11,7 @@ from edged.errors import SinkError
 from edged.results import Record
 
 _TAIL: Final = 1 << 16
+_HEAD: Final = 1 << 12
 
 
 class JsonlSink:
@@ -59,6 +60,9 @@ class JsonlSink:
         self.close()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        if not self._is_ours(self._descriptor):
+            self.close()
+            raise SinkError(f"{self._path} is not a file of lines of JSON; move it away, or choose another path")
         self._cut_torn_line(self._descriptor)
         return self._descriptor
 
@@ -69,14 +73,15 @@ class JsonlSink:
             return True
         return not os.path.samestat(now, os.fstat(descriptor))
 
+    def _is_ours(self, descriptor: int) -> bool:
+        """Whether it is ASCII, and what would be cut off the beginning of a line of ours; zeros are of a power cut."""
+        torn = _line_start(descriptor, os.fstat(descriptor).st_size)
+        head, beginning = os.pread(descriptor, _HEAD, 0).rstrip(b"\0"), os.pread(descriptor, 1, torn)
+        return head.isascii() and b"\0" not in head and beginning in {b"", b"{", b"\0"}
+
     def _cut_torn_line(self, descriptor: int) -> None:
-        size = end = os.fstat(descriptor).st_size
-        while end > 0:
-            start = max(0, end - _TAIL)
-            newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-            end = start + newline + 1 if newline >= 0 else start
-            if newline >= 0:
-                break
+        size = os.fstat(descriptor).st_size
+        end = _line_start(descriptor, size)
         if end < size:
             structlog.get_logger().warning(
                 "cut off a torn last line; its result comes again",
@@ -85,3 +90,14 @@ class JsonlSink:
                 bytes=size - end,
             )
             os.ftruncate(descriptor, end)
+
+
+def _line_start(descriptor: int, end: int) -> int:
+    """Where the line begins that goes on until `end`."""
+    while end > 0:
+        start = max(0, end - _TAIL)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

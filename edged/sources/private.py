@@ -49,7 +49,7 @@ def private_folder(root: Path, candidates: Sequence[Path]) -> Path:
     """
     mount = _mount(root)
     for candidate in (*candidates, root.parent):
-        existing = next(path for path in (candidate, *candidate.parents) if path.exists())
+        existing = next(path for path in (candidate, *candidate.parents) if os.path.exists(path))
         if _mount(existing) == mount and os.access(existing, os.W_OK):
             return candidate / (f".{root.name}.edged" if candidate == root.parent else ".edged")
     raise SourceError(

@@ -154,6 +154,57 @@ def test_heatmaps(pictures: Path, tmp_path: Path) -> None:
     assert edged("score", TINY, pictures, "--heatmaps", tmp_path / "file").returncode == 2
 
 
+def test_heatmaps_replace_links_and_shorten_names_that_would_be_too_long(pictures: Path, tmp_path: Path) -> None:
+    heat, long = tmp_path / "heat", "a" * 251
+    heat.mkdir()
+    (tmp_path / "elsewhere.png").write_text("mine")
+    (heat / "0.png").symlink_to(tmp_path / "elsewhere.png")
+    Image.open(pictures / "1.png").save(pictures / f"{long}.bmp")
+    assert edged("score", TINY, pictures, "--heatmaps", heat).returncode == 0
+    assert (tmp_path / "elsewhere.png").read_text() == "mine"
+    assert not (heat / "0.png").is_symlink()
+    assert (heat / f"{long}.png").is_file()
+    assert list(heat.glob(".*")) == []
+
+
+@pytest.mark.parametrize("command", [["score", TINY], ["inspect", TINY]])
+def test_output_that_cannot_be_written(pictures: Path, command: list[str | Path]) -> None:
+    arguments = [*command, *([pictures] if "score" in command else [])]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edged", *map(os.fspath, arguments)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("edged: ")
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    closed = edged(*arguments, prefix=("sh", "-c", '"$@" >&-', "sh"))
+    assert (closed.returncode, closed.stderr.count("Traceback")) == (0, 0)
+
+
+def test_an_empty_argument_is_not_the_current_folder(pictures: Path) -> None:
+    done = edged("score", TINY, "", cwd=pictures)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "an argument is empty" in done.stderr
+
+
+def test_a_folder_that_this_user_may_not_see(pictures: Path, tiny_copy: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("takes root to be another user")
+    (pictures / "locked").mkdir()
+    shutil.copytree(tiny_copy, pictures / "locked" / "bundle")
+    (pictures / "locked").chmod(0o000)
+    for arguments in (("inspect", pictures / "locked" / "bundle"), ("score", TINY, pictures / "locked" / "x.png")):
+        done = edged(*arguments, prefix=AS_ORDINARY_USER)
+        assert done.returncode == 2, done.stderr
+        assert "cannot be read: Permission denied" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_has_seen_enough(pictures: Path) -> None:
     for number in range(300):
         shutil.copy(pictures / "0.png", pictures / f"copy-{number}.png")
@@ -164,7 +215,7 @@ def test_a_reader_that_has_seen_enough(pictures: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         told = process.stderr.read()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 141
     assert b"Traceback" not in told
     assert b"BrokenPipe" not in told
 

@@ -89,6 +89,7 @@ def test_sinks(files: Files) -> None:
         ({"http": 'listen = "example.org:9108"'}, "is no address"),
         ({"http": 'listen = "127.0.0.1:99999"'}, "is no port"),
         ({"http": 'listen = "127.0.0.1"'}, "is no address"),
+        ({"http": f'listen = "127.0.0.1:{"9" * 5000}"'}, "is no port"),
         ({"http": 'tls_cert = "/x"'}, "tls_cert and tls_key belong together"),
         ({"http": 'tls_client_ca = "/x"'}, "client certificates take TLS"),
         ({"http": 'token_file = "/nowhere"'}, "http.token_file: /nowhere cannot be read"),
@@ -142,6 +143,50 @@ def test_nothing_of_ours_may_be_in_an_inbox(files: Files, more: dict[str, str]) 
     (files.root / "link").symlink_to(files.inbox)  # not by way of a link either
     filled = {key: text.replace("{in}", str(files.root / "link")) for key, text in more.items()}
     assert any("is in the inbox" in problem for problem in files.problems(**filled))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"each_sources": 'done_dir = "{root}"'},
+        {"each_sources": 'quarantine_dir = "{root}"'},
+        {"each_sinks": 'name = "a"\ntype = "images"\ndir = "{root}"'},
+        {"models__other": 'path = "{root}"'},
+    ],
+)
+def test_an_inbox_may_not_be_where_files_are_put_away(files: Files, more: dict[str, str]) -> None:
+    filled = {key: text.replace("{root}", str(files.root)) for key, text in more.items()}
+    assert any(f"sources.line1.path: {files.inbox} is in" in problem for problem in files.problems(**filled))
+
+
+def test_an_inbox_may_not_be_in_the_quarantine_of_the_state(files: Files) -> None:
+    inbox = files.root / "state" / "quarantine" / "line1"
+    inbox.mkdir(parents=True)
+    files.lines["[sources]"][2] = f'path = "{inbox}"'
+    assert any("service.state_dir: its quarantine" in problem for problem in files.problems())
+
+
+def test_what_stands_where_something_is_to_be_written(files: Files) -> None:
+    (files.root / "file").write_text("")
+    (files.root / "link").symlink_to(files.root / "a.jsonl")
+    assert any(
+        "is not a folder; choose another path" in problem
+        for problem in files.problems(each_sinks=f'name = "a"\ntype = "images"\ndir = "{files.root}/file"')
+    )
+    assert any(
+        "is not a file; choose another path" in problem
+        for problem in files.problems(each_sinks=f'name = "a"\ntype = "jsonl"\npath = "{files.inbox}"')
+    )
+    twice = f'name = "a"\ntype = "jsonl"\npath = "{files.root}/a.jsonl"'
+    again = twice.replace('"a"', '"b"').replace("a.jsonl", "link")
+    assert any("is used by two sinks" in line for line in files.problems(each_sinks=f"{twice}\n[[sinks]]\n{again}"))
+    files.lines["service"] = [f'state_dir = "{files.root}/file"']
+    assert any("service.state_dir" in problem and "is not a folder" in problem for problem in files.problems())
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 256, "/a" * 2500, "/a\\u0000b"])
+def test_paths_that_no_system_takes(files: Files, path: str) -> None:
+    assert any("must not" in problem for problem in files.problems(each_sources=f'done_dir = "{path}"'))
 
 
 def test_state_may_not_be_in_an_inbox(files: Files) -> None:
@@ -219,7 +264,7 @@ def test_environment_that_is_no_key(files: Files, variable: str) -> None:
     assert files.problems({"EDGED_HTTP__PORT": "1"})[0].startswith("http.port: unknown key")
 
 
-@pytest.mark.parametrize("content", [b"[", b"\xff\xfe", b'a = "'])
+@pytest.mark.parametrize("content", [b"[", b"\xff\xfe", b'a = "', b"a = " + b"9" * 5000, b"a = " + b"[" * 20_000])
 def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "edged.toml").write_bytes(content)
     with pytest.raises(ConfigError, match="is not TOML"):

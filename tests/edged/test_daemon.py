@@ -553,6 +553,40 @@ def test_a_reload_that_does_not_validate_changes_nothing(site: Site) -> None:
     assert site.stop() == 0
 
 
+def test_a_reload_verifies_a_model_that_is_running(site: Site, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(TINY, bundle)
+    site.configure(bundle=bundle)
+    site.start()
+    model, manifest = (bundle / "model.onnx").read_bytes(), (bundle / "manifest.json").read_text()
+    for name, content in (("model.onnx", model[:-10]), ("manifest.json", manifest.replace(": 32,", ": 64,").encode())):
+        whole, before = (bundle / name).read_bytes(), len(site.said("not reloaded; the running configuration stays"))
+        assert content != whole
+        (bundle / name).write_bytes(content)
+        os.kill(site.pid, signal.SIGHUP)
+        until(lambda seen=before: len(site.said("not reloaded; the running configuration stays")) > seen, "the refusal")
+        (bundle / name).write_bytes(whole)
+    drop(site.inbox / "a.png", good(1))
+    site.wait_for_rows(1)
+    assert site.stop() == 0
+
+
+def test_a_reload_is_judged_with_the_tables_that_stay(site: Site) -> None:
+    heat = site.root / "heat"
+    heat.mkdir()
+    sink = '[[sinks]]\nname = "maps"\ntype = "images"\ndir = "{}"\nonly = "all"\n'
+    site.configure(rest=sink.format(heat))
+    site.start()
+    text = site.config.read_text()
+    text = text.replace(sink.format(heat), sink.format(site.root / "other"))
+    site.config.write_text(text.replace(f'path = "{site.inbox}"', f'path = "{heat}"'))
+    os.kill(site.pid, signal.SIGHUP)
+    until(lambda: site.said("not reloaded; the running configuration stays"), "the refusal")
+    drop(site.inbox / "a.png", good(1))
+    site.wait_for_rows(1)
+    assert site.stop() == 0
+
+
 def test_it_does_not_start_on_a_wrong_configuration(site: Site) -> None:
     site.config.write_text(site.config.read_text().replace("listen =", "lissten ="))
     site.start(wait=False)

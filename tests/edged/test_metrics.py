@@ -51,6 +51,8 @@ def test_names_and_labels_are_the_contracts() -> None:
 
 def test_every_family_says_what_it_is() -> None:
     text = exposition(declared().registry, "")[0].decode()
+    odd = exposition(declared().registry, "application/openmetrics-text; version=abc")
+    assert odd[1].startswith("text/plain")
     for family in declared().registry.collect():
         assert family.documentation.endswith("."), family.name
         assert f"# HELP {family.name}" in text

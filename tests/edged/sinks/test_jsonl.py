@@ -33,7 +33,7 @@ def test_lines(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640 & ~os.umask(os.umask(0))
 
 
-@pytest.mark.parametrize("torn", ["x", '{"id": "torn', "x" * 200_000])
+@pytest.mark.parametrize("torn", ["{", '{"id": "torn', '{"id": "' + "x" * 200_000, "\0" * 5000, '{"id": "1\0\0'])
 @pytest.mark.parametrize("before", [0, 1, 3])
 def test_a_torn_last_line_is_cut_off_and_no_other(tmp_path: Path, torn: str, before: int) -> None:
     path = tmp_path / "results.jsonl"
@@ -49,6 +49,17 @@ def test_nothing_is_cut_off_a_whole_file(tmp_path: Path) -> None:
     path.write_text("somebody's own line\n")
     publish(path, record(id="next"))
     assert path.read_text().startswith("somebody's own line\n{")
+
+
+@pytest.mark.parametrize(
+    "content", [b"SQLite format 3\0\n{", b"\x89PNG\r\n\x1a\n", b"[service]\nstate_dir = 1", b'{"id"}\nno newline']
+)
+def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SinkError, match="is not a file of lines of JSON; move it away, or choose another path"):
+        publish(path, record(id="next"))
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("how", ["rename", "remove", "truncate"])

@@ -215,6 +215,21 @@ def test_move_to_another_file_system(tmp_path: Path, other_disk: Path) -> None:
     assert (other_disk / f"done/sub/a.{ID}.png").read_text() == "second"
 
 
+def test_private_folder_passes_over_what_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "locked").mkdir()
+    stat, access = os.stat, os.access
+
+    def refuse(path: object, *more: object, **options: object) -> os.stat_result:  # as to who is not root
+        if str(path).startswith(f"{tmp_path}/locked/"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *more, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and "locked" not in str(path))
+    assert private_folder(tmp_path / "in", [tmp_path / "locked/done"]) == tmp_path / ".in.edged"
+
+
 def test_private_folder_is_on_the_inboxs_file_system_and_outside_it(tmp_path: Path, other_disk: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
