@@ -5,8 +5,10 @@
 
 import contextlib
 import sqlite3
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from edged import schema
@@ -28,6 +30,20 @@ def is_damage(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError) and str(error).startswith(_NOT_TEXT):
         return True
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
+
+
+def check_order(keys: Sequence[Any]) -> None:
+    """Refuses rows whose keys do not rise: who reads on behind the last of them would go round for ever.
+
+    Raises:
+        sqlite3.DatabaseError: they do not, which damage that SQLite did not notice does.
+    """
+    try:
+        rises = all(one < next_ for one, next_ in pairwise(keys))
+    except TypeError:
+        rises = False
+    if not rises:
+        raise sqlite3.DatabaseError("rows are out of order")
 
 
 def find_damage(path: Path) -> str | None:

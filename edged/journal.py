@@ -27,7 +27,7 @@ import structlog
 
 from edged import failpoints, salvage, schema
 from edged.arrivals import Disposal, Entry, SetAside, Stamps
-from edged.damage import UNREADABLE, find_damage, is_damage, note_damage, noted_damage
+from edged.damage import UNREADABLE, check_order, find_damage, is_damage, note_damage, noted_damage
 from edged.errors import JournalError
 from edged.lock import StateLock
 from edged.results import Record
@@ -195,6 +195,7 @@ class Journal:
                 "SELECT path, size, mtime_ns FROM kept WHERE source = ? AND path > ? ORDER BY path LIMIT ?",
                 (source, last, _PAGE),
             )
+            self._check_order([last, *(row[0] for row in rows)])
             yield from rows
             if len(rows) < _PAGE:
                 return
@@ -285,6 +286,7 @@ class Journal:
         """The next rows that a sink has not been given, in order, each with its position."""
         query = f"{SELECT} WHERE seq > (SELECT delivered_seq FROM sinks WHERE name = ?) ORDER BY seq LIMIT ?"
         found = self._fetch(query, (sink, limit))
+        self._check_order([row[0] for row in found])
         try:
             return [(row[0], to_record(row)) for row in found]
         except UNREADABLE as error:
@@ -383,6 +385,13 @@ class Journal:
             except UNREADABLE as error:
                 self._look_for_damage(error)
                 raise JournalError(f"{self.path} cannot be read: {error}") from error
+
+    def _check_order(self, keys: Sequence[Any]) -> None:
+        try:
+            check_order(keys)
+        except sqlite3.DatabaseError as error:
+            self._meet(str(error))
+            raise JournalError(f"{self.path} cannot be read: {error}") from error
 
     def _look_for_damage(self, error: Exception) -> None:
         if is_damage(error):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from edged import salvage, schema
 from edged.arrivals import SetAside
-from edged.damage import UNREADABLE
+from edged.damage import UNREADABLE, check_order
 from edged.errors import JournalError
 from edged.results import QUARANTINED, Record
 from edged.rows import SELECT, to_record, to_set_aside
@@ -44,6 +44,7 @@ def read_results(
         last = 0
         # Pages, so that no long read keeps the daemon's write-ahead log from being folded in.
         while db and (rows := db.execute(query, (last, -1e300 if since is None else since, _PAGE)).fetchall()):
+            check_order([last, *(row[0] for row in rows)])
             yield from map(to_record, rows)
             last = rows[-1][0]
 

@@ -268,7 +268,7 @@ def _results(db: sqlite3.Connection, columns: Sequence[str]) -> Iterator[Sequenc
     while True:
         try:
             for row in db.execute(f"{select} WHERE seq > ? ORDER BY seq", (last,)):
-                last = row[0]
+                last = max(last, row[0])  # damage may have put them out of order
                 yield row
         except sqlite3.Error:
             beyond = _readable_after(db, last)
@@ -291,7 +291,7 @@ def _readable_after(db: sqlite3.Connection, seq: int) -> int | None:
         except sqlite3.Error:
             leap *= 2
         else:
-            return None if row is None else int(row[0])
+            return None if row is None or row[0] <= seq else int(row[0])
     return None
 
 

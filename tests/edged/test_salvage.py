@@ -359,3 +359,27 @@ def test_a_header_that_is_another_programs_is_damage(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     assert journal.salvaged is not None
     assert (journal.salvaged.results, journal.salvaged.lost) == (ROWS + 3, 0)
+
+
+def test_rows_that_are_out_of_order_are_damage_and_are_not_read_for_ever(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path)) as journal:
+        journal.add_sink("lines")
+        journal.commit([entry(id=f"{number:026x}") for number in range(8)])
+    path = tmp_path / FILE
+    with closing(sqlite3.connect(path)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'results'").fetchone()
+    content = bytearray(path.read_bytes())
+    page = (root - 1) * PAGE
+    assert content[page] == 13  # a leaf, whose cells are the length of the row, its number, and the row
+    pointer = page + 8 + 2 * 7
+    length = page + int.from_bytes(content[pointer : pointer + 2], "big")
+    number = length + 1 + (content[length] >= 0x80)
+    assert content[number] == 8
+    content[number] = 2
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="rows are out of order"):
+        list(read_results(tmp_path))
+    with closing(Journal(tmp_path)) as journal:
+        assert journal.salvaged is not None
+        assert len(journal.undelivered("lines", 100)) == 7
+    assert len(list(read_results(tmp_path))) == 7
