@@ -276,7 +276,7 @@ def test_a_folder_that_stands_where_the_disk_is_not_mounted(
     mount("--bind", disk, view)
     line = make("move", "keep", "delete", place=view, rescan_seconds=1)
     line.fill("before", 5)
-    line.site.start(wait=False, environment={"EDGED_FAILPOINT": "committed"})
+    line.site.start(wait=False, environment={"EDGED_FAILPOINT": "disposing"})
     assert line.site.process is not None
     assert line.site.process.wait(timeout=PATIENCE_S) == -signal.SIGKILL
     subprocess.run(["umount", "-l", view], check=True)
