@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: setup demo test lint type format wheel bench clean
+.PHONY: setup demo test fuzz lint type format wheel bench clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ demo: $(STAMP)
 
 test: lint type
 	$(BIN)/python -m pytest
+
+# Looks for new examples, where `make test` tries the same ones every time; TIMES as many.
+fuzz: $(STAMP)
+	EDGED_FUZZ_TIMES=$(or $(TIMES),20) $(BIN)/python -m pytest tests/edged/test_fuzz.py tests/edged/test_imaging.py tests/edged/test_lifecycle.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

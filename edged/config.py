@@ -112,6 +112,26 @@ class Http(_Table):
         for key, path in files.items():
             if path is not None and not os.access(path, os.R_OK):
                 found.append(f"http.{key}: {path} cannot be read; check the path and its permissions")
+        return found or self._tls_problems()
+
+    def _tls_problems(self) -> list[str]:
+        if self.tls_cert is None or self.tls_key is None:
+            return []
+        import ssl
+
+        context, found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), []
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # else a key with one is asked for
+        except OSError as error:
+            found.append(
+                f"http.tls_cert: {self.tls_cert} and {self.tls_key} cannot be used: {error}; give a certificate and "
+                "its own key, both as PEM and the key without a passphrase"
+            )
+        if self.tls_client_ca is not None:
+            try:
+                context.load_verify_locations(self.tls_client_ca)
+            except OSError as error:
+                found.append(f"http.tls_client_ca: {self.tls_client_ca} holds no certificate as PEM: {error}")
         return found
 
 

@@ -61,8 +61,8 @@ def find_damage(path: Path) -> str | None:
             if db.execute("PRAGMA application_id").fetchone() != (schema.APPLICATION_ID,):
                 return "its header is not that of a journal"
             version = schema.read_version(db, path)
-            if version == 0:
-                return "it has no tables"
+            if version <= 0:
+                return "it has no tables" if version == 0 else f"its version is {version}"
             if version == schema.VERSION:
                 _probe(db)
             else:

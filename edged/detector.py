@@ -212,13 +212,21 @@ def _check_graph(loaded: Bundle, session: Session) -> None:
 
 def _check_golden(loaded: Bundle, session: Session) -> GoldenCheck:
     golden, tolerance = loaded.golden(), loaded.manifest.tolerance
+    names = ["score", "anomaly_map", *({"reconstruction"} & loaded.manifest.outputs.keys())]
     worst = 0.0
     for index in range(len(golden.score)):
+        image = golden.image[index : index + 1]
         try:
-            computed = session.run(["score", "anomaly_map"], golden.image[index : index + 1])
+            score, anomaly_map, *pictures = map(np.asarray, session.run(names, image))
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise BundleError(f"{loaded.path}: {bundles.MODEL} fails on its golden picture: {error}") from error
-        for got, expected in zip(computed, (golden.score, golden.anomaly_map), strict=True):
+        for picture in pictures:
+            if (picture.dtype, picture.shape) != (image.dtype, image.shape):
+                raise BundleError(
+                    f"{loaded.path}: {bundles.MODEL} makes {picture.dtype} {picture.shape} of a picture {image.dtype} "
+                    f"{image.shape}; export the bundle again"
+                )
+        for got, expected in ((score, golden.score), (anomaly_map, golden.anomaly_map)):
             reference = expected[index : index + 1]
             if got.shape != reference.shape or not np.isfinite(got).all():
                 raise BundleError(f"{loaded.path}: {bundles.MODEL} gives other shapes or no numbers; export it again")

@@ -20,6 +20,7 @@ from edged.runtime import Device, Session, open_session
 DECODER: Final = "decoder.onnx"
 
 _BATCH: Final = 16
+_MAX_LATENT: Final = 65_536
 _GAP_PX: Final = 2
 
 
@@ -40,7 +41,7 @@ class Sampler:
         """Opens the decoder of a loaded bundle.
 
         Raises:
-            BundleError: the bundle has none: only a VAE on pixels does.
+            BundleError: the bundle has none, for only a VAE on pixels does; or it does not belong to the encoder.
         """
         bundle = detector.bundle
         if DECODER not in bundle.manifest.files:
@@ -49,12 +50,22 @@ class Sampler:
                 f"{bundle.path} cannot sample: only a vae on pixels can, and this is {kind} on {backbone}"
             )
         session = open_session(bundle.read(DECODER), device=device, threads=threads, name=f"{bundle.path}/{DECODER}")
-        (z,) = session.ort.get_inputs()
-        if len(z.shape) != 2 or not isinstance(z.shape[1], int):
+        inputs = session.ort.get_inputs()
+        latents = [one.shape[1] for one in inputs if len(one.shape) == 2 and isinstance(one.shape[1], int)]
+        if len(inputs) != 1 or len(latents) != 1 or not 1 <= latents[0] <= _MAX_LATENT:
+            taken = ", ".join(f"{one.name} {one.shape}" for one in inputs)
+            raise BundleError(f"{bundle.path}: {DECODER} takes {taken}, not z (N, L); export the bundle again")
+        sampler = cls(detector, session, latents[0])
+        try:
+            drawn = sampler.prior(1, seed=0)
+        except Exception as error:  # onnxruntime's exceptions share no base below Exception
+            raise BundleError(f"{bundle.path}: {DECODER} fails: {error}") from error
+        if drawn.dtype != np.uint8 or drawn.shape[1:] != bundle.manifest.input.shape:
             raise BundleError(
-                f"{bundle.path}: {DECODER} takes {z.name} {z.shape}, not z (N, L); export the bundle again"
+                f"{bundle.path}: {DECODER} gives {drawn.dtype} {drawn.shape[1:]}, not pictures uint8 "
+                f"{bundle.manifest.input.shape}; export the bundle again"
             )
-        return cls(detector, session, z.shape[1])
+        return sampler
 
     def prior(self, n: int, seed: int) -> NDArray[np.uint8]:
         """N pictures from the prior: uint8 (n, H, W, C)."""
@@ -85,7 +96,10 @@ class Sampler:
         names = ["latent_mean", "latent_logvar"]
         if not set(names) <= self.detector.bundle.manifest.outputs.keys():
             raise BundleError(f"{self.detector.bundle.path} has no encoder outputs; export the bundle again")
-        return self.detector.session.run(names, image)
+        latents = self.detector.session.run(names, image)
+        if any(latent.shape != (len(image), self.latent) for latent in latents):
+            raise BundleError(f"{self.detector.bundle.path}: encoder and decoder do not fit; export the bundle again")
+        return latents
 
 
 def grid(images: NDArray[np.uint8]) -> Image.Image:

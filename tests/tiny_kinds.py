@@ -26,8 +26,8 @@ LATENT = 4
 PICTURE = [SIZE, SIZE, 1]
 
 
-def vae(out: Path) -> Path:
-    """Writes a VAE with its decoder."""
+def vae(out: Path, its_decoder: onnx.ModelProto | None = None) -> Path:
+    """Writes a VAE with its decoder, or with another one."""
     half = SIZE // 2
     nodes = [
         helper.make_node("AveragePool", ["planes"], ["means"], kernel_shape=[half, half], strides=[half, half]),
@@ -40,18 +40,20 @@ def vae(out: Path) -> Path:
     ]
     constants = {"latent_unit": 8.0, "zero": 0.0, "four": 4.0}
     latent = {name: {"dtype": "float32", "shape": ["N", LATENT]} for name in ("latent_mean", "latent_logvar")}
-    return _write(out, "vae", _grown(nodes, constants, ["latent_mean", "latent_logvar"]), latent, decoder=_decoder())
+    return _write(
+        out, "vae", _grown(nodes, constants, ["latent_mean", "latent_logvar"]), latent, decoder=its_decoder or decoder()
+    )
 
 
-def denoiser(out: Path) -> Path:
-    """Writes a denoiser."""
+def denoiser(out: Path, dtype: Any = TensorProto.UINT8) -> Path:
+    """Writes a denoiser, whose pictures should be uint8."""
     nodes = [
         helper.make_node("AveragePool", ["planes"], ["smooth"], kernel_shape=[3, 3], auto_pad="SAME_UPPER"),
         helper.make_node("Round", ["smooth"], ["rounded"]),
         helper.make_node("Transpose", ["rounded"], ["last"], perm=[0, 2, 3, 1]),
-        helper.make_node("Cast", ["last"], ["reconstruction"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["last"], ["reconstruction"], to=dtype),
     ]
-    return _write(out, "denoiser", _grown(nodes, {}, []))
+    return _write(out, "denoiser", _grown(nodes, {}, [], dtype))
 
 
 def behind(out: Path, first: Path) -> Path:
@@ -60,18 +62,22 @@ def behind(out: Path, first: Path) -> Path:
     return _write(out, "ae", tiny_bundle.model(), reconstructs=False, denoiser=reference)
 
 
-def _grown(nodes: list[onnx.NodeProto], constants: dict[str, float], latents: list[str]) -> onnx.ModelProto:
+def _grown(
+    nodes: list[onnx.NodeProto], constants: dict[str, float], latents: list[str], dtype: Any = TensorProto.UINT8
+) -> onnx.ModelProto:
     """The tiny model with more nodes and outputs, a reconstruction among them."""
     model = tiny_bundle.model()
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(numpy_helper.from_array(np.float32(v), name) for name, v in constants.items())
-    model.graph.output.append(helper.make_tensor_value_info("reconstruction", TensorProto.UINT8, ["N", *PICTURE]))
+    model.graph.output.append(helper.make_tensor_value_info("reconstruction", dtype, ["N", *PICTURE]))
     model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", LATENT]) for n in latents)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _decoder() -> onnx.ModelProto:
+def decoder() -> onnx.ModelProto:
+    """The decoder of that VAE."""
+
     def constant(name: str, value: Any, dtype: Any) -> onnx.TensorProto:
         return numpy_helper.from_array(np.asarray(value, dtype=dtype), name)
 

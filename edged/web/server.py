@@ -80,7 +80,9 @@ class Server:
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with an end to patience: clients that say nothing are dropped, and so are those that are too many."""
+    """HTTP/1.1 with an end to patience: who says nothing, takes no answer, or is one too many is dropped."""
+
+    _unanswered: Any = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -99,8 +101,11 @@ class _Protocol(H11Protocol):
 
     def _drop_if_silent(self) -> None:
         waits = self.cycle is None or self.cycle.response_complete
-        if waits and not self.transport.is_closing():
+        if waits or self.cycle is self._unanswered:
             self.transport.abort()
+        else:  # a request that came late has its time from now on
+            self._unanswered = self.cycle
+            self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if hasattr(self, "_silence"):

@@ -18,6 +18,9 @@ from edged.results import Record, new_id
 
 GREY = 128
 
+TIMES = int(os.environ.get("EDGED_FUZZ_TIMES", "1"))
+"""How many times as many examples as `make test` are tried; more than once: other ones in every run."""
+
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """What `condition` returns once that is true; fails when it takes too long."""

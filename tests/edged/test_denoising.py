@@ -12,7 +12,10 @@ from PIL import Image
 
 pytest.importorskip("onnx")
 
+from onnx import TensorProto
+
 from edged.detector import Detector
+from edged.errors import BundleError
 from tests import tiny_kinds
 from tests.conftest import TINY
 from tests.edged.daemons import Site
@@ -143,3 +146,9 @@ def test_check_takes_the_right_pair(site: Site, clean: Path, behind: Path) -> No
     done = edged("check", "-c", site.config)
     assert done.returncode == 0, done.stderr
     assert 'denoiser = "clean"' in done.stdout
+
+
+def test_a_denoiser_that_gives_no_picture_is_refused(tmp_path: Path) -> None:
+    path = tiny_kinds.denoiser(tmp_path / "clean", TensorProto.FLOAT)
+    with pytest.raises(BundleError, match=r"makes float32 \(1, 32, 32, 1\) of a picture uint8"):
+        Detector.load(path, device="cpu")

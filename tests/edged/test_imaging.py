@@ -10,7 +10,7 @@ from PIL import Image
 
 from edged.errors import REASONS, PictureError
 from edged.imaging import ImageInput, Limits, decode, find_pictures
-from tests.edged.making import encode, good, png_header
+from tests.edged.making import TIMES, encode, good, png_header
 
 GREY8 = ImageInput(8, 8, 1)
 RGB8 = ImageInput(8, 8, 3)
@@ -194,7 +194,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
     assert (decode(data, GREY8, Limits(max_pixels=100)).pixels == 7).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 * TIMES, derandomize=TIMES == 1, deadline=None)
 @given(st.data())
 def test_any_bytes_are_pixels_or_a_known_reason(data: st.DataObject) -> None:
     formats = ["PNG", "JPEG", "TIFF", "BMP", "WEBP"]

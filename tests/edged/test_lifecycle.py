@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from edged.failpoints import POINTS
 from tests.edged.killing import Line
+from tests.edged.making import TIMES
 
 PATIENCE_S = 2.0
 """How long a step waits for something that need not happen."""
@@ -113,5 +114,9 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(
-    max_examples=3, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=3 * TIMES,
+    derandomize=TIMES == 1,
+    stateful_step_count=10,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )

@@ -361,6 +361,16 @@ def test_a_header_that_is_another_programs_is_damage(tmp_path: Path) -> None:
     assert (journal.salvaged.results, journal.salvaged.lost) == (ROWS + 3, 0)
 
 
+def test_a_version_that_no_edged_has_is_damage(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[60] |= 0x80  # the sign of user_version
+    path.write_bytes(content)
+    with closing(Journal(tmp_path)) as journal:
+        assert journal.salvaged is not None
+        assert (journal.salvaged.results, journal.salvaged.lost) == (ROWS + 3, 0)
+
+
 def test_rows_that_are_out_of_order_are_damage_and_are_not_read_for_ever(tmp_path: Path) -> None:
     with closing(Journal(tmp_path)) as journal:
         journal.add_sink("lines")

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("onnx")
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from edged.bundle import MANIFEST
 from edged.detector import Detector
@@ -140,3 +145,50 @@ def test_a_decoder_that_is_not_the_manifests(tmp_path: Path) -> None:
     assert (copy / MANIFEST).exists()
     with pytest.raises(BundleError, match=r"decoder\.onnx is damaged"):
         Sampler.load(Detector.load(copy, device="cpu"), device="cpu")
+
+
+def _with_another_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def _with_another_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "picture"
+
+
+def _with_floats(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].attribute[0].i = TensorProto.FLOAT
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _with_so_many_latents(count: int, model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = count
+    for name, value in {"first": 0, "end": tiny_kinds.LATENT, "axis": 1}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    model.graph.node[0].input[0] = "four"
+    model.graph.node.insert(0, helper.make_node("Slice", ["z", "first", "end", "axis"], ["four"]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_with_another_input, r"takes z \['N', 4\], more \[1\], not z \(N, L\)"),
+        (_with_another_output, r"decoder\.onnx fails: .*image"),
+        (_with_floats, r"gives float32 \(32, 32, 1\), not pictures uint8"),
+        (partial(_with_so_many_latents, 2**30), r"takes z \['N', 1073741824\], not"),
+    ],
+)
+def test_a_decoder_that_is_none(tmp_path: Path, spoil: Callable[[onnx.ModelProto], None], message: str) -> None:
+    decoder = tiny_kinds.decoder()
+    spoil(decoder)
+    detector = Detector.load(tiny_kinds.vae(tmp_path / "cells", decoder), device="cpu")
+    with pytest.raises(BundleError, match=message):
+        Sampler.load(detector, device="cpu")
+
+
+def test_an_encoder_that_is_another_vaes(tmp_path: Path) -> None:
+    decoder = tiny_kinds.decoder()
+    _with_so_many_latents(5, decoder)
+    sampler = Sampler.load(Detector.load(tiny_kinds.vae(tmp_path / "cells", decoder), device="cpu"), device="cpu")
+    assert sampler.prior(2, seed=0).shape == (2, 32, 32, 1)
+    with pytest.raises(BundleError, match="encoder and decoder do not fit"):
+        sampler.around(quadrants(0, 1, 2, 3), 2, seed=0)

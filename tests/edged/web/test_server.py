@@ -1,3 +1,4 @@
+import contextlib
 import select
 import shutil
 import socket
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from edged.config import Http
 from edged.errors import ConfigError
 from edged.metrics import Metrics
 from edged.web.app import make_app
@@ -69,6 +71,25 @@ def test_clients_that_say_nothing_or_not_enough_are_dropped(server: Server) -> N
     assert answers(server.url)
 
 
+def test_a_client_that_does_not_take_its_answers_is_dropped(server: Server) -> None:
+    greedy = connect(server)
+    greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    greedy.settimeout(1)
+    asked = b"GET /metrics HTTP/1.1\r\nHost: edged\r\n\r\n" * 100
+    with contextlib.suppress(TimeoutError):  # nobody reads at either end
+        while True:
+            greedy.sendall(asked)
+    slow = connect(server)
+    slow.sendall(b"GET /metrics HTTP/1.1\r\nHost: edged\r\n\r\n")
+    assert slow.recv(12) == b"HTTP/1.1 200"
+    gone = select.poll()
+    gone.register(greedy, 0)  # only errors, and its end
+    assert gone.poll(40_000)
+    greedy.close()
+    slow.close()
+    assert answers(server.url)
+
+
 def test_connections_are_bounded_and_the_place_comes_back(server: Server) -> None:
     crowd = [connect(server) for _ in range(200)]
     # Long before those that say nothing are dropped for that.
@@ -121,6 +142,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test ca")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    locked = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-passout", "pass:secret")
+    openssl("req", "-x509", *locked, "-keyout", "locked.key", "-out", "locked.crt", "-days", "2", "-subj", "/CN=locked")
     for name in ("server", "client"):
         openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         sign = ("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
@@ -163,3 +186,24 @@ def test_tls_files_that_do_not_fit(certificates: Path) -> None:
         serve(tls_cert=certificates / "server.crt", tls_key=certificates / "client.key")
     with pytest.raises(ConfigError, match=r"http\.tls_cert"):
         serve(tls_cert=certificates / "names", tls_key=certificates / "server.key")
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "ca", "problem"),
+    [
+        ("server.crt", "server.key", "ca.crt", ""),
+        ("server.crt", "client.key", None, "http.tls_cert"),
+        ("names", "server.key", None, "http.tls_cert"),
+        ("locked.crt", "locked.key", None, "http.tls_cert"),  # nobody is there to be asked for a passphrase
+        ("server.crt", "server.key", "names", "http.tls_client_ca"),
+    ],
+)
+def test_tls_files_are_tried_before_the_start(
+    certificates: Path, cert: str, key: str, ca: str | None, problem: str
+) -> None:
+    http = Http(
+        tls_cert=certificates / cert,
+        tls_key=certificates / key,
+        tls_client_ca=None if ca is None else certificates / ca,
+    )
+    assert [found.partition(":")[0] for found in http.problems()] == ([problem] if problem else [])
