@@ -1,10 +1,12 @@
 """Frames -> results: one bundle, its session, and the threshold that its calibration gives."""
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ from edged.calibration import Threshold, conformal_threshold, p_value, pictures_
 from edged.errors import BundleError, PictureError
 from edged.results import Frame, ModelIdentity, Result
 from edged.runtime import Device, Session, open_session
+
+_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,29 @@ class Detector:
         return score, anomaly_map
 
     def detect(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
-        """One result a frame, in their order; a `PictureError` where the model gave no finite score."""
+        """One result a frame, in their order; a `PictureError` where the model gave no finite score, or failed.
+
+        Raises:
+            BundleError: the model fails on its golden pictures as well, so that no frame is to blame.
+        """
+        if len(frames) > 1:
+            with contextlib.suppress(BundleError):  # one of them may be to blame, and is to spoil no other
+                return self._detect(frames)
+        return [self._detect_alone(frame) for frame in frames]
+
+    def _detect_alone(self, frame: Frame) -> Result | PictureError:
+        failure = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._detect([frame])[0]
+            except BundleError as error:
+                failure = str(error)
+            for model in (self, self.denoiser):
+                if model is not None:
+                    _check_golden(model.bundle, model.session)
+        return PictureError("model_failed", f"{failure}, on this and not on the golden pictures")
+
+    def _detect(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
         image, timings = np.stack([frame.pixels for frame in frames]), {}
         cleaned: list[NDArray[np.uint8] | None] = [None] * len(frames)
         if self.denoiser is not None:
@@ -216,10 +242,7 @@ def _check_golden(loaded: Bundle, session: Session) -> GoldenCheck:
     worst = 0.0
     for index in range(len(golden.score)):
         image = golden.image[index : index + 1]
-        try:
-            score, anomaly_map, *pictures = map(np.asarray, session.run(names, image))
-        except Exception as error:  # onnxruntime's exceptions share no base below Exception
-            raise BundleError(f"{loaded.path}: {bundles.MODEL} fails on its golden picture: {error}") from error
+        score, anomaly_map, *pictures = session.run(names, image)
         for picture in pictures:
             if (picture.dtype, picture.shape) != (image.dtype, image.shape):
                 raise BundleError(

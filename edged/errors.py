@@ -25,7 +25,7 @@ REASONS: Final = (
     "unreadable",  # the system refuses to open or read it
     "decoder_crashed",  # its decoder process died, three times
     "decoder_timeout",  # its decoder took longer than limits.decode_seconds, three times
-    "model_failed",  # the model gave no finite score for it
+    "model_failed",  # the model gave no finite score for it, or failed on it three times and on no golden picture
 )
 """Why a picture was quarantined: the label `reason` of `edged_quarantined_total`."""
 

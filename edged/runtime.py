@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edged.errors import BundleError, DeviceError, RuntimeMissingError
@@ -24,19 +25,28 @@ class Session:
     """One loaded graph and what it really runs on.
 
     Attributes:
+        name: of the graph, for messages.
         device: "cpu" or "cuda", read from the session.
         provider: ONNX Runtime's name of it.
         fell_back: why the CPU runs although CUDA could have been expected; None otherwise.
     """
 
+    name: str
     ort: "ort.InferenceSession"
     device: str
     provider: str
     fell_back: str | None
 
     def run(self, outputs: list[str], value: NDArray[Any]) -> list[NDArray[Any]]:
-        """The named outputs for the graph's one input, whose first axis is the batch."""
-        return list(self.ort.run(outputs, {self.ort.get_inputs()[0].name: value}))
+        """The named outputs for the graph's one input, whose first axis is the batch.
+
+        Raises:
+            BundleError: ONNX Runtime fails.
+        """
+        try:
+            return [np.asarray(one) for one in self.ort.run(outputs, {self.ort.get_inputs()[0].name: value})]
+        except Exception as error:  # onnxruntime's exceptions share no base below Exception
+            raise BundleError(f"{self.name}: ONNX Runtime fails: {str(error)[:300]}") from error
 
 
 def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = "model.onnx") -> Session:
@@ -75,7 +85,7 @@ def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = 
         session = _open(ort, model, "cpu", threads, name)
     provider = session.get_providers()[0]
     running = next(key for key, value in _PROVIDERS.items() if value == provider)
-    return Session(session, running, provider, failure if wanted == "cuda" and running == "cpu" else None)
+    return Session(name, session, running, provider, failure if wanted == "cuda" and running == "cpu" else None)
 
 
 def import_onnxruntime() -> Any:

@@ -5,6 +5,7 @@ All see 32x32 grey and score as tests/tiny_bundle.py does.
 vae       latent (4): the means of the quadrants, less middle grey, in units of 8; its decoder paints them again
 denoiser  the mean of each 3x3 neighbourhood
 behind    the tiny model, calibrated behind that denoiser
+fragile   the tiny model, which fails on a batch with a white pixel: it looks behind the end of a table then
 """
 
 import hashlib
@@ -60,6 +61,25 @@ def behind(out: Path, first: Path) -> Path:
     """Writes a detector that was calibrated behind the denoiser at `first`."""
     reference = {"name": first.name, "sha256": hashlib.sha256((first / bundles.MODEL).read_bytes()).hexdigest()}
     return _write(out, "ae", tiny_bundle.model(), reconstructs=False, denoiser=reference)
+
+
+def fragile(out: Path) -> Path:
+    """Writes a detector that fails on white pixels."""
+    model = tiny_bundle.model()
+    model.graph.node[-1].output[0] = "sum"
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["float", "all_places"], ["brightest"], keepdims=0),
+            helper.make_node("Div", ["brightest", "white"], ["share"]),
+            helper.make_node("Cast", ["share"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["nothing"]),
+            helper.make_node("Add", ["sum", "nothing"], ["score"]),
+        ]
+    )
+    constants = {"all_places": np.array([1, 2, 3]), "white": np.float32(255), "table": np.zeros(1, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items())
+    onnx.checker.check_model(model, full_check=True)
+    return _write(out, "ae", model, reconstructs=False)
 
 
 def _grown(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from edged.arrivals import Arrival, Entry, Stamps
@@ -23,7 +24,7 @@ from edged.schema import FILE
 from edged.sinks.images import ImagesSink
 from edged.sinks.jsonl import JsonlSink
 from tests.conftest import TINY
-from tests.edged.making import BAD_SCORE, bad, entry, good, until
+from tests.edged.making import BAD_SCORE, bad, encode, entry, good, until
 
 
 class Script:
@@ -327,6 +328,30 @@ def test_a_source_that_fails_is_started_again(works: Works) -> None:
     assert pipeline.troubles() == ["source line1 failed: the scanner broke"]
     until(lambda: len(source.entries) == 2, "its pictures")
     assert source.runs == 2
+
+
+def test_a_picture_that_the_model_fails_on_holds_up_no_other(works: Works) -> None:
+    pytest.importorskip("onnx")
+    from tests import tiny_kinds
+
+    works.detector = Detector.load(tiny_kinds.fragile(works.root / "fragile"), device="cpu")
+    golden = works.root / "fragile" / "golden.npz"
+    right = golden.read_bytes()
+    poison = works.root / "poison.png"
+    poison.write_bytes(encode(Image.new("L", (32, 32), 255)))
+    first, *others = works.write(9)
+    source, other = Script("line1", first, poison, *others), Script("line2", *works.write(3, "other"))
+    golden.write_bytes(right[:-1])  # while nobody can tell whether the picture is to blame or the model, all wait
+    pipeline = works.start(source, other)
+    until(pipeline.troubles, "a trouble")
+    assert "scoring failed" in pipeline.troubles()[0]
+    assert "golden.npz is damaged" in pipeline.troubles()[0]
+    golden.write_bytes(right)
+    until(lambda: (len(source.entries), len(other.entries)) == (10, 3), "everything", 60)
+    assert pipeline.troubles() == []
+    (row,) = [row for row in works.rows() if row.status != "ok"]
+    assert (Path(row.path), row.reason) == (poison, "model_failed")
+    assert "ONNX Runtime fails" in row.error
 
 
 def test_a_journal_that_fails_is_waited_for(works: Works) -> None:
