@@ -70,12 +70,14 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     if made.strangers:
         first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
         more = ", ..." if len(made.strangers) > 3 else ""
-        _say(console, f"{len(made.strangers)} good {spec.plural} look like strangers; look at them: {first}{more}")
+        many = f"{len(made.strangers)} good {spec.plural} look like strangers; look at them"
+        one = f"1 good {spec.singular} looks like a stranger; look at it"
+        _say(console, f"{one if len(made.strangers) == 1 else many}: {first}{more}")
     lower = raised_from(made.strangers, made.outcome.good, threshold)
     if lower is not None:
         _say(
             console,
-            f"warning: the threshold, {threshold.value:.4g}, is the score of one of them; without such {spec.plural} "
+            f"warning: the threshold, {threshold.value:.4g}, is a stranger's score; without such {spec.plural} "
             f"it would be {lower:.4g}. If it shows no good part, take it out and train again",
         )
     if made.outcome.report is not None:

@@ -217,17 +217,17 @@ def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[s
 
 
 def _mixed(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:
-    warnings = []
+    warnings, part = [], "bad" if pictures[0].part == "bad" else "good"
     sizes = Counter(f"{width}x{height}" for width, height in (picture.source_px for picture in pictures))
     if len(sizes) > 1:
         warnings.append(
-            f"mixed-sizes: the pictures have {len(sizes)} sizes ({_counted(sizes)}); each becomes "
+            f"mixed-sizes: the {part} pictures have {len(sizes)} sizes ({_counted(sizes)}); each becomes "
             f"{spec.width}x{spec.height} by {spec.resize!r}"
         )
     modes = Counter(picture.mode for picture in pictures)
     if len(modes) > 1:
         warnings.append(
-            f"mixed-modes: the pictures have {len(modes)} pixel modes ({_counted(modes)}); each becomes "
+            f"mixed-modes: the {part} pictures have {len(modes)} pixel modes ({_counted(modes)}); each becomes "
             f"{'grey' if spec.channels == 1 else 'RGB'}. A mode that only good or only bad pictures have is learnt too"
         )
     return warnings

@@ -132,7 +132,7 @@ def test_a_stranger_in_the_good_folder_is_named(tmp_path, moving, capsys):
             item["sha256"] = hashlib.sha256(Path(stranger).read_bytes()).hexdigest()
     (moving / "pictures.json").write_text(json.dumps(listed))
     assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
-    assert f"good pictures look like strangers; look at them: {stranger}" in capsys.readouterr().err
+    assert f"1 good picture looks like a stranger; look at it: {stranger}" in capsys.readouterr().err
     card = (tmp_path / "b" / "card.md").read_text()
     assert f"look at these:** `{Path(stranger).name}` (statistics, score" in card
 
