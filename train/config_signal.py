@@ -47,9 +47,11 @@ class SignalConfig(FitConfig):
 
     input: Literal["signal"] = Field("signal", description="what one item is")
     backbone: Literal["samples"] = Field(SAMPLES, description="a signal's autoencoder works on its samples")
-    channels: int | None = Field(None, ge=1, le=1024, description="of a signal; none: as most of the files have")
+    channels: int | None = Field(
+        None, ge=1, le=1024, description="of a signal; none: as most of the first 200 files have"
+    )
     length: int | None = Field(
-        None, ge=8, le=1_000_000, description="samples a channel; none: as most of the files have"
+        None, ge=8, le=1_000_000, description="samples a channel; none: as most of the first 200 files have"
     )
     scaling: Literal["deviation", "range"] = Field(
         "deviation", description="of each channel: to mean 0 and deviation 1; or to 0 to 1, with a sigmoid at the end"

@@ -43,7 +43,7 @@ class Corruption:
         x = clean
         if self.structured > 0:
             x = torch.stack([self._structured(clean, index, generator) for index in range(n)])
-        # Drawn whether used or not, so that one setting does not change what the others draw.
+        # Drawn whether used or not, so that Poisson noise does not change the Gaussian noise of its batch.
         deviation = _uniform(n, self.noise, generator).view(-1, 1, 1, 1)
         noisy = x + deviation * torch.randn(x.shape, generator=generator)
         if self.poisson > 0:

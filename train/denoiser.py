@@ -23,7 +23,7 @@ from train.trained import Log, Trained
 
 _BATCH = 16
 _MOST_GRADIENT = 10.0  # a norm twice as large is usual; without batch norm, one much larger could end training
-_LEAST_ERROR = 1e-3  # of a picture, in variances of the pixels, under the logarithm: better than this needs no reward
+_LEAST_ERROR = 1e-3  # of a picture, in what the network is given, under the logarithm: better needs no reward
 
 
 def train_denoiser(
