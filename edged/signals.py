@@ -1,8 +1,9 @@
 """Bytes -> float32 signals: .npy and .csv files, hardened as pictures are.
 
     .npy   (T,) is one channel, (C, T) several; whole or floating numbers, never objects
-    .csv   one row or one column is one channel; else a row is a moment and a column a channel. Numbers are separated
-           by comma, semicolon, tab or blanks; a first line that is not numbers is taken for a heading
+    .csv   one row or one column is one channel; else a row is a moment and a column a channel. Numbers have a decimal
+           point, and one of comma, semicolon, tab or blanks between them, the same throughout; a first line without
+           any number is a heading. Empty cells are refused: a value that is guessed is no measurement
 
 The length is the model's: a signal of another length is refused, for there is no resampling that is right for all.
 """
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 PATTERNS: Final = ("*.npy", "*.csv")
 
-_SEPARATOR: Final = re.compile(r"[,;\t ]+")
+_SEPARATOR: Final = re.compile(r"[,;\t]")
+_PADDED: Final = re.compile(r"(?:^|,) *0[0-9]")
+_DECIMAL_COMMA: Final = "decimal comma (0,076); write a decimal point (0.076)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +131,72 @@ def _from_npy(data: bytes) -> "NDArray[np.float32]":
 def _from_csv(data: bytes, limits: Limits) -> "NDArray[np.float32]":
     import numpy as np
 
-    lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-    rows = []
-    for number, line in enumerate(lines, 1):
-        cells = [cell for cell in _SEPARATOR.split(line) if cell]
-        try:
-            rows.append([float(cell) for cell in cells])
-        except ValueError:
-            if number > 1:
-                raise PictureError("undecodable", f"line {number} is not numbers: {line[:60]!r}") from None
-        if len(rows) * len(cells) > limits.max_pixels:
+    text = data.decode("utf-8-sig").splitlines()
+    lines = [(number, line) for number, line in enumerate(text, 1) if line.strip(" ")]
+    separator = _separator([line for _, line in lines[1:] or lines])
+    if lines and _is_heading(lines[0][1], separator):
+        del lines[0]
+    if separator and all(line.rstrip(" ").endswith(separator) for _, line in lines):
+        lines = [(number, line.rstrip(" ")[:-1]) for number, line in lines]  # it closes every line, and parts nothing
+    rows: list[list[float]] = []
+    for number, line in lines:
+        cells = _cells(line, separator)
+        if (len(rows) + 1) * len(cells) > limits.max_pixels:
             raise PictureError("picture_too_large", f"more samples than limits.max_pixels = {limits.max_pixels}")
-    if len({len(row) for row in rows}) != 1:
-        raise PictureError("undecodable", "the rows have different lengths, or there are none")
+        wrong = next((column for column, cell in enumerate(cells) if "_" in cell or not _is_number(cell)), None)
+        if wrong is not None:  # Python reads 1_5 as 15
+            raise PictureError("undecodable", f"line {number}, column {wrong + 1}: {_why(cells[wrong])}")
+        rows.append([float(cell) for cell in cells])
+        if len(cells) != len(rows[0]):
+            raise PictureError(
+                "undecodable", f"line {number} has {len(cells)} numbers, and the first has {len(rows[0])}"
+            )
+    if not rows:
+        raise PictureError("undecodable", "there is no line of numbers")
+    if (
+        separator == ","
+        and any(_PADDED.search(line) for _, line in lines)
+        and not any("." in line for _, line in lines)
+    ):
+        raise PictureError("undecodable", f"no number has a point, and some begin with 0 as in {_DECIMAL_COMMA}")
     values = np.array(rows, dtype=np.float32)
-    return np.ascontiguousarray(values if 1 in values.shape[:1] else values.T)
+    return np.ascontiguousarray(values if len(rows) == 1 else values.T)
+
+
+def _separator(lines: list[str]) -> str:
+    """What stands between the numbers of all lines: one of `;`, tab and `,`, else a blank, or nothing: "".
+
+    Raises:
+        PictureError: there are several, as where numbers are written with a comma.
+    """
+    found = [separator for separator in ";\t," if any(separator in line for line in lines)]
+    if len(found) > 1:
+        named = " and ".join(repr(separator) for separator in found)
+        raise PictureError("undecodable", f"numbers are separated by {named}; use one, and no {_DECIMAL_COMMA}")
+    return found[0] if found else " " if any(" " in line.strip() for line in lines) else ""
+
+
+def _is_heading(line: str, separator: str) -> bool:
+    """Whether no cell is a number; a first line with some numbers in it is a damaged one, not a heading."""
+    cells = line.split() if separator == " " else _SEPARATOR.split(line)
+    return not any(_is_number(cell) for cell in cells)
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    if not separator:
+        return [line]
+    return line.split() if separator == " " else line.split(separator)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _why(cell: str) -> str:
+    if not cell.strip():
+        return "is empty; every channel needs a number at every moment"
+    return f"is not a number: {cell.strip()[:60]!r}"

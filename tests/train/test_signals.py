@@ -94,7 +94,7 @@ def test_what_cannot_be_learnt_from_is_named(tmp_path, capsys):
         "short.npy (channels x samples are 1x49; the model takes 1x50)",
         "stereo.npy (channels x samples are 2x50; the model takes 1x50)",
         "objects.npy (an array of object with 1 axes",
-        "text.csv (line 3 is not numbers: 'two')",
+        "text.csv (line 3, column 1: is not a number: 'two')",
     ):
         assert reason in shown
     assert "duplicates: 1 signals repeat others" in shown
