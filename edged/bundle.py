@@ -4,9 +4,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edged.errors import BundleError
+from edged.files import read_regular
 from edged.inputs import Input
 
 SCHEMA_VERSION: Final = 1
@@ -31,6 +34,10 @@ GOLDEN: Final = "golden.npz"
 _MAX_JSON_BYTES: Final = 64_000_000
 _MAX_FILE_BYTES: Final = 2_000_000_000
 _MAX_GOLDEN_BYTES: Final = 256_000_000
+_SHOWN: Final = 300
+
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""What a model may be called: in metrics, in logs, in rows."""
 
 ModelT = TypeVar("ModelT", bound="_Model")
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -38,6 +45,12 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def as_name(text: str) -> str:
+    """The nearest thing to `text` that a model may be called: "my bundle" -> "my-bundle"."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")[:100] or "model"
 
 
 class FileEntry(_Model):
@@ -91,7 +104,7 @@ class Manifest(_Model):
     """manifest.json: what the bundle holds and where it comes from."""
 
     schema_version: Literal[1]
-    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     kind: Literal["ae", "denoiser", "vae"]
     backbone: str = Field(max_length=100)
     precision: Literal["fp32", "fp16", "int8"]
@@ -220,15 +233,30 @@ def load(path: Path) -> Bundle:
     return bundle
 
 
+def check_absent(out: Path) -> None:
+    """Refuses a folder that exists, before any work is done.
+
+    Raises:
+        BundleError: it exists, or nothing can be there.
+    """
+    try:
+        is_there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise BundleError(f"{str(out)[:_SHOWN]}: cannot be written: {error.strerror}; choose another --out") from error
+    if is_there:
+        raise BundleError(f"{out}: exists already; remove it or choose another --out")
+
+
 @contextmanager
 def writing(out: Path) -> Iterator[Path]:
     """A folder beside `out` to fill; it becomes `out` when the block ends well and vanishes when it does not.
 
+    Where it cannot become `out`, because something else did meanwhile, it stays under the name that the error tells.
+
     Raises:
         BundleError: `out` exists already, or its parent cannot be written.
     """
-    if out.exists() or out.is_symlink():
-        raise BundleError(f"{out}: exists already; remove it or choose another --out")
+    check_absent(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
@@ -240,15 +268,20 @@ def writing(out: Path) -> Iterator[Path]:
         for item in temporary.rglob("*"):
             _sync(item)
         _sync(temporary)
-        temporary.rename(out)
-        _sync(out.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    try:
+        temporary.rename(out)
+    except OSError as error:
+        raise BundleError(
+            f"{out}: cannot take its place: {error.strerror}; all that was made is in {temporary}: give it another name"
+        ) from error
+    _sync(out.parent)
 
 
-def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
-    """Writes manifest.json into a filled folder, with `files` as they are there.
+def describe(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
+    """The manifest of a filled folder, with `files` as they are there; `seal` writes it.
 
     Args:
         directory: holds every file of the bundle but the manifest.
@@ -259,7 +292,12 @@ def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
         for item in sorted(directory.iterdir())
         if item.name not in {MANIFEST, CALIBRATION}
     }
-    whole = Manifest.model_validate({**manifest, "schema_version": SCHEMA_VERSION, "files": files})
+    return Manifest.model_validate({**manifest, "schema_version": SCHEMA_VERSION, "files": files})
+
+
+def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
+    """Writes manifest.json, as `describe` gives it, into a filled folder."""
+    whole = describe(directory, manifest)
     text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="ascii")
     return whole
@@ -314,11 +352,7 @@ def _parse(path: Path, name: str, schema: type[ModelT]) -> ModelT:
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        # A FIFO would keep an ordinary open waiting for a writer.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BundleError(f"{path.parent}: {path.name} is not a regular file; export the bundle again")
-            data = file.read(limit + 1)
+        data = read_regular(path, limit)
     except OSError as error:
         raise BundleError(f"{path.parent}: {path.name} cannot be read: {error.strerror}") from error
     if len(data) > limit:

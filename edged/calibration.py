@@ -61,8 +61,12 @@ def conformal_threshold(scores: Sequence[float] | NDArray[np.floating], target_f
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     n = len(ordered)
-    rank = ceil((n + 1) * (1 - _exact(target_fpr)))
-    return Threshold(float(ordered[min(rank, n) - 1]), target_fpr, n, pictures_needed(target_fpr))
+    return Threshold(float(ordered[conformal_rank(n, target_fpr) - 1]), target_fpr, n, pictures_needed(target_fpr))
+
+
+def conformal_rank(n: int, target_fpr: float) -> int:
+    """Which of n ascending scores is the threshold, from 1: ceil((n+1)(1-α)), or n when that is more."""
+    return min(ceil((n + 1) * (1 - _exact(target_fpr))), n)
 
 
 def p_value(ordered: NDArray[np.float64], score: float) -> float:

@@ -305,8 +305,9 @@ def calibrate(
     if repeated:
         _complain(f"{repeated} {plural} are repetitions of others and were counted once")
     if known := scoring.fitted_on(detector, records):
+        fitted = "the model or its denoiser" if denoiser else "the model"
         _complain(
-            f"the model was fitted on {known} of these {plural}, which score lower than new ones do: the threshold is "
+            f"{fitted} was fitted on {known} of these {plural}, which score lower than new ones do: the threshold is "
             "too low; calibrate again with others"
         )
     flagged = sum(bool(record.is_anomaly) for record in records)

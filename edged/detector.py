@@ -61,7 +61,7 @@ class Detector:
     @classmethod
     def load(
         cls,
-        path: Path,
+        source: Path | Bundle,
         *,
         name: str | None = None,
         device: Device = "auto",
@@ -73,7 +73,7 @@ class Detector:
         """Loads a bundle, verifies it, and proves on its golden pictures that it computes what torch did.
 
         Args:
-            path: the bundle.
+            source: a bundle's folder, or what was read of it.
             name: how results call it; the manifest's name when None.
             device: what must run it.
             threads: 0 for the CPUs that this process may use.
@@ -86,14 +86,14 @@ class Detector:
             BundleError: the bundle is damaged, or computes something else here.
             DeviceError: `device` cannot run it.
         """
-        loaded = bundles.load(path)
+        loaded = source if isinstance(source, Bundle) else bundles.load(source)
         asked = (device, threads)
         model = loaded.read(bundles.MODEL)
         if reuse is not None and (reuse.bundle.manifest, reuse.asked) == (loaded.manifest, asked):
             session, golden = reuse.session, reuse.golden
             loaded.golden()
         else:
-            session = open_session(model, device=device, threads=threads, name=str(path))
+            session = open_session(model, device=device, threads=threads, name=str(loaded.path))
             _check_graph(loaded, session)
             golden = _check_golden(loaded, session)
         calibration = np.sort(np.asarray(loaded.calibration.scores, dtype=np.float64))

@@ -47,6 +47,7 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS: Final = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,8 @@ class Decoded:
 
     Attributes:
         pixels: uint8 (H, W, C), or float32 (C, T) of a signal.
-        width: of the picture in the file, px; samples of a signal.
-        height: of the picture in the file, px; channels of a signal.
+        width: of the picture in the file, px, turned as its EXIF data say; samples of a signal.
+        height: of the picture in the file, px, likewise; channels of a signal.
         mode: Pillow's name of the mode in the file, or "signal".
         pages: 1, or 2 for "more than one".
     """
@@ -180,7 +181,10 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
             longest = 2 * max(spec.height, spec.width)
             image.draft(None, (longest, longest))
             image.load()
-            turned = _turn(image)
+            orientation = _orientation(image)
+            if orientation in _SIDEWAYS:
+                width, height = height, width
+            turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
             plain = _to_channels(turned, image.format or "", spec.channels)
             return Opened(_resize(plain, spec), width, height, mode, pages)
     except PictureError:
@@ -208,13 +212,11 @@ def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Pa
     yield from unreadable
 
 
-def _turn(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> object:
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
+        return image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # noqa: BLE001 -- damaged EXIF is no reason to refuse a picture that decodes
-        return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _to_channels(image: Image.Image, file_format: str, channels: int) -> Image.Image:

@@ -47,7 +47,7 @@ class Result:
         threshold: an anomaly is score > threshold.
         p_value: share of calibration pictures as bad as this one, above 0 to 1.
         is_anomaly: whether score > threshold.
-        anomaly_map: float32 (h, w); 1.0 is the level that good pictures exceed at one pixel in a thousand.
+        anomaly_map: float32 (h, w); 1.0 is the level that good pictures exceed at about one pixel in a thousand.
         model: name of the model.
         timings: milliseconds by stage.
         cleaned: uint8 (H, W, C), what the denoiser made of the frame and was scored; None without one.

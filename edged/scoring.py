@@ -1,7 +1,6 @@
 """Scoring files once, without a daemon: `edged score`, `edged calibrate`, `edged inspect`."""
 
 import os
-import stat
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from edged.calibration import Threshold, conformal_threshold
 from edged.decoding import DecoderPool, Outcome
 from edged.detector import Detector
 from edged.errors import BundleError, ConfigError, PictureError
+from edged.files import open_regular
 from edged.imaging import Limits, find_pictures
 from edged.results import Frame, Record, Result, make_record, new_id, printable
 from edged.runtime import Device, usable_cpus
@@ -194,8 +194,9 @@ def _decoded(
 
 
 def fitted_on(detector: Detector, records: Iterable[Record]) -> int:
-    """How many of these records are of files that the model was fitted on: they score lower than new ones do."""
-    fitted = set(detector.bundle.manifest.fitted)
+    """How many of these records are of files that the model, or its denoiser, was fitted on: they score too low."""
+    models = (detector, detector.denoiser) if detector.denoiser else (detector,)
+    fitted = {mark for model in models for mark in model.bundle.manifest.fitted}
     return sum(record.sha256 is not None and bundles.mark_of(record.sha256) in fitted for record in records)
 
 
@@ -212,8 +213,12 @@ def calibrate(detector: Detector, records: Sequence[Record], target_fpr: float |
     scores = {record.sha256: record.score for record in records if record.score is not None}
     if not scores:
         raise ConfigError(["--good: none of the pictures could be scored; the calibration is as it was"])
+    if min(scores.values(), default=0.0) <= 0:
+        raise ConfigError(
+            [f"{detector.bundle.path} gives scores that are not above 0; the calibration is as it was. Export it again"]
+        )
     rate = detector.bundle.calibration.target_fpr if target_fpr is None else target_fpr
-    ordered = sorted(score for score in scores.values() if score is not None)
+    ordered = sorted(scores.values())
     bundles.write_calibration(
         detector.bundle.path,
         Calibration(
@@ -230,12 +235,7 @@ def calibrate(detector: Detector, records: Sequence[Record], target_fpr: float |
 
 def _decode(pool: DecoderPool, path: Path, detector: Detector) -> Outcome:
     try:
-        # A FIFO would keep an ordinary open waiting for a writer.
-        with open(
-            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb", 0
-        ) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return Outcome(None, None, PictureError("unreadable", "not a regular file"), 0.0)
+        with open_regular(path) as file:
             return pool.decode(file, detector.bundle.manifest.input)
     except OSError as error:
         return Outcome(None, None, PictureError("unreadable", error.strerror or str(error)), 0.0)

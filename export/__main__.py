@@ -1,6 +1,8 @@
 """`python -m export`: a run directory -> a model bundle."""
 
 import argparse
+import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -9,12 +11,14 @@ from typing import Final
 
 from rich.console import Console
 
-from edged.errors import EdgedError
+from edged import bundle as bundles
 from edged.imaging import ImageInput
 from edged.results import printable
+from train import command
 from train.errors import TrainError
 from train.threads import wait_asleep
 
+PROGRAM: Final = "export"
 EPILOG: Final = """\
 example:
   python -m export runs/solar --out bundles/solar
@@ -27,24 +31,20 @@ precision:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the command line and exports; returns the exit code: 0 done, 2 nothing was written."""
+    """Parses the command line and exports; returns the exit code, see `command.run`."""
     wait_asleep()
     options = _parser().parse_args(arguments)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        _export(options, console)
-    except (TrainError, EdgedError) as error:
-        _say(console, str(error))
-        return 2
-    except KeyboardInterrupt:
-        _say(console, "interrupted; nothing was written")
-        return 130
-    return 0
+    return command.run(PROGRAM, options.out, lambda console: _export(options, console))
 
 
 def _export(options: argparse.Namespace, console: Console) -> None:
-    if options.out.exists():  # before torch takes its seconds to import
-        raise TrainError(f"{options.out}: exists already; remove it or choose another --out")
+    bundles.check_absent(options.out)  # before torch takes its seconds to import
+    name = options.name or options.out.absolute().name
+    if not re.fullmatch(bundles.NAME, name):
+        raise TrainError(
+            f"{name[:100]!r} cannot be a model's name: that has up to 100 letters (a to z), digits, '.', '_' and '-', "
+            f"a letter or digit first; give it one: --name {bundles.as_name(name)}"
+        )
     from export.bundle import export_bundle
     from export.strangers import raised_from
     from export.trust import percent
@@ -54,7 +54,6 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     track = progress.on(console)
     with track("run"):
         loaded = run.load(options.run)
-    name = options.name or options.out.absolute().name
     spec = loaded.config.spec
     denoiser = None
     if options.denoiser:
@@ -63,20 +62,21 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         denoiser = cleaning.load(options.denoiser, spec)
     made = export_bundle(loaded, options.out, name=name, precision=options.precision, denoiser=denoiser, track=track)
     for warning in made.warnings:
-        _say(console, f"warning: {warning}")
+        command.say(console, PROGRAM, f"warning: {warning}")
     threshold = made.outcome.threshold
     if threshold.shortfall:
-        _say(console, f"warning: {threshold.shortfall}")
+        command.say(console, PROGRAM, f"warning: {threshold.shortfall}")
     if made.strangers:
         first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
         more = ", ..." if len(made.strangers) > 3 else ""
         many = f"{len(made.strangers)} good {spec.plural} look like strangers; look at them"
         one = f"1 good {spec.singular} looks like a stranger; look at it"
-        _say(console, f"{one if len(made.strangers) == 1 else many}: {first}{more}")
+        command.say(console, PROGRAM, f"{one if len(made.strangers) == 1 else many}: {first}{more}")
     lower = raised_from(made.strangers, made.outcome.good, threshold)
     if lower is not None:
-        _say(
+        command.say(
             console,
+            PROGRAM,
             f"warning: the threshold, {threshold.value:.4g}, is a stranger's score; without such {spec.plural} "
             f"it would be {lower:.4g}. If it shows no good part, take it out and train again",
         )
@@ -91,14 +91,11 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         f"threshold {threshold.value:.4g} from {threshold.n} {spec.plural}, "
         f"ONNX Runtime agrees with torch (differs by {percent(made.difference)} of what is allowed)"
     )
+    score = shlex.join(["edged", "score", str(options.out)])
     console.print(
-        f"next: read {options.out}/card.md; then edged score {options.out} {spec.plural.upper()}, or name it in "
-        "edged.toml and: edged run -c edged.toml"
+        f"next: read {options.out}/card.md; then {score} {spec.plural.upper()}, or name it in edged.toml and: "
+        "edged run -c edged.toml"
     )
-
-
-def _say(console: Console, message: str) -> None:
-    console.print("\n".join(f"export: {printable(line)}" for line in message.splitlines()), markup=False)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -73,7 +73,7 @@ def export_bundle(
             expected = parity.reference(detector, read(pictures))
             difference = _prove(folder, model, read.spec.kind, expected, parity.TOLERANCES[precision])
             if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:
-                (folder / DECODER).write_bytes(_decoder(detector, precision))
+                (folder / DECODER).write_bytes(_decoder(detector, precision, expected.outputs["latent_mean"]))
             advance(1, 1)
 
         licences = manifest.add_licences(folder, run)
@@ -126,11 +126,15 @@ def _model(detector: graph.Traceable, read: Reader, intact: Intact, precision: s
     return graph.checked(traced)
 
 
-def _decoder(detector: VaeDetector, precision: str) -> bytes:
-    traced = graph.trace_decoder(Decoder(detector), detector.vae.latent)
+def _decoder(detector: VaeDetector, precision: str, latents: np.ndarray) -> bytes:
+    """The decoder's graph, proved on the latents of real pictures, float32 (N, L)."""
+    decoder = Decoder(detector)
+    traced = graph.trace_decoder(decoder, detector.vae.latent)
     if precision == "fp16":
         graph.store_weights_as_half(traced)
-    return graph.checked(traced)
+    model = graph.checked(traced)
+    parity.check(model, parity.reference_of(decoder, latents), parity.TOLERANCES[precision])
+    return model
 
 
 def _check_denoiser(run: Run, denoiser: Denoiser | None) -> None:
@@ -149,9 +153,10 @@ def _check_denoiser(run: Run, denoiser: Denoiser | None) -> None:
 def _prove(folder: Path, model: bytes, kind: str, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
     """Checks ONNX Runtime against torch, and keeps a few of the pictures as the golden ones."""
     difference = parity.check(model, expected, tolerance)
-    n, inputs = GOLDEN_PICTURES, {kind: expected.image[:GOLDEN_PICTURES]}
+    n, inputs = GOLDEN_PICTURES, {kind: expected.given[:GOLDEN_PICTURES]}
     with (folder / bundles.GOLDEN).open("wb") as file:
-        np.savez(file, allow_pickle=False, **inputs, score=expected.score[:n], anomaly_map=expected.anomaly_map[:n])
+        outputs = {name: expected.outputs[name][:n] for name in ("score", "anomaly_map")}
+        np.savez(file, allow_pickle=False, **inputs, **outputs)
     return difference
 
 

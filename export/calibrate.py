@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged import bundle as bundles
-from edged.bundle import Calibration, Manifest
+from edged.bundle import Bundle, Calibration, Manifest
 from edged.calibration import Threshold, conformal_threshold
 from edged.detector import Detector
 from export import metrics
@@ -42,14 +42,16 @@ class Outcome:
 
 
 def serve(folder: Path, manifest: dict[str, Any], target_fpr: float) -> Detector:
-    """The unfinished bundle as edged loads it, with a provisional calibration that is overwritten later.
+    """The unfinished bundle as edged will load it, with a calibration that means nothing yet.
+
+    Neither is written: what a killed export leaves behind must not pass for a bundle.
 
     Raises:
         BundleError: edged refuses it.
     """
-    sealed = bundles.seal(folder, manifest)
-    bundles.write_calibration(folder, calibration(sealed, np.ones(1), target_fpr))
-    return Detector.load(folder, device="cpu")
+    described = bundles.describe(folder, manifest)
+    unfinished = Bundle(folder, described, calibration(described, np.ones(1), target_fpr))
+    return Detector.load(unfinished, device="cpu")
 
 
 def score(

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from edged.bundle import Manifest
 from edged.calibration import Threshold
+from edged.imaging import ImageInput
 from edged.inputs import Input
 from edged.signals import SignalInput
 from export import intervals, plots, sheets, signal_card, trust
@@ -50,7 +51,7 @@ def write(
         strangers: among the good pictures.
         raised_from: what the threshold would be without them, where it rests on one.
         parts: pictures by part.
-        source_px: width and height of pictures in their files, medians.
+        source_px: width and height of pictures in their files, turned upright, medians.
         pictures: names of the picture files that stand beside the card.
         epochs: the one that was kept, how many were trained, how many were allowed.
         psnr: of a denoiser's examples before and after, dB.
@@ -94,7 +95,7 @@ def write(
         "## Examples\n",
         f"![Examples]({sheets.EXAMPLES})\n",
         f"{_SHOWN[kind]}, with its name, its score, and how many times the threshold that is; above 1 it is flagged. "
-        f"Maps are in fixed units: 1.0 is what good {plural} exceed at "
+        f"Maps are in fixed units: 1.0 is what good {plural} exceed at about "
         f"{_one_in(1 - manifest.map_reference.quantile, _POSITION[kind])} ({manifest.map_reference.n} {plural}).\n",
         *_made(pictures, psnr),
         *_learning(pictures, epochs, plural),
@@ -104,6 +105,15 @@ def write(
         *[f"- {what}: {_escape(licence)}" for what, licence in sorted(manifest.licences.items())],
     ]
     return "\n".join(blocks) + "\n"
+
+
+def pixels_covered(taken: ImageInput, source_px: tuple[float, float]) -> tuple[float, float]:
+    """Width and height, in px of a file of `source_px`, that one pixel of the model stands for; see `edged.imaging`."""
+    across, down = source_px[0] / taken.width, source_px[1] / taken.height
+    if taken.resize == "stretch":
+        return across, down
+    both = max(across, down) if taken.resize == "pad" else min(across, down)
+    return both, both
 
 
 def loss_of(kind: str, config: Config) -> str:
@@ -129,7 +139,7 @@ def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
     taken = manifest.input
     if isinstance(taken, SignalInput):
         return signal_card.input_words(taken, int(manifest.outputs["anomaly_map"].shape[-1]))
-    across, down = source_px[0] / taken.width, source_px[1] / taken.height
+    across, down = pixels_covered(taken, source_px)
     return (
         f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
         f"{taken.filter} filter. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
@@ -145,7 +155,7 @@ def _denoiser(manifest: Manifest) -> list[str]:
 
 def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]:
     if report is None:
-        return ["None were given, so how many defects this model finds is not known.\n"]
+        return ["There were none, so how many defects this model finds is not known.\n"]
     rate = intervals.true_rate(threshold)
     area, recall = report.auroc_interval, report.recall_interval
     precision = trust.percent(trust.precision_on_a_line(report, rate.mean))

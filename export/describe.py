@@ -22,7 +22,7 @@ from export.sources import Intact, Reader
 from export.strangers import Stranger
 from train import run as runs
 from train.config_denoiser import DenoiserConfig
-from train.corruption import Corruption
+from train.corruption import corruption
 from train.pictures import Part, Picture
 from train.progress import Advance
 from train.run import Run
@@ -181,9 +181,8 @@ def _reconstructions(
 
 def _corrupted(clean: NDArray[np.uint8], config: DenoiserConfig) -> NDArray[np.uint8]:
     """As training corrupts, the same every time: uint8 (N, H, W, C)."""
-    corrupt = Corruption(config.noise, config.poisson, config.photons, config.structured)
     x = torch.from_numpy(clean).permute(0, 3, 1, 2).float() / 255
-    noisy = corrupt(x, torch.Generator().manual_seed(_SEED))
+    noisy = corruption(config)(x, torch.Generator().manual_seed(_SEED))
     return cast(NDArray[np.uint8], (noisy * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edged.inputs import Input
 from train.detector import Detector
@@ -23,6 +25,7 @@ OPSET: Final = 18
 Traceable = Detector | VaeDetector
 
 _LEAST_BYTES: Final = 1024  # smaller constants stay as they are: nothing would be gained
+_IN_UNITS: Final = ("center", "scale")  # of the data: a signal in units of 1e-8 would be rounded to 0
 
 
 def trace(detector: Traceable, spec: Input) -> onnx.ModelProto:
@@ -61,30 +64,37 @@ def _trace(module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]
 
 
 def with_half_weights(detector: Traceable) -> Traceable:
-    """A copy whose weights are rounded to half precision: what a graph that stores them so is compared with."""
+    """A copy whose weights are rounded to half precision: what a graph that stores them so is compared with.
+
+    Batch norms are folded into their convolutions before, as the exporter does it: what it would fold afterwards would
+    not be rounded. A tensor that is too large for half precision stays as it is.
+    """
     rounded = copy.deepcopy(detector)
-    for tensor in (*rounded.parameters(), *rounded.buffers()):
-        if tensor.dtype == torch.float32 and _is_large(tensor.numel() * tensor.element_size()):
-            tensor.data = tensor.half().float()
+    for module in rounded.modules():
+        if isinstance(module, nn.Sequential):
+            _fold_batch_norms(module)
+    for name, tensor in (*rounded.named_parameters(), *rounded.named_buffers()):
+        if tensor.dtype == torch.float32 and name.rpartition(".")[2] not in _IN_UNITS:
+            half = tensor.half().float()
+            if torch.isfinite(half).all() and _is_large(tensor.numel() * tensor.element_size()):
+                tensor.data = half
     return rounded
 
 
 def store_weights_as_half(model: onnx.ModelProto) -> None:
-    """Replaces large float32 constants by float16 ones and a Cast, which ONNX Runtime folds when it loads.
+    """Replaces large float32 constants that lose nothing by it by float16 ones and a Cast, folded when it is loaded.
 
     What runs stays float32, so that every device can run it; only the file is half as large.
-
-    Raises:
-        TrainError: a weight is too large for half precision.
     """
     casts = []
     for constant in model.graph.initializer:
         if constant.data_type != TensorProto.FLOAT or not _is_large(len(constant.raw_data)):
             continue
         name, value = constant.name, numpy_helper.to_array(constant)
-        half = value.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise TrainError(f"{name} does not fit half precision; export with --precision fp32")
+        with np.errstate(over="ignore"):
+            half = value.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), value):
+            continue
         stored = f"{name}.half"
         constant.CopyFrom(numpy_helper.from_array(half, stored))
         casts.append(helper.make_node("Cast", [stored], [name], name=f"cast.{name}", to=TensorProto.FLOAT))
@@ -110,6 +120,12 @@ def checked(model: onnx.ModelProto) -> bytes:
 
 def _is_large(size_bytes: int) -> bool:
     return size_bytes >= _LEAST_BYTES
+
+
+def _fold_batch_norms(layers: nn.Sequential) -> None:
+    for index, (layer, after) in enumerate(pairwise(list(layers))):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d) and isinstance(after, nn.BatchNorm1d | nn.BatchNorm2d):
+            layers[index], layers[index + 1] = fuse_conv_bn_eval(layer, after), nn.Identity()
 
 
 def _forget_source(model: onnx.ModelProto) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, lgamma, sqrt
+from math import lgamma, sqrt
 
 import numpy as np
 
-from edged.calibration import Threshold
+from edged.calibration import Threshold, conformal_rank
 
 _Z = 1.959964  # of the standard normal distribution, for 95 %
 _HALVINGS = 60
@@ -72,7 +72,7 @@ def true_rate(threshold: Threshold) -> TrueRate:
     """
     assert threshold.target_fpr is not None
     n = threshold.n
-    rank = min(ceil(round((n + 1) * (1 - threshold.target_fpr), 9)), n)
+    rank = conformal_rank(n, threshold.target_fpr)
     above = n + 1 - rank
     low, high, limit = (beta_quantile(share, above, rank) for share in (0.025, 0.975, 0.95))
     return TrueRate(above / (n + 1), Interval(low, high), limit)

@@ -11,6 +11,7 @@ from edged.bundle import Tolerance
 from edged.runtime import open_session
 from export.graph import Traceable
 from train.errors import TrainError
+from train.vae_model import Decoder
 
 TOLERANCES: Final = {
     # Ten times and more of what is seen on x86; other devices sum in another order.
@@ -27,30 +28,48 @@ class Reference:
     """What torch gives.
 
     Attributes:
-        image: uint8 (N, H, W, C), or float32 (N, C, T) of signals.
-        score: float32 (N,).
-        anomaly_map: float32 (N, h, w).
+        given: uint8 (N, H, W, C), or float32 (N, C, T) of signals, or (N, L) of latents.
+        outputs: by name. Of a detector: score float32 (N,), anomaly_map float32 (N, h, w), and what else it has.
     """
 
-    image: NDArray[Any]
-    score: NDArray[np.float32]
-    anomaly_map: NDArray[np.float32]
+    given: NDArray[Any]
+    outputs: dict[str, NDArray[Any]]
+
+    @property
+    def score(self) -> NDArray[np.float32]:
+        """float32 (N,)."""
+        return self.outputs["score"]
 
 
 @torch.no_grad()
 def reference(detector: Traceable, image: NDArray[Any]) -> Reference:
-    """Torch's outputs for image: uint8 (N, H, W, C), or float32 (N, C, T) of signals."""
-    score, anomaly_map, *_ = detector(torch.from_numpy(image))
-    return Reference(image, score.numpy(), anomaly_map.numpy())
+    """A detector's outputs for image: uint8 (N, H, W, C), or float32 (N, C, T) of signals.
+
+    Raises:
+        TrainError: they are no finite numbers.
+    """
+    found = detector(torch.from_numpy(image))
+    outputs = {name: value.numpy() for name, value in zip(detector.output_names, found, strict=True)}
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            raise TrainError(f"the model's {name} is not finite for some of {len(image)} inputs; train again")
+    return Reference(image, outputs)
+
+
+@torch.no_grad()
+def reference_of(decoder: Decoder, z: NDArray[np.float32]) -> Reference:
+    """A decoder's pictures for z: float32 (N, L)."""
+    return Reference(z, {"image": decoder(torch.from_numpy(z)).numpy()})
 
 
 def check(model: bytes, expected: Reference, tolerance: Tolerance) -> float:
-    """Compares at batch 1 and at batch N.
+    """Compares every output at batch 1 and at batch N.
 
     Args:
         model: the graph.
         expected: of real pictures.
-        tolerance: |a - b| ≤ atol + rtol · |b| must hold everywhere.
+        tolerance: |a - b| ≤ atol + rtol · |b| must hold everywhere, of reconstructed signals with atol in units of
+            their deviation. Pictures may differ by a grey level, for rounding falls on either side, and by no more.
 
     Returns:
         The largest |a - b| / (atol + rtol · |b|).
@@ -59,20 +78,38 @@ def check(model: bytes, expected: Reference, tolerance: Tolerance) -> float:
         TrainError: it exceeds 1.
     """
     session = open_session(model, device="cpu")
-    worst = 0.0
-    n = len(expected.image)
+    names, n = list(expected.outputs), len(expected.given)
+    worst, of = 0.0, ""
     for batch in sorted({1, n}):
         for start in range(0, n, batch):
             some = slice(start, start + batch)
-            got = session.run(["score", "anomaly_map"], expected.image[some])
-            for ours, torchs in zip(got, (expected.score[some], expected.anomaly_map[some]), strict=True):
-                if ours.shape != torchs.shape or not np.isfinite(ours).all():
-                    raise TrainError(f"ONNX Runtime gives {ours.shape} at batch {batch}, torch {torchs.shape}")
-                allowed = tolerance.atol + tolerance.rtol * np.abs(torchs)
-                worst = max(worst, float(np.max(np.abs(ours - torchs) / allowed)))
+            got = session.run(names, expected.given[some])
+            for name, ours in zip(names, got, strict=True):
+                torchs = expected.outputs[name]
+                if ours.shape != torchs[some].shape or not np.isfinite(ours).all():
+                    raise TrainError(
+                        f"ONNX Runtime's {name} at batch {batch} is {ours.shape} or not finite; torch's is "
+                        f"{torchs[some].shape}. Nothing was written; report it"
+                    )
+                found = _difference(ours, torchs[some], tolerance, unit=_unit(name, torchs))
+                if found > worst:
+                    worst, of = found, name
     if worst > 1:
         raise TrainError(
             f"ONNX Runtime and torch differ by {worst:.3g} times the tolerance (rtol {tolerance.rtol:g}, atol "
-            f"{tolerance.atol:g}) on {n} inputs; nothing was written. Try --precision fp32, or report it"
+            f"{tolerance.atol:g}) in {of} on {n} inputs; nothing was written. Try --precision fp32, or report it"
         )
     return worst
+
+
+def _unit(name: str, torchs: NDArray[Any]) -> float:
+    """What atol is in units of: a signal has any unit, all else has deviations of good parts."""
+    return max(float(torchs.std()), 1e-30) if name == "reconstruction" else 1.0
+
+
+def _difference(ours: NDArray[Any], torchs: NDArray[Any], tolerance: Tolerance, *, unit: float) -> float:
+    """The largest |a - b| / (atol + rtol · |b|); of pictures the grey levels, from two on."""
+    apart = np.abs(ours.astype(np.float64) - torchs)
+    if torchs.dtype == np.uint8:
+        return float(apart.max()) if apart.max() > 1 else 0.0
+    return float(np.max(apart / (tolerance.atol * unit + tolerance.rtol * np.abs(torchs))))

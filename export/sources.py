@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edged.calibration import pictures_needed
 from edged.errors import PictureError
+from edged.files import read_regular
 from edged.imaging import Limits
 from edged.inputs import Input, decode
 from train.cleaning import Denoiser
@@ -90,15 +91,19 @@ def read_pixels(pictures: Sequence[Picture], spec: Input) -> NDArray[Any]:
     pixels = np.empty((len(pictures), *spec.shape), dtype=spec.dtype)
     for index, picture in enumerate(pictures):
         try:
-            pixels[index] = decode(Path(picture.path).read_bytes(), spec, Limits()).pixels
+            pixels[index] = decode(_read(picture), spec, Limits()).pixels
         except (OSError, PictureError) as error:
             raise TrainError(f"{picture.path}: cannot be read any more: {error}") from error
     return pixels
 
 
+def _read(picture: Picture) -> bytes:
+    return read_regular(Path(picture.path), Limits().max_bytes)
+
+
 def _problem(picture: Picture) -> str | None:
     try:
-        data = Path(picture.path).read_bytes()
+        data = _read(picture)
     except OSError:
         return "gone"
     return None if hashlib.sha256(data).hexdigest() == picture.sha256 else "changed"

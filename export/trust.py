@@ -14,6 +14,7 @@ _FEW_BAD: Final = 20
 _FEW_HELD_OUT: Final = 20
 _MOST_NAMED: Final = 10
 _EXAMPLE_RATE: Final = 0.01
+_LEAST_PERCENT: Final = 0.0001
 
 
 def sentences(
@@ -66,7 +67,7 @@ def defects(report: Report | None, taken: Input) -> str:
     """What share of defects is found, and what a flag means on a line with few of them."""
     if report is None:
         return (
-            f"**Defects:** no bad {taken.plural} were given, so **how many defects it finds is not known**. Score some "
+            f"**Defects:** there were no bad {taken.plural}, so **how many defects it finds is not known**. Score some "
             "(`edged score`) before you rely on it."
         )
     low, high = report.recall_interval.low, report.recall_interval.high
@@ -129,8 +130,10 @@ def percent(share: float) -> str:
         return f"{value:.0f} %"
     if value > 10:
         return f"{min(value, 99.9):.1f} %"
+    if value < _LEAST_PERCENT:
+        return f"less than {_LEAST_PERCENT} %"
     text = f"{value:.2g}"
-    return f"{text if 'e' not in text else f'{value:.4f}'} %"
+    return f"{text if 'e' not in text else f'{value:.5f}'} %"
 
 
 def _name(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from edged.results import printable
+from edged import bundle as bundles
+from train import command
 from train import config as configs
 from train.config_signal import SignalConfig
-from train.errors import ConfigError, TrainError
+from train.errors import ConfigError
 from train.explained import help_lines
 from train.threads import wait_asleep
 
+PROGRAM: Final = "train"
 EXAMPLES: Final = {
     "ae": """\
   python -m train ae --good pictures/good --out runs/solar
@@ -41,33 +44,20 @@ SUMMARIES: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the command line and trains; returns the exit code: 0 done, 2 something given is wrong."""
+    """Parses the command line and trains; returns the exit code, see `command.run`."""
     wait_asleep()
     options = _parser().parse_args(arguments)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        _train(options, console)
-    except ConfigError as error:
-        for problem in error.problems:
-            _say(console, problem)
-        return 2
-    except TrainError as error:
-        _say(console, str(error))
-        return 2
-    except KeyboardInterrupt:
-        _say(console, "interrupted; nothing was written")
-        return 130
-    return 0
+    return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
     config = configs.load(configs.KINDS[options.kind], options.config, options.set)
     # torch takes seconds to import: what is wrong with the command line shows before that.
+    bundles.check_absent(options.out)
+    _check_apart(options.good, options.bad)
     from train import cleaning, loop, pictures, progress, run, signals
 
     device = loop.choose_device(options.device)
-    run.check_absent(options.out)
-    _check_apart(options.good, options.bad)
     denoiser = None
     if isinstance(config, SignalConfig):
         if options.denoiser:
@@ -76,9 +66,11 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     elif options.denoiser:
         denoiser = cleaning.load(options.denoiser, config.spec)
     plural = config.spec.plural
+    if options.bad is not None:
+        pictures.find(options.bad, config.spec)  # what is wrong shows before the good ones take their time
     track = progress.on(console)
     began = time.monotonic()
-    with run.writing(options.out) as folder, _cache(folder.parent) as name:
+    with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
         cache = Path(name)
         with track(plural) as advance:
             found = pictures.read(options.good, config.spec, store=cache / "good.npy", advance=advance)
@@ -91,15 +83,20 @@ def _train(options: argparse.Namespace, console: Console) -> None:
             statistics_share=config.statistics_share,
             seed=config.seed,
             calibration_share=config.calibration_share,
+            plural=plural,
         )
         bad = None
         if options.bad is not None:
             with track(f"bad {plural}") as advance:
                 found = pictures.read(options.bad, config.spec, store=cache / "bad.npy", part="bad", advance=advance)
-            bad = pictures.without(found, good)
-        warnings = (*good.warnings, *(bad.warnings if bad else ()))
+            bad = pictures.without(found, good, plural=plural)
+        warnings = (
+            *good.warnings,
+            *(bad.warnings if bad else ()),
+            *(denoiser.leaks(good) if denoiser is not None else ()),
+        )
         for warning in warnings:
-            _say(console, f"warning: {warning}")
+            command.say(console, PROGRAM, f"warning: {warning}")
         config = config.for_pictures(len(good.part("fit")) + len(good.part("statistics")))
         parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
         console.print(f"{len(good.pictures)} good {plural}: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
@@ -133,8 +130,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
         f"{trained.loss:.4f} on held-out good {plural}"
     )
-    through = f" --denoiser {options.denoiser}" if denoiser else ""
-    console.print(f"next: python -m export {options.out}{through} --out bundles/{options.out.name}")
+    words = ["python", "-m", "export", options.out, *(["--denoiser", options.denoiser] if denoiser else [])]
+    words += ["--out", f"bundles/{bundles.as_name(options.out.absolute().name)}"]
+    console.print(f"next: {shlex.join(map(str, words))}", markup=False)
 
 
 def _loop(kind: str) -> Any:
@@ -163,10 +161,6 @@ def _check_apart(good: Path, bad: Path | None) -> None:
 def _cache(parent: Path) -> TemporaryDirectory[str]:
     # Beside the run, where there is room for it, and not in /tmp, which may be memory.
     return TemporaryDirectory(prefix=".train-cache.", dir=parent, ignore_cleanup_errors=True)
-
-
-def _say(console: Console, message: str) -> None:
-    console.print("\n".join(f"train: {printable(line)}" for line in message.splitlines()), markup=False)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,10 +10,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edged.bundle import mark_of
 from edged.detector import Detector
 from edged.errors import EdgedError
 from edged.imaging import ImageInput
 from train.errors import TrainError
+from train.pictures import PictureSet
 from train.progress import Advance, silent
 
 _BATCH: Final = 8
@@ -36,6 +38,18 @@ class Denoiser:
             some = slice(start, min(start + _BATCH, len(pixels)))
             pixels[some] = self.served.reconstruct(np.ascontiguousarray(pixels[some]))
             advance(some.stop, len(pixels))
+
+    def leaks(self, good: PictureSet) -> list[str]:
+        """A warning where pictures that calibrate are among those that the denoiser was fitted on."""
+        fitted, calibration = set(self.served.bundle.manifest.fitted), good.part("calibration")
+        known = sum(mark_of(picture.sha256) in fitted for picture in calibration)
+        if not known:
+            return []
+        return [
+            f"denoiser-fit: the denoiser was fitted on {known} of the {len(calibration)} calibration pictures; they "
+            "may score lower than new ones, and the threshold may be too low. Train both on the same folder with the "
+            "same seed, target_fpr and calibration_share: both then set the same pictures aside"
+        ]
 
 
 def load(path: Path, spec: ImageInput) -> Denoiser:

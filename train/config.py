@@ -131,7 +131,7 @@ def _gather(file: Path | None, assignments: Sequence[str]) -> tuple[dict[str, An
             values |= tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from error
-        except ValueError as error:  # not UTF-8, or not TOML
+        except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML
             raise ConfigError([f"{file}: is not valid TOML: {error}"]) from error
     from_file = set(values)
     for assignment in assignments:
@@ -147,5 +147,5 @@ def _gather(file: Path | None, assignments: Sequence[str]) -> tuple[dict[str, An
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:  # a bare word, which a shell makes of a quoted string
+    except (ValueError, RecursionError):  # a bare word, which a shell makes of a quoted string; or nothing sensible
         return text

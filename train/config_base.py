@@ -51,7 +51,7 @@ class FitConfig(BaseModel):
     patience: int = Field(
         10, ge=1, le=10_000, description="stop after this many epochs without a better loss on what is held out"
     )
-    batch_size: int = Field(16, ge=1, le=1024, description="pictures, or signals, in each step of the training")
+    batch_size: int = Field(16, ge=2, le=1024, description="pictures, or signals, in each step of the training")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="size of a training step, at its peak (AdamW's)")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="of the learning rate: a short rise and a cosine down to 0, or the peak throughout"
@@ -78,6 +78,13 @@ class FitConfig(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of what is random: the split, the weights, the order")
     data_licence: str = Field("not stated", max_length=300, description="licence of the data, for the bundle")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # there is none among the keys, and pydantic would take true for 1
+            raise ValueError("not a number")
+        return value
 
 
 class ModelConfig(FitConfig):
@@ -121,7 +128,7 @@ class ModelConfig(FitConfig):
     @field_validator("size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+        return (value, value) if isinstance(value, int) else value
 
     def map_problems(self) -> list[str]:
         """What does not fit together of size, backbone, channels and regions: one line each."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from train.config_denoiser import DenoiserConfig
+
 _AREA = (0.005, 0.1)  # of a patch or an occlusion, as a share of the picture
 _ASPECT = (0.15, 6.0)  # height over width: scratches too
 _PERLIN_CELLS = (2, 4, 8, 16)
@@ -59,6 +61,11 @@ class Corruption:
         kinds: tuple[Callable[[Tensor, Tensor, Generator], Tensor], ...] = (cut_and_paste, blend, occlude)
         other = clean[_integer(len(clean), generator)]
         return kinds[_integer(len(kinds), generator)](clean[index], other, generator)
+
+
+def corruption(config: DenoiserConfig) -> Corruption:
+    """What a denoiser's hyper-parameters name."""
+    return Corruption(config.noise, config.poisson, config.photons, config.structured)
 
 
 def cut_and_paste(picture: Tensor, other: Tensor, generator: Generator) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from train import residuals
 from train.config_base import FOLD
 from train.config_denoiser import DenoiserConfig
-from train.corruption import Corruption
+from train.corruption import corruption
 from train.detector import Detector, make_denoiser
 from train.head import Head
 from train.head_fit import fit_head
@@ -51,7 +51,7 @@ def train_denoiser(
     if config.architecture == "unet":  # the other one ends in a sigmoid and sees 0 to 1
         _standardise(detector, good.pixels, fit)
 
-    model, corrupt = detector.autoencoder, _corruption(config)
+    model, corrupt = detector.autoencoder, corruption(config)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # the stubs lack it. A fifth faster on CPUs
     height, width = (min(config.crop, side) for side in config.size)
     crops = round(math.prod(config.size) / (height * width))  # of each picture, so that an epoch sees all of it
@@ -84,10 +84,6 @@ def train_denoiser(
     report = fit_head(detector.head, found["fit"], found["statistics"], shrinkage=config.shrinkage)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
     return Trained(detector, kept.epoch, kept.loss, report)
-
-
-def _corruption(config: DenoiserConfig) -> Corruption:
-    return Corruption(config.noise, config.poisson, config.photons, config.structured)
 
 
 def _standardise(detector: Detector, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
@@ -133,7 +129,7 @@ def _held_out(
     for start in range(0, len(rows), _BATCH):
         picture = torch.from_numpy(pixels[rows[start : start + _BATCH]]).permute(0, 3, 1, 2).float() / 255
         x = _standardised(detector, picture)
-        noisy = _standardised(detector, _corruption(config)(picture, generator))
+        noisy = _standardised(detector, corruption(config)(picture, generator))
         cleaned = detector.autoencoder(noisy.to(device)).cpu()
         errors.append((cleaned - x).square().mean(dim=(1, 2, 3)))
     error = torch.cat(errors)

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from train.config_base import PIXELS, ModelConfig
 from train.config_signal import SignalConfig
 
+_MOST_SHOWN: Final = 200
 _INDENT: Final = " " * 20
 _WORDS: Final[dict[Any, str]] = {
     int: "a whole number",
@@ -69,7 +70,11 @@ def explain(
         hint = f"did you mean {', '.join(near)}?" if near else f"the keys are {', '.join(sorted(known))}"
         return [f"{where}: there is no such key; {hint}"]
     meaning = f" ({known[key].description})" if get_origin(known[key].annotation) is tuple else ""
-    return [f"{where}: must be {allowed(known[key])}, not {item['input']!r}{meaning}"]
+    return [f"{where}: must be {allowed(known[key])}, not {_shortened(repr(item['input']))}{meaning}"]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
 def _allowed(annotation: Any, metadata: list[Any]) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train import backbone
+from train import backbone, stores
 from train.config_base import FOLD, PIXELS, STAGE_CHANNELS, ModelConfig
 from train.pictures import PictureSet
 from train.progress import Track
@@ -163,7 +163,7 @@ def compute(
     shape = (len(pixels), extractor.channels, *map_size(extractor, pixels.shape[1:3]))
     # Half precision is far below the features' own noise, and halves what a large set takes on disk; but a signal has
     # any unit, and may be too large or too small for it.
-    values = np.lib.format.open_memmap(store, mode="w+", dtype=np.float32 if is_signal else np.float16, shape=shape)
+    values = stores.array(store, np.float32 if is_signal else np.float16, shape)
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
         values[some] = extractor(to_planes(torch.from_numpy(pixels[some]).to(device))).cpu().numpy()

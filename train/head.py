@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 REFERENCE_QUANTILE: Final = 0.999
-"""Good pictures exceed 1.0 of the anomaly map at one position in a thousand."""
+"""Statistics pictures exceed 1.0 of the anomaly map at one position in a thousand, before the last fit; docs/bundle.md
+says what new pictures do."""
 
 _MOST_STEPS: Final = 127
 _STRIP: Final = 40
+_LEAST: Final = -80.0  # softplus of it is 2e-35, a normal number of single precision
 
 
 class Head(nn.Module):
@@ -77,7 +79,7 @@ class Head(nn.Module):
 
         Returns:
             Score float32 (N,), above 0, larger is worse; anomaly map float32 (N, h, w), above 0, where 1.0 is the
-            level that good pictures exceed at one position in a thousand.
+            level that good pictures exceed at about one position in a thousand.
         """
         excess = self.excess(residual)
         score = excess.flatten(1).topk(self.top, dim=1).values.mean(dim=1)
@@ -86,7 +88,7 @@ class Head(nn.Module):
     def excess(self, residual: Tensor) -> Tensor:
         """softplus(z), smoothed: float32 (N, h, w), above 0, in deviations."""
         z = (self.shape(residual) - self.level) / self.spread
-        return F.softplus(self.smooth(z))
+        return above_zero(self.smooth(z))
 
     def shape(self, residual: Tensor) -> Tensor:
         """The length standardised by its position: float32 (N, h, w)."""
@@ -128,6 +130,11 @@ class Head(nn.Module):
         padded = F.pad(z.unsqueeze(1), (radius, radius, radius, radius), mode="replicate")
         rows = F.conv2d(padded, self.kernel.view(1, 1, -1, 1))
         return F.conv2d(rows, self.kernel.view(1, 1, 1, -1)).squeeze(1)
+
+
+def above_zero(z: Tensor) -> Tensor:
+    """softplus(z), which single precision would round to 0 below -104: above 0, and z itself where z is large."""
+    return F.softplus(z.clamp_min(_LEAST))
 
 
 def to_regions(x: Tensor, regions: int) -> Tensor:

@@ -7,6 +7,7 @@ a little lower than the level says; calibration sees that, and the threshold fol
 docs/experiments.md has what each step is worth.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.errors import TrainError
 from train.head import REFERENCE_QUANTILE, Head, to_regions
 
 Residuals = Callable[[], Iterable[Tensor]]
@@ -23,6 +25,10 @@ Residuals = Callable[[], Iterable[Tensor]]
 
 _LEAST_VARIANCE = 1e-6  # keeps a residual that never moves from becoming an infinite length
 _LEAST_DEVIATION = 1e-3
+_DIVERGED = (
+    "the model gives no finite scores: training has diverged, or what is good does not differ at all. Set a smaller "
+    "learning_rate, and other hyper-parameters nearer to their defaults"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,19 @@ class HeadReport:
         held_out_ratio: mean length on the statistics pictures over that on the fit pictures; 1 is no overfitting.
         reference: level, in deviations, that statistics pictures exceed at one position in a thousand.
         statistics_scores: float32 (n,), of the statistics pictures.
+
+    Raises:
+        TrainError: one of them is no finite number.
     """
 
     held_out_ratio: float
     reference: float
     statistics_scores: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        found = (self.held_out_ratio, self.reference, *self.statistics_scores.tolist())
+        if not all(map(math.isfinite, found)):
+            raise TrainError(_DIVERGED)
 
 
 @torch.no_grad()
@@ -86,7 +100,12 @@ def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDA
 
     Returns:
         (G, C, C), lower triangular.
+
+    Raises:
+        TrainError: they are not finite.
     """
+    if not np.isfinite(covariances).all():
+        raise TrainError(_DIVERGED)
     channels = covariances.shape[1]
     variance = np.trace(covariances, axis1=1, axis2=2) / channels
     ridge = (shrinkage * variance + _LEAST_VARIANCE)[:, None, None] * np.eye(channels)

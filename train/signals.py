@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 from edged import signals
 from edged.errors import PictureError
+from edged.files import read_regular
 from edged.imaging import Limits, find_pictures
 from train.config_signal import SignalConfig
 from train.errors import ConfigError, TrainError
 from train.explained import explain
-from train.head import Head
+from train.head import Head, above_zero
 from train.head_fit import HeadReport, Residuals, fit_head
 
 _LOOKED_AT: Final = 200
 _RESOLUTION: Final = 1e-6  # a deviation below this share of the largest value is noise of single precision
-_LEAST_SPREAD: Final = 1e-6
+_LEAST_SPREAD: Final = 0.01  # of the level; the deviation of two errors may be next to nothing by chance
 _KERNEL: Final = 5
 
 
@@ -45,7 +46,7 @@ def shaped(config: SignalConfig, folder: Path) -> SignalConfig:
     problem = "no .npy or .csv files"
     for path in islice(find_pictures(folder, signals.PATTERNS) if folder.is_dir() else (), _LOOKED_AT):
         try:
-            shapes[signals.parse(path.read_bytes(), Limits()).shape] += 1
+            shapes[signals.parse(read_regular(path, Limits().max_bytes), Limits()).shape] += 1
         except (OSError, PictureError) as error:
             problem = f"{path}: {error}"
     if not shapes:
@@ -147,7 +148,7 @@ class WholeHead(nn.Module):
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         """float32 (N, C patch, 1, t) -> score (N,) above 0, map (N, 1, t); see `Head`."""
         _, anomaly_map = self.local(residual)
-        return F.softplus((self.error(residual) - self.level) / self.spread), anomaly_map
+        return above_zero((self.error(residual) - self.level) / self.spread), anomaly_map
 
     def error(self, residual: Tensor) -> Tensor:
         """Root of the mean squared error: (N,), in standardised units."""
@@ -160,7 +161,7 @@ def fit_whole(head: WholeHead, fit: Residuals, statistics: Residuals, *, shrinka
     report = fit_head(head.local, fit, statistics, shrinkage=shrinkage)
     errors = torch.cat([head.error(batch) for batch in statistics()])
     head.level.copy_(errors.mean())
-    head.spread.copy_(errors.std().clamp_min(_LEAST_SPREAD))
+    head.spread.copy_(errors.std().clamp_min(float(_LEAST_SPREAD * head.level)))
     scores = torch.cat([head(batch)[0] for batch in statistics()])
     return HeadReport(report.held_out_ratio, report.reference, scores.numpy())
 

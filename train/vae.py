@@ -16,6 +16,7 @@ from train import residuals
 from train.config_vae import VaeConfig
 from train.detector import make_vae
 from train.features import Features, of_pictures
+from train.head import above_zero
 from train.head_fit import HeadReport, fit_head
 from train.loop import CPU, optimise, shuffled, steps_of
 from train.pictures import Part, PictureSet
@@ -132,7 +133,7 @@ def _fit_elbo(detector: VaeDetector, batches: Callable[[], Iterator[Tensor]]) ->
     found = torch.cat([detector.negative_elbo(x, *vae.encode(vae.standardise(x))) for x in batches()])
     detector.level.copy_(found.mean())
     detector.spread.copy_(found.std().clamp_min(_LEAST_SPREAD))
-    return torch.nn.functional.softplus((found - detector.level) / detector.spread).numpy()
+    return above_zero((found - detector.level) / detector.spread).numpy()
 
 
 def _raw(features: Features, rows: NDArray[np.int64]) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.features import FoldedPixels, PictureExtractor
-from train.head import Head
+from train.features import FoldedPixels, PictureExtractor, to_planes
+from train.head import Head, above_zero
 
 _LOG_VARIANCE: Final = 10.0  # of a latent, at most and at least: beyond it exp would overflow before training reacts
 _LEAST_LOG_DEVIATION: Final = -4.0
@@ -104,7 +104,7 @@ class VaeDetector(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """uint8 (N, H, W, C) -> features or folded pixels, (N, C, h, w)."""
-        return self.extractor(image.permute(0, 3, 1, 2).float())
+        return self.extractor(to_planes(image))
 
     def residual(self, image: Tensor) -> Tensor:
         """uint8 (N, H, W, C) -> what the decoder cannot make at the mean latent, standardised: (N, C, h, w)."""
@@ -142,7 +142,7 @@ class VaeDetector(nn.Module):
         score, anomaly_map = self.head(self._residual(features, decoded))
         if self.scores_elbo:
             # In deviations above good pictures, and above 0 although a density's logarithm need not be.
-            score = F.softplus((self.negative_elbo(features, mean, log_variance) - self.level) / self.spread)
+            score = above_zero((self.negative_elbo(features, mean, log_variance) - self.level) / self.spread)
         if isinstance(self.extractor, FoldedPixels):
             picture = self.extractor.unfold(self.vae.expectation(decoded))
             return score, anomaly_map, picture, mean, log_variance

@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,6 +196,37 @@ def test_a_bundle_is_whole_or_absent(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(BundleError, match="exists already"), bundles.writing(tmp_path / "link"):
         pass
+
+
+def test_what_was_made_is_kept_where_its_place_was_taken_meanwhile(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+
+    def be_late() -> None:
+        with bundles.writing(out) as folder:
+            (folder / "model.onnx").write_text("whole")
+            out.mkdir()
+            (out / "another").write_text("")
+
+    with pytest.raises(BundleError, match=r"cannot take its place: .*; all that was made is in ") as caught:
+        be_late()
+    kept = Path(str(caught.value).rpartition(" is in ")[2].partition(":")[0])
+    assert (kept / "model.onnx").read_text() == "whole"
+    assert [path.name for path in out.iterdir()] == ["another"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("my bundle", "my-bundle"),
+        ("Prüfstand", "Prufstand"),
+        ("_solar.", "solar"),
+        ("ä" * 120, "a" * 100),
+        ("日本", "model"),
+    ],
+)
+def test_any_text_gives_a_name_that_a_model_may_have(text: str, name: str) -> None:
+    assert bundles.as_name(text) == name
+    assert re.fullmatch(bundles.NAME, name)
 
 
 def test_calibration_is_replaced_whole(tiny_copy: Path) -> None:

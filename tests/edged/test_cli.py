@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from edged import __version__
+from edged import __version__, scoring
 from edged.arrivals import Entry, Stamps
 from edged.cli import app, parse_time
 from edged.errors import ConfigError
@@ -275,6 +276,15 @@ def test_calibrate_says_when_pictures_were_trained_on(tiny_copy: Path, tmp_path:
     done = edged("calibrate", tiny_copy, "--good", folder)
     assert done.returncode == 0
     assert "the model was fitted on 7 of these pictures, which score lower than new ones do" in done.stderr
+
+
+def test_calibrate_refuses_scores_that_are_not_above_zero(tiny_copy: Path, pictures: Path) -> None:
+    before = (tiny_copy / "calibration.json").read_bytes()
+    detector = scoring.load(tiny_copy, "cpu")
+    records = [replace(record, score=0.0) for record in scoring.score(detector, scoring.find([pictures], ["*.png"]))]
+    with pytest.raises(ConfigError, match="gives scores that are not above 0; the calibration is as it was"):
+        scoring.calibrate(detector, records, None)
+    assert (tiny_copy / "calibration.json").read_bytes() == before
 
 
 def test_calibrate_on_nothing_changes_nothing(tiny_copy: Path, tmp_path: Path) -> None:

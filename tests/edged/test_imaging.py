@@ -124,6 +124,14 @@ def test_exif_orientation(orientation: int, file_format: str) -> None:
     assert np.array_equal(decode(data, GREY8, Limits()).pixels[..., 0], TURNED.get(orientation, UPRIGHT))
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_sizes_are_those_of_the_picture_as_one_looks_at_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encode(Image.new("L", (32, 16)), exif=exif), GREY8, Limits())
+    assert (decoded.width, decoded.height) == ((16, 32) if 5 <= orientation <= 8 else (32, 16))
+
+
 def test_exif_turns_before_the_aspect_is_used() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

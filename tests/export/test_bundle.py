@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +20,12 @@ from edged.cli import app
 from edged.detector import Detector
 from edged.imaging import Limits, decode
 from edged.reports import about_bundle
-from export import parity
+from export import describe, parity
 from export.__main__ import main
 from tests.train.plates import folder, part
 from train import run
 from train.__main__ import main as train
+from train.errors import TrainError
 
 PIXELS = ["backbone=pixels", "size=32", "channels=1", "width=8", "latent=4"]
 FEATURES = ["size=64", "width=8", "latent=4"]
@@ -179,6 +183,57 @@ def test_a_parity_failure_writes_nothing(tmp_path, pixels, capsys, monkeypatch):
     assert main([str(pixels), "--out", str(tmp_path / "b")]) == 2
     assert "differ by" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["score", "anomaly_map", "reconstruction"])
+def test_every_output_is_compared_with_torch(exported, pixels, name):
+    trained, spec = run.load(pixels), run.load(pixels).config.spec
+    image = np.stack([part(700 + n, size=spec.width)[..., None] for n in range(3)])
+    expected = parity.reference(trained.detector, image)
+    model = (exported / "model.onnx").read_bytes()
+    assert parity.check(model, expected, parity.TOLERANCES["fp32"]) < 1
+    wrong = expected.outputs[name].copy()
+    wrong.flat[-1] += 2
+    with pytest.raises(TrainError, match=rf"differ by .* in {name} on 3 inputs"):
+        parity.check(model, replace(expected, outputs={**expected.outputs, name: wrong}), parity.TOLERANCES["fp32"])
+
+
+def test_a_model_that_gives_no_numbers_is_refused(tmp_path, moving, capsys):
+    weights = torch.load(moving / "weights.pt", weights_only=True)
+    torch.save({**weights, "head.level": torch.tensor(math.nan)}, moving / "weights.pt")
+    assert main([str(moving), "--out", str(tmp_path / "b")]) == 2
+    assert "the model's score is not finite for some of 5 inputs; train again" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*b*"))
+
+
+def test_what_a_killed_export_leaves_is_no_bundle(tmp_path, pixels, monkeypatch):
+    seen, real = [], describe.describe
+
+    def looking(folder, *arguments, **named):
+        with pytest.raises(bundles.BundleError):
+            bundles.load(folder)
+        seen.append(folder)
+        return real(folder, *arguments, **named)
+
+    monkeypatch.setattr(describe, "describe", looking)
+    assert main([str(pixels), "--out", str(tmp_path / "b")]) == 0
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["my bundle", "Prüfstand", "_solar", "a" * 120, "-x"])
+def test_a_name_that_no_model_may_have_is_refused_before_the_work(tmp_path, pixels, capsys, name):
+    assert main([str(pixels), "--out", str(tmp_path / name)]) == 2
+    told = capsys.readouterr().err
+    assert "cannot be a model's name" in told
+    assert list(tmp_path.iterdir()) == []
+    better = told.rpartition("--name ")[2].strip()
+    assert re.fullmatch(bundles.NAME, better)
+
+
+def test_a_bundle_may_lie_anywhere_under_a_name_of_its_own(tmp_path, pixels, capsys):
+    assert main([str(pixels), "--out", str(tmp_path / "my bundle"), "--name", "plate"]) == 0
+    assert f"edged score '{tmp_path / 'my bundle'}' PICTURES" in capsys.readouterr().err
+    assert bundles.load(tmp_path / "my bundle").manifest.name == "plate"
 
 
 def test_int8_needs_a_trunk(tmp_path, pixels, capsys):

@@ -1,12 +1,15 @@
 """Denoisers, VAEs and detectors behind a denoiser, whole: pictures -> run -> bundle -> edged."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from edged import bundle as bundles
+from edged.cli import app
 from edged.detector import Detector
 from edged.errors import BundleError
 from edged.sampling import Sampler
@@ -150,6 +153,31 @@ def test_it_was_calibrated_on_what_the_denoiser_gives(root, denoiser, behind):
     cleaned = np.sort(served.scores(first.reconstruct(image))[0])
     np.testing.assert_allclose(cleaned, served.bundle.calibration.scores, rtol=1e-4)
     assert np.abs(np.sort(served.scores(image)[0]) - cleaned).max() > 1e-3
+
+
+def test_pictures_that_the_denoiser_was_fitted_on_are_said_to_be_poor_calibration(root, denoiser, tmp_path, capsys):
+    settings = [item for setting in (*SMALL, *SETTINGS["ae"], "seed=1") for item in ("--set", setting)]
+    command = ["ae", "--good", str(root / "good"), *settings, "--denoiser", str(denoiser[1]), "--out"]
+    assert train([*command, str(tmp_path / "run")]) == 0
+    assert "warning: denoiser-fit: the denoiser was fitted on " in capsys.readouterr().err
+    assert export([str(tmp_path / "run"), "--denoiser", str(denoiser[1]), "--out", str(tmp_path / "b")]) == 0
+    assert "denoiser-fit" in (tmp_path / "b" / "card.md").read_text()
+    # Those that the denoiser was fitted on and the detector was not.
+    fit = {item["path"] for item in json.loads((denoiser[0] / "pictures.json").read_text()) if item["part"] == "fit"}
+    parts = {item["path"]: item["part"] for item in json.loads((tmp_path / "run" / "pictures.json").read_text())}
+    (tmp_path / "again").mkdir()
+    for path in fit:
+        if parts[path] == "calibration":
+            shutil.copy(path, tmp_path / "again")
+    told = CliRunner().invoke(
+        app, ["calibrate", str(tmp_path / "b"), "--denoiser", str(denoiser[1]), "--good", str(tmp_path / "again")]
+    )
+    known = len(list((tmp_path / "again").iterdir()))
+    assert f"the model or its denoiser was fitted on {known} of these pictures" in told.stderr
+
+
+def test_with_the_same_seed_both_set_the_same_pictures_aside(behind):
+    assert json.loads((behind[0] / "run.json").read_text())["warnings"] == []
 
 
 def test_another_denoiser_or_none_is_refused(root, denoiser, behind, vae, tmp_path, capsys):

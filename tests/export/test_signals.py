@@ -70,6 +70,30 @@ def test_edged_scores_as_torch_does(root):
         np.testing.assert_allclose(ours, torchs, rtol=1e-3, atol=1e-3)
 
 
+def test_half_precision_keeps_a_signals_unit(tmp_path):
+    """A patch of 256 samples or more has so many centres and scales that they count as large."""
+    (tmp_path / "good").mkdir()
+    for number in range(20):
+        np.save(tmp_path / "good" / f"{number}.npy", beat(number, length=600) * 1e-8)
+    given = [item for setting in SETTINGS[:-1] for item in ("--set", setting)]
+    good = ["--good", str(tmp_path / "good"), "--set", "patch=300", "--out", str(tmp_path / "run")]
+    assert train(["ae", *given, *good]) == 0
+    assert export([str(tmp_path / "run"), "--out", str(tmp_path / "b"), "--precision", "fp16"]) == 0
+    served, signals = Detector.load(tmp_path / "b", device="cpu"), np.stack([beat(500, length=600) * np.float32(1e-8)])
+    expected = run.load(tmp_path / "run").detector(torch.from_numpy(signals))[2].numpy()
+    np.testing.assert_allclose(served.reconstruct(signals), expected, atol=0.02e-8)
+
+
+@pytest.mark.parametrize("seed", [3, 45])
+def test_few_signals_give_scores_above_zero(tmp_path, seed):
+    folder(tmp_path / "good", 12)
+    given = ["input=signal", "width=4", "epochs=2", f"seed={seed}"]
+    settings = [item for setting in given for item in ("--set", setting)]
+    assert train(["ae", "--good", str(tmp_path / "good"), *settings, "--out", str(tmp_path / "run")]) == 0
+    assert export([str(tmp_path / "run"), "--out", str(tmp_path / "b")]) == 0
+    assert min(bundles.load(tmp_path / "b").calibration.scores) > 0
+
+
 def test_int8_has_nothing_to_quantise(root, tmp_path, capsys):
     assert export([str(root / "run"), "--out", str(tmp_path / "b"), "--precision", "int8"]) == 2
     assert "use fp16" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 from edged.calibration import conformal_threshold
 from edged.imaging import ImageInput
 from edged.signals import SignalInput
-from export import strangers, trust
+from export import card, strangers, trust
 from export.metrics import report
 from export.plots import log_ticks
 from train.pictures import Picture
@@ -98,6 +98,11 @@ def test_of_signals_nothing_is_said_of_pictures():
         assert all("signal" in sentence and "picture" not in sentence for sentence in said)
 
 
+@pytest.mark.parametrize(("resize", "covered"), [("stretch", (25, 3.125)), ("pad", (25, 25)), ("crop", (3.125, 3.125))])
+def test_what_one_pixel_of_the_model_covers(resize, covered):
+    assert card.pixels_covered(ImageInput(32, 32, 1, resize), (800, 100)) == covered
+
+
 def test_precision_where_bad_parts_are_rare():
     measured = report(np.linspace(0, 1, 99), np.array([2.0, 3.0]), 1.0)
     assert trust.precision_on_a_line(measured, 0.01) == pytest.approx(0.01 / (0.01 + 0.99 * 0.01))
@@ -107,6 +112,9 @@ def test_precision_where_bad_parts_are_rare():
     ("share", "text"),
     [
         (0, "0 %"),
+        (1e-9, "less than 0.0001 %"),
+        (2e-6, "0.0002 %"),
+        (1.23e-6, "0.00012 %"),
         (1, "100 %"),
         (0.01, "1 %"),
         (0.0298, "3 %"),

@@ -34,7 +34,7 @@ def test_every_problem_at_once_and_the_nearest_key():
     text = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
     assert "epoch: there is no such key; did you mean epochs" in text
-    assert "batch_size: must be a whole number from 1 to 1024, not 0" in text
+    assert "batch_size: must be a whole number from 2 to 1024, not 0" in text
     assert "--set seed: write KEY=VALUE" in text
 
 

@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from train.head import Head, from_regions, to_regions
+from train.errors import TrainError
+from train.head import Head, above_zero, from_regions, to_regions
 from train.head_fit import fit_head, whitening_factors
 
 C, H, W, G = 5, 6, 8, 2
@@ -132,9 +135,25 @@ def test_factors_are_stored_within_half_a_step(channels):
 
 
 def test_a_residual_that_never_moves_stays_finite():
-    still = torch.zeros(8, C, H, W)
+    half_still = residuals(0, 8)
+    half_still[:, :, :, : W // 2] = 0
     fitted = head(smoothing=0.0)
-    fit_head(fitted, lambda: [still], lambda: [still], shrinkage=0.03)
-    score, anomaly_map = fitted(residuals(0, 2))
+    fit_head(fitted, lambda: [half_still], lambda: [half_still], shrinkage=0.03)
+    score, anomaly_map = fitted(residuals(1, 2))
     assert torch.isfinite(score).all()
     assert torch.isfinite(anomaly_map).all()
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_a_model_that_says_nothing_of_any_picture_is_refused(value):
+    dead = torch.full((8, C, H, W), value)
+    with pytest.raises(TrainError, match="training has diverged, or what is good does not differ"):
+        fit_head(head(smoothing=0.0), lambda: [dead], lambda: [dead], shrinkage=0.03)
+
+
+def test_a_score_is_above_zero_however_ordinary_the_picture():
+    z = torch.tensor([-1e30, -105.0, -80.0, -50.0, 0.0, 50.0])
+    found = above_zero(z)
+    assert (found > torch.finfo(torch.float32).tiny).all()
+    torch.testing.assert_close(found[3:], torch.nn.functional.softplus(z[3:]), rtol=0, atol=0)
+    assert (found.diff() >= 0).all()

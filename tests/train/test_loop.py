@@ -37,6 +37,25 @@ def test_the_best_epoch_is_kept_and_patience_ends():
     assert not model.weight.requires_grad
 
 
+@pytest.mark.parametrize("rising", [False, True])
+def test_training_that_diverges_is_no_success(rising):
+    config = load(AutoencoderConfig, None, ["epochs=3", "learning_rate=1"])
+    model, factors = nn.Linear(1, 1), iter([1.0, 1.0, 1.0, math.inf if rising else 1.0, 1.0, 1.0])
+    held_out = iter([1.0, 2.0 if rising else math.nan, 2.0])
+    with pytest.raises(TrainError, match=r"diverged: in epoch 2 .* Set a learning_rate below 1,"):
+        optimise(
+            model,
+            config,
+            batches=lambda: [torch.ones(4, 1)] * 2,
+            loss=lambda x: model(x).square().mean() * next(factors),
+            held_out=lambda: {"loss_statistics": next(held_out)},
+            steps=2,
+            device=CPU,
+            log=lambda line: None,
+            track=nowhere,
+        )
+
+
 def test_a_device_is_what_was_asked_for():
     assert choose_device("cpu") == CPU
     if torch.cuda.is_available():

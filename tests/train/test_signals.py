@@ -100,6 +100,7 @@ def test_what_cannot_be_learnt_from_is_named(tmp_path, capsys):
     assert "duplicates: 1 signals repeat others" in shown
     assert "other-kind: 1 files are no signals and were left out" in shown
     assert "30 good signals: " in shown
+    assert "pictures" not in shown
 
 
 @pytest.mark.parametrize(
