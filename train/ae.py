@@ -1,4 +1,4 @@
-"""Training an autoencoder detector, the loop in sight: pictures -> features -> autoencoder -> head."""
+"""Training an autoencoder detector, the loop in sight: pictures (and copies) -> features -> autoencoder -> head."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.augmentation import augmentation, with_copies
 from train.config import AutoencoderConfig
 from train.config_signal import SignalConfig
 from train.detector import Detector, make_detector
@@ -46,6 +47,9 @@ def train_detector(
     """
     torch.manual_seed(config.seed)
     detector = make_detector(config).eval()
+    if isinstance(config, AutoencoderConfig) and (change := augmentation(config)):
+        with track("copies") as advance:
+            good = with_copies(good, change, seed=config.seed, store=cache / "copies.npy", advance=advance)
     fit, statistics = good.rows("fit"), good.rows("statistics")
     features = of_pictures(detector.extractor, good, cache=cache, track=track, device=device)
     if isinstance(config, AutoencoderConfig) and config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1

@@ -50,6 +50,16 @@ class AutoencoderConfig(ModelConfig):
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
 
+    shift: float = Field(
+        0.0, ge=0, le=0.25, description="learns from moved copies as well, by up to this share of height and width"
+    )
+    brightness: float = Field(
+        0.0, ge=0, le=0.5, description="learns from copies that are brighter or darker by up to this share as well"
+    )
+    flips: Literal["none", "horizontal", "vertical", "both"] = Field(
+        "none", description="learns from mirrored copies as well: left-right, upside down, or both"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _by_preset(cls, values: Any) -> Any:

@@ -1,0 +1,103 @@
+"""Changed copies: what a copy may be of its picture, and what learning from them does to a detector."""
+
+import numpy as np
+import pytest
+import torch
+
+from export.metrics import auroc
+from tests.train.making import as_set
+from train.ae import train_detector
+from train.augmentation import Augmentation, augmentation, with_copies
+from train.config import AutoencoderConfig, load
+from train.progress import nowhere, silent
+
+
+def noise(side=40):
+    return np.random.default_rng(3).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def copies(change, picture, n=60):
+    random = np.random.default_rng(0)
+    return [change(picture, random) for _ in range(n)]
+
+
+def test_without_a_change_there_are_no_copies():
+    config = load(AutoencoderConfig, None, ["backbone=pixels"])
+    assert not augmentation(config)
+    assert augmentation(config.model_copy(update={"flips": "both"}))
+
+
+def test_a_shifted_copy_is_the_picture_elsewhere():
+    picture, found = noise(), set()
+    padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    for copy in copies(Augmentation(shift=0.1), picture, 400):
+        assert copy.shape == picture.shape
+        places = [(y, x) for y in range(9) for x in range(9) if np.array_equal(padded[y : y + 40, x : x + 40], copy)]
+        assert len(places) == 1
+        found.add(places[0])
+    assert {y for y, _ in found} == {x for _, x in found} == set(range(9))
+
+
+def test_a_brighter_copy_is_clipped_and_keeps_its_shape():
+    picture = np.full((8, 8, 1), 200, np.uint8)
+    levels = [int(copy[0, 0, 0]) for copy in copies(Augmentation(brightness=0.5), picture, 400)]
+    assert min(levels) in range(100, 104)
+    assert max(levels) == 255
+    assert 0.3 < np.mean(np.array(levels) < 200) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("flips", "expected"), [("horizontal", {(0, 0), (0, 1)}), ("vertical", {(0, 0), (1, 0)}), ("both", None)]
+)
+def test_flips_are_those_that_are_named(flips, expected):
+    picture = noise()
+    mirrored = {(v, h): picture[:: -1 if v else 1, :: -1 if h else 1] for v in (0, 1) for h in (0, 1)}
+    found = set()
+    for copy in copies(Augmentation(flips=flips), picture):
+        found |= {key for key, value in mirrored.items() if np.array_equal(value, copy)}
+    assert found == (expected or set(mirrored))
+
+
+def test_only_fit_pictures_get_copies_and_the_same_seed_gives_the_same(tmp_path):
+    good = as_set(np.stack([noise() for _ in range(20)]) // np.arange(1, 21, dtype=np.uint8)[:, None, None, None])
+    made = [
+        with_copies(good, Augmentation(shift=0.1), seed=seed, store=tmp_path / str(index), advance=silent)
+        for index, seed in enumerate((5, 5, 6))
+    ]
+    one, two, other = made
+    assert (len(one.part("fit")), len(one.part("statistics")), len(one.part("calibration"))) == (28, 4, 0)
+    for part in ("fit", "statistics"):
+        originals = good.pixels[good.rows(part)]
+        assert np.array_equal(one.pixels[one.rows(part)][: len(originals)], originals)
+    assert np.array_equal(one.pixels, two.pixels)
+    assert not np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_detector_that_learnt_from_moved_copies_forgives_moved_parts(tmp_path):
+    """Parts with an edge at one place: without copies, one that lies 2 px off looks as bad as one with a blot."""
+    random = np.random.default_rng(1)
+
+    def parts(n, moved=0, blot=False):
+        pixels = np.full((n, 32, 32, 1), 60.0)
+        for picture in pixels:
+            at = 12 + (random.integers(-moved, moved, endpoint=True) if moved else 0)
+            picture[:, at : at + 8] = 180
+            if blot:
+                y, x = random.integers(0, 28, 2)
+                picture[y : y + 4, x : x + 4] += 50
+        return np.clip(pixels + random.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
+
+    good = as_set(parts(80))
+    moved, bad = parts(40, moved=2), parts(40, moved=2, blot=True)
+    found = {}
+    for shift in (0.0, 0.07):
+        settings = ["backbone=pixels", "size=32", "channels=1", "width=8", "latent=4", "epochs=4", f"shift={shift}"]
+        config = load(AutoencoderConfig, None, settings).for_pictures(70)
+        folder = tmp_path / str(shift)
+        folder.mkdir()
+        log = []
+        trained = train_detector(config, good, cache=folder, log=log.append, track=nowhere)
+        with torch.no_grad():
+            scores = [trained.detector(torch.from_numpy(pixels))[0].numpy() for pixels in (moved, bad)]
+        found[shift] = auroc(*scores)
+    assert found[0.07] > found[0.0] + 0.1, found

@@ -1,0 +1,91 @@
+"""Changed copies of the fit pictures, for parts that lie, look or are lit in more ways than the pictures show.
+
+One copy a picture, made once: features are computed once, so a copy that is drawn anew for every epoch would cost a
+pass of the trunk each time. What it teaches is allowed for in the covariances; docs/experiments.md has what it gains
+and costs. Statistics and calibration pictures stay as the camera took them.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from train import stores
+from train.config import AutoencoderConfig
+from train.pictures import PictureSet
+from train.progress import Advance
+
+Flips = Literal["none", "horizontal", "vertical", "both"]
+
+_AXES: Final[dict[str, tuple[int, ...]]] = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}
+_WHITE: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How a copy may differ from its picture; every amount is drawn evenly.
+
+    Attributes:
+        shift: it is moved by up to this share of the height and of the width; what comes in at an edge is mirrored.
+        brightness: its values are multiplied by 1 ± up to this, and clipped.
+        flips: it is mirrored left-right, upside down, or both ways, each with a chance of one half.
+    """
+
+    shift: float = 0.0
+    brightness: float = 0.0
+    flips: Flips = "none"
+
+    def __bool__(self) -> bool:
+        """Whether copies differ from their pictures at all."""
+        return self != Augmentation()
+
+    def __call__(self, picture: NDArray[np.uint8], random: Generator) -> NDArray[np.uint8]:
+        """uint8 (H, W, C) -> a changed copy of it, the same shape."""
+        copy = picture
+        if self.shift:
+            copy = _shifted(copy, self.shift, random)
+        for axis in _AXES[self.flips]:
+            if random.random() < 0.5:
+                copy = np.flip(copy, axis)
+        if self.brightness:
+            bright = copy * random.uniform(1 - self.brightness, 1 + self.brightness)
+            copy = np.rint(np.clip(bright, 0, _WHITE)).astype(np.uint8)
+        return copy
+
+
+def augmentation(config: AutoencoderConfig) -> Augmentation:
+    """What a configuration's hyper-parameters name."""
+    return Augmentation(config.shift, config.brightness, config.flips)
+
+
+def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store: Path, advance: Advance) -> PictureSet:
+    """The fit and statistics pictures, and a changed copy of each fit picture in the fit part.
+
+    Args:
+        pictures: in their parts.
+        change: how copies differ.
+        seed: the same one gives the same copies.
+        store: a file for the pixels, made anew.
+        advance: called with (done, total).
+    """
+    fit, statistics = pictures.part("fit"), pictures.part("statistics")
+    kept = [*fit, *statistics]
+    pixels = stores.array(store, np.uint8, (len(kept) + len(fit), *pictures.pixels.shape[1:]))
+    random = np.random.default_rng(seed)
+    for row, picture in enumerate([*kept, *fit]):
+        original = pictures.pixels[picture.row]
+        pixels[row] = original if row < len(kept) else change(original, random)
+        advance(row + 1, len(pixels))
+    named = tuple(replace(picture, row=row) for row, picture in enumerate([*kept, *fit]))
+    return PictureSet(named, pixels, pictures.warnings)
+
+
+def _shifted(picture: NDArray[np.uint8], share: float, random: Generator) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    down, right = (round(share * side) for side in (height, width))
+    padded = np.pad(picture, ((down, down), (right, right), (0, 0)), mode="reflect")
+    top, left = random.integers(2 * down, endpoint=True), random.integers(2 * right, endpoint=True)
+    return padded[top : top + height, left : left + width]
