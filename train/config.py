@@ -54,7 +54,10 @@ class AutoencoderConfig(ModelConfig):
         0.0, ge=0, le=0.25, description="learns from moved copies as well, by up to this share of height and width"
     )
     brightness: float = Field(
-        0.0, ge=0, le=0.5, description="learns from copies that are brighter or darker by up to this share as well"
+        default_factory=by_backbone(features=0.2, pixels=0.0),
+        ge=0,
+        le=0.5,
+        description="learns from copies that are brighter or darker by up to this share as well",
     )
     flips: Literal["none", "horizontal", "vertical", "both"] = Field(
         "none", description="learns from mirrored copies as well: left-right, upside down, or both"
