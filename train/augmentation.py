@@ -1,8 +1,8 @@
-"""Changed copies of the fit pictures, for parts that lie, look or are lit in more ways than the pictures show.
+"""Changed copies of the pictures that are learnt from, for parts that lie or are lit in more ways than these show.
 
-One copy a picture, made once: features are computed once, so a copy that is drawn anew for every epoch would cost a
-pass of the trunk each time. What it teaches is allowed for in the covariances; docs/experiments.md has what it gains
-and costs. Statistics and calibration pictures stay as the camera took them.
+One copy a picture, made once: features are computed once, and a copy drawn anew for every epoch would cost a pass of
+the trunk each time. docs/experiments.md has what they gain. Calibration pictures stay as the camera took them, so the
+threshold promises nothing of parts that lie or are lit in other ways than those.
 """
 
 from dataclasses import dataclass, replace
@@ -62,7 +62,10 @@ def augmentation(config: AutoencoderConfig) -> Augmentation:
 
 
 def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store: Path, advance: Advance) -> PictureSet:
-    """The fit and statistics pictures, and a changed copy of each fit picture in the fit part.
+    """The fit and statistics pictures, and a changed copy of each in the same part.
+
+    Statistics pictures have copies too, for the head is fitted again on both parts: what counts double in one and not in
+    the other would look strange.
 
     Args:
         pictures: in their parts.
@@ -71,15 +74,14 @@ def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store:
         store: a file for the pixels, made anew.
         advance: called with (done, total).
     """
-    fit, statistics = pictures.part("fit"), pictures.part("statistics")
-    kept = [*fit, *statistics]
-    pixels = stores.array(store, np.uint8, (len(kept) + len(fit), *pictures.pixels.shape[1:]))
+    originals = [*pictures.part("fit"), *pictures.part("statistics")]
+    pixels = stores.array(store, np.uint8, (2 * len(originals), *pictures.pixels.shape[1:]))
     random = np.random.default_rng(seed)
-    for row, picture in enumerate([*kept, *fit]):
-        original = pictures.pixels[picture.row]
-        pixels[row] = original if row < len(kept) else change(original, random)
-        advance(row + 1, len(pixels))
-    named = tuple(replace(picture, row=row) for row, picture in enumerate([*kept, *fit]))
+    for row, picture in enumerate(originals):
+        pixels[row] = pictures.pixels[picture.row]
+        pixels[len(originals) + row] = change(pixels[row], random)
+        advance(row + 1, len(originals))
+    named = tuple(replace(picture, row=row) for row, picture in enumerate([*originals, *originals]))
     return PictureSet(named, pixels, pictures.warnings)
 
 

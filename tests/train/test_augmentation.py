@@ -58,17 +58,18 @@ def test_flips_are_those_that_are_named(flips, expected):
     assert found == (expected or set(mirrored))
 
 
-def test_only_fit_pictures_get_copies_and_the_same_seed_gives_the_same(tmp_path):
-    good = as_set(np.stack([noise() for _ in range(20)]) // np.arange(1, 21, dtype=np.uint8)[:, None, None, None])
-    made = [
+def test_what_is_learnt_from_gets_copies_and_the_same_seed_gives_the_same(tmp_path):
+    good = as_set(np.stack([noise()] * 20) // np.arange(1, 21, dtype=np.uint8)[:, None, None, None])
+    one, two, other = (
         with_copies(good, Augmentation(shift=0.1), seed=seed, store=tmp_path / str(index), advance=silent)
         for index, seed in enumerate((5, 5, 6))
-    ]
-    one, two, other = made
-    assert (len(one.part("fit")), len(one.part("statistics")), len(one.part("calibration"))) == (28, 4, 0)
+    )
+    assert (len(one.part("fit")), len(one.part("statistics")), len(one.part("calibration"))) == (28, 8, 0)
     for part in ("fit", "statistics"):
-        originals = good.pixels[good.rows(part)]
-        assert np.array_equal(one.pixels[one.rows(part)][: len(originals)], originals)
+        pixels, originals = one.pixels[one.rows(part)], good.pixels[good.rows(part)]
+        assert np.array_equal(pixels[: len(originals)], originals)
+        assert not np.array_equal(pixels[len(originals) :], originals)
+        assert np.array_equal(pixels[len(originals) :].max(axis=(1, 2, 3)), originals.max(axis=(1, 2, 3)))
     assert np.array_equal(one.pixels, two.pixels)
     assert not np.array_equal(one.pixels, other.pixels)
 
