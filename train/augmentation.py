@@ -64,8 +64,8 @@ def augmentation(config: AutoencoderConfig) -> Augmentation:
 def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store: Path, advance: Advance) -> PictureSet:
     """The fit and statistics pictures, and a changed copy of each in the same part.
 
-    Statistics pictures have copies too, for the head is fitted again on both parts: what counts double in one and not in
-    the other would look strange.
+    Statistics pictures have copies too, for the head is fitted again on both parts: a picture that counts once would
+    look strange beside those that count twice.
 
     Args:
         pictures: in their parts.

@@ -8,6 +8,8 @@ def test_defaults_are_the_best_detector():
     config = load(AutoencoderConfig, None, [])
     assert (config.backbone, config.size, config.channels) == ("efficientnet-lite0", (256, 256), 3)
     assert (config.width, config.depth, config.latent, config.stages, config.stride) == (64, 2, 32, (4, 6), 16)
+    assert (config.shift, config.brightness, config.flips) == (0, 0.2, "none")
+    assert load(AutoencoderConfig, None, ["backbone=pixels"]).brightness == 0
 
 
 def test_presets_give_what_is_not_set():
