@@ -7,20 +7,18 @@ threshold promises nothing of parts that lie or are lit in other ways than those
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from train import stores
-from train.config import AutoencoderConfig
+from train.config import AutoencoderConfig, Flips
 from train.pictures import PictureSet
 from train.progress import Advance
 
-Flips = Literal["none", "horizontal", "vertical", "both"]
-
-_AXES: Final[dict[str, tuple[int, ...]]] = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}
+_AXES: Final[dict[Flips, tuple[int, ...]]] = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}
 _WHITE: Final = 255
 
 

@@ -14,9 +14,10 @@ from train.config_vae import VaeConfig
 from train.errors import ConfigError
 from train.explained import explain
 
-__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "Config", "load", "of_input"]
+__all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "Config", "Flips", "load", "of_input"]
 
 Config = ModelConfig | SignalConfig
+Flips = Literal["none", "horizontal", "vertical", "both"]
 
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -59,9 +60,7 @@ class AutoencoderConfig(ModelConfig):
         le=0.5,
         description="learns from copies that are brighter or darker by up to this share as well",
     )
-    flips: Literal["none", "horizontal", "vertical", "both"] = Field(
-        "none", description="learns from mirrored copies as well: left-right, upside down, or both"
-    )
+    flips: Flips = Field("none", description="learns from mirrored copies as well: left-right, upside down, or both")
 
     @model_validator(mode="before")
     @classmethod
