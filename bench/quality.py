@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -179,7 +179,8 @@ def one_seed(
             yield name, {**measured(model, tests[spec])[0], "train_s": spent}
     if options.parts:
         fit, statistics = len(balanced.part("fit")), len(rows)
-        for name, detector in variants(balanced.detector, cached, rows[:fit], rows[fit:statistics], balanced.config):
+        own = replace(cached, center=balanced.detector.center, scale=balanced.detector.scale)
+        for name, detector in variants(balanced.detector, own, rows[:fit], rows[fit:statistics], balanced.config):
             model = graph.checked(graph.trace(detector, spec))
             figures = measured(model, tests[spec])[0]
             parts.setdefault(name, []).append(figures)

@@ -50,7 +50,7 @@ def train_detector(
     if isinstance(config, AutoencoderConfig) and (change := augmentation(config)):
         with track("copies") as advance:
             good = with_copies(good, change, seed=config.seed, store=cache / "copies.npy", advance=advance)
-    fit, statistics = good.rows("fit"), good.rows("statistics")
+    fit, statistics, copies = (good.rows(part) for part in ("fit", "statistics", "copies"))
     features = of_pictures(detector.extractor, good, cache=cache, track=track, device=device)
     if isinstance(config, AutoencoderConfig) and config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
         features = replace(features, center=detector.center, scale=detector.scale)
@@ -91,7 +91,7 @@ def train_detector(
         if isinstance(detector.head, WholeHead):
             report = fit_whole(detector.head, *parts, shrinkage=config.shrinkage)
         else:
-            report = fit_head(detector.head, *parts, shrinkage=config.shrinkage)
+            report = fit_head(detector.head, *parts, copies=residuals(copies), shrinkage=config.shrinkage)
         advance(1, 1)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
     return Trained(detector, kept.epoch, kept.loss, report)

@@ -60,10 +60,10 @@ def augmentation(config: AutoencoderConfig) -> Augmentation:
 
 
 def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store: Path, advance: Advance) -> PictureSet:
-    """The fit and statistics pictures, and a changed copy of each in the same part.
+    """The fit and statistics pictures, and a changed copy of each: in the fit part, or in one of its own, "copies".
 
     Statistics pictures have copies too, for the head is fitted again on both parts: a picture that counts once would
-    look strange beside those that count twice.
+    look strange beside those that count twice. What is measured on the statistics part is measured without them.
 
     Args:
         pictures: in their parts.
@@ -72,15 +72,16 @@ def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store:
         store: a file for the pixels, made anew.
         advance: called with (done, total).
     """
-    originals = [*pictures.part("fit"), *pictures.part("statistics")]
+    fit, statistics = pictures.part("fit"), pictures.part("statistics")
+    originals = [*fit, *statistics]
     pixels = stores.array(store, np.uint8, (2 * len(originals), *pictures.pixels.shape[1:]))
     random = np.random.default_rng(seed)
     for row, picture in enumerate(originals):
         pixels[row] = pictures.pixels[picture.row]
         pixels[len(originals) + row] = change(pixels[row], random)
         advance(row + 1, len(originals))
-    named = tuple(replace(picture, row=row) for row, picture in enumerate([*originals, *originals]))
-    return PictureSet(named, pixels, pictures.warnings)
+    named = [*originals, *fit, *(replace(picture, part="copies") for picture in statistics)]
+    return PictureSet(tuple(replace(picture, row=row) for row, picture in enumerate(named)), pixels, pictures.warnings)
 
 
 def _shifted(picture: NDArray[np.uint8], share: float, random: Generator) -> NDArray[np.uint8]:

@@ -122,13 +122,13 @@ class Features:
 def of_pictures(
     extractor: Extractor, pictures: PictureSet, *, cache: Path, track: Track, device: torch.device
 ) -> Features:
-    """Of the fit and statistics pictures, as `compute` says, in a file below `cache`."""
-    fit, statistics = pictures.rows("fit"), pictures.rows("statistics")
+    """Of the fit and statistics pictures and of copies, as `compute` says, in a file below `cache`."""
+    fit, others = pictures.rows("fit"), [pictures.rows(part) for part in ("statistics", "copies")]
     with track("features") as advance:
         return compute(
             extractor,
             pictures.pixels,
-            rows=np.concatenate([fit, statistics]),
+            rows=np.concatenate([fit, *others]),
             fit=fit,
             store=cache / "features.npy",
             advance=advance,

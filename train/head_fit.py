@@ -3,7 +3,8 @@
 It is fitted twice. First on the fit pictures alone, so that the level of the scores and the map's reference come from
 statistics pictures on which nothing was fitted. Then the means, covariances and the shape of the standardising are
 fitted again on both, for pictures are what covariances lack most; level and reference stay. Good pictures then score
-a little lower than the level says; calibration sees that, and the threshold follows.
+a little lower than the level says; calibration sees that, and the threshold follows. Changed copies of statistics
+pictures take part in that last fit alone: level and reference are of pictures as the camera takes them.
 docs/experiments.md has what each step is worth.
 """
 
@@ -55,13 +56,16 @@ class HeadReport:
 
 
 @torch.no_grad()
-def fit_head(head: Head, fit: Residuals, statistics: Residuals, *, shrinkage: float) -> HeadReport:
+def fit_head(
+    head: Head, fit: Residuals, statistics: Residuals, *, copies: Residuals = tuple, shrinkage: float
+) -> HeadReport:
     """Fills the head's buffers.
 
     Args:
         head: to be filled.
         fit: residuals of the fit pictures.
         statistics: residuals of the statistics pictures.
+        copies: residuals of changed copies of the statistics pictures.
         shrinkage: what is added to each variance, as a share of the region's mean variance.
     """
     _fit_shape(head, fit, shrinkage)
@@ -73,7 +77,7 @@ def fit_head(head: Head, fit: Residuals, statistics: Residuals, *, shrinkage: fl
     head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
     held_out = torch.cat([head.length(batch) for batch in statistics()]).mean()
     scores = torch.cat([head(batch)[0] for batch in statistics()])
-    _fit_shape(head, lambda: chain(fit(), statistics()), shrinkage)
+    _fit_shape(head, lambda: chain(fit(), statistics(), copies()), shrinkage)
     return HeadReport(float(held_out / in_sample), float(head.reference), scores.numpy())
 
 

@@ -22,7 +22,7 @@ from edged.inputs import PATTERNS, Input, decode
 from train import stores
 from train.errors import TrainError
 
-Part = Literal["fit", "statistics", "calibration", "bad"]
+Part = Literal["fit", "statistics", "copies", "calibration", "bad"]
 
 MINIMUM: Final = 12
 """Good pictures below which nothing that is fitted would mean anything."""
@@ -44,7 +44,7 @@ class Picture:
         source_px: width and height in the file, px, turned as its EXIF data say; samples and channels of a signal.
         mode: Pillow's name of the pixel mode in the file; "signal" of a signal.
         row: where its pixels stand in the set's array.
-        part: what it is used for.
+        part: what it is used for; "copies" are changed ones of statistics pictures, for the last fit.
     """
 
     path: str

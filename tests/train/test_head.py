@@ -82,6 +82,17 @@ def test_one_pixel_in_a_thousand_of_good_pictures_exceeds_one():
     assert float((anomaly_map > 1).float().mean()) == pytest.approx(0.001, abs=4e-4)
 
 
+def test_copies_are_learnt_from_and_move_neither_level_nor_reference():
+    fit, statistics, copies = (lambda seed=seed: [residuals(seed, 30)] for seed in (0, 1, 2))
+    plain, copied = head(), head()
+    fit_head(plain, fit, statistics, shrinkage=0.03)
+    report = fit_head(copied, fit, statistics, copies=lambda: [x + 20 for x in copies()], shrinkage=0.03)
+    for name in ("level", "spread", "reference"):
+        assert torch.equal(getattr(copied, name), getattr(plain, name))
+    assert len(report.statistics_scores) == 30
+    torch.testing.assert_close(copied.mean, torch.cat([*fit(), *statistics(), *(x + 20 for x in copies())]).mean(0))
+
+
 def test_scores_are_above_zero_and_grow_with_a_defect():
     fit = residuals(0, 60)
     fitted = head()
