@@ -47,7 +47,7 @@ def train_detector(
     """
     torch.manual_seed(config.seed)
     detector = make_detector(config).eval()
-    if isinstance(config, AutoencoderConfig) and (change := augmentation(config)):
+    if change := augmentation(config, good):
         with track("copies") as advance:
             good = with_copies(good, change, seed=config.seed, store=cache / "copies.npy", advance=advance)
     fit, statistics, copies = (good.rows(part) for part in ("fit", "statistics", "copies"))
@@ -87,11 +87,11 @@ def train_detector(
         return lambda: (x - model(x) for x in features.batches(rows))
 
     with track("statistics") as advance:
-        parts = residuals(fit), residuals(statistics)
+        parts = residuals(fit), residuals(statistics), residuals(copies)
         if isinstance(detector.head, WholeHead):
             report = fit_whole(detector.head, *parts, shrinkage=config.shrinkage)
         else:
-            report = fit_head(detector.head, *parts, copies=residuals(copies), shrinkage=config.shrinkage)
+            report = fit_head(detector.head, *parts, shrinkage=config.shrinkage)
         advance(1, 1)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
     return Trained(detector, kept.epoch, kept.loss, report)

@@ -1,13 +1,14 @@
-"""Changed copies of the pictures that are learnt from, for parts that lie or are lit in more ways than these show.
+"""Changed copies of what is learnt from: for parts that lie or are lit in more ways, for signals that are few.
 
 One copy a picture, made once: features are computed once, and a copy drawn anew for every epoch would cost a pass of
 the trunk each time. docs/experiments.md has what they gain. Calibration pictures stay as the camera took them, so the
 threshold promises nothing of parts that lie or are lit in other ways than those.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.random import Generator
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from train import stores
 from train.config import AutoencoderConfig, Flips
+from train.config_signal import SignalConfig
 from train.pictures import PictureSet
 from train.progress import Advance
 
 _AXES: Final[dict[Flips, tuple[int, ...]]] = {"none": (), "horizontal": (1,), "vertical": (0,), "both": (0, 1)}
 _WHITE: Final = 255
+
+Change = Callable[[NDArray[Any], Generator], NDArray[Any]]
+"""What is drawn from the generator is done to a picture or a signal; the shape stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +59,35 @@ class Augmentation:
         return copy
 
 
-def augmentation(config: AutoencoderConfig) -> Augmentation:
-    """What a configuration's hyper-parameters name."""
-    return Augmentation(config.shift, config.brightness, config.flips)
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Mixes a signal with another good one, in the manner of Zhang et al., *mixup* (2018).
+
+    Attributes:
+        share: of the other one, at most; it is drawn evenly.
+        signals: float32 (rows, C, T).
+        rows: of those among which the other one is drawn.
+    """
+
+    share: float
+    signals: NDArray[np.float32]
+    rows: NDArray[np.int64]
+
+    def __call__(self, signal: NDArray[np.float32], random: Generator) -> NDArray[np.float32]:
+        """float32 (C, T) -> a mixture, the same shape."""
+        other = self.signals[random.choice(self.rows)]
+        share = np.float32(random.uniform(0, self.share))
+        return (1 - share) * signal + share * other
 
 
-def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store: Path, advance: Advance) -> PictureSet:
+def augmentation(config: AutoencoderConfig | SignalConfig, good: PictureSet) -> Change | None:
+    """What a configuration's hyper-parameters name; none where copies would not differ."""
+    if isinstance(config, SignalConfig):
+        return Mixture(config.mix, good.pixels, good.rows("fit")) if config.mix else None
+    return Augmentation(config.shift, config.brightness, config.flips) or None
+
+
+def with_copies(pictures: PictureSet, change: Change, *, seed: int, store: Path, advance: Advance) -> PictureSet:
     """The fit and statistics pictures, and a changed copy of each: in the fit part, or in one of its own, "copies".
 
     Statistics pictures have copies too, for the head is fitted again on both parts: a picture that counts once would
@@ -74,7 +102,7 @@ def with_copies(pictures: PictureSet, change: Augmentation, *, seed: int, store:
     """
     fit, statistics = pictures.part("fit"), pictures.part("statistics")
     originals = [*fit, *statistics]
-    pixels = stores.array(store, np.uint8, (2 * len(originals), *pictures.pixels.shape[1:]))
+    pixels = stores.array(store, pictures.pixels.dtype, (2 * len(originals), *pictures.pixels.shape[1:]))
     random = np.random.default_rng(seed)
     for row, picture in enumerate(originals):
         pixels[row] = pictures.pixels[picture.row]

@@ -69,6 +69,9 @@ class SignalConfig(FitConfig):
 
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; signals have 1")
+    mix: float = Field(
+        0.0, ge=0, le=0.5, description="learns from copies as well that hold up to this share of another good signal"
+    )
     epochs: int = Field(60, ge=1, le=10_000, description="passes over the fit signals")
     patience: int = Field(
         20, ge=1, le=10_000, description="stop after this many epochs without a better loss on held-out signals"

@@ -57,7 +57,7 @@ class HeadReport:
 
 @torch.no_grad()
 def fit_head(
-    head: Head, fit: Residuals, statistics: Residuals, *, copies: Residuals = tuple, shrinkage: float
+    head: Head, fit: Residuals, statistics: Residuals, copies: Residuals = tuple, *, shrinkage: float
 ) -> HeadReport:
     """Fills the head's buffers.
 

@@ -156,9 +156,11 @@ class WholeHead(nn.Module):
 
 
 @torch.no_grad()
-def fit_whole(head: WholeHead, fit: Residuals, statistics: Residuals, *, shrinkage: float) -> HeadReport:
+def fit_whole(
+    head: WholeHead, fit: Residuals, statistics: Residuals, copies: Residuals, *, shrinkage: float
+) -> HeadReport:
     """Fits the map as `fit_head` does, and the score's level and spread on the statistics signals."""
-    report = fit_head(head.local, fit, statistics, shrinkage=shrinkage)
+    report = fit_head(head.local, fit, statistics, copies, shrinkage=shrinkage)
     errors = torch.cat([head.error(batch) for batch in statistics()])
     head.level.copy_(errors.mean())
     head.spread.copy_(errors.std().clamp_min(float(_LEAST_SPREAD * head.level)))

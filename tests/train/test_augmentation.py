@@ -7,8 +7,9 @@ import torch
 from export.metrics import auroc
 from tests.train.making import as_set
 from train.ae import train_detector
-from train.augmentation import Augmentation, augmentation, with_copies
+from train.augmentation import Augmentation, Mixture, augmentation, with_copies
 from train.config import AutoencoderConfig, load
+from train.config_signal import SignalConfig
 from train.progress import nowhere, silent
 
 
@@ -22,9 +23,11 @@ def copies(change, picture, n=60):
 
 
 def test_without_a_change_there_are_no_copies():
+    good = as_set(np.stack([noise()] * 4))
     config = load(AutoencoderConfig, None, ["backbone=pixels"])
-    assert not augmentation(config)
-    assert augmentation(config.model_copy(update={"flips": "both"}))
+    assert augmentation(config, good) is None
+    assert augmentation(SignalConfig(), good) is None
+    assert augmentation(config.model_copy(update={"flips": "both"}), good)
 
 
 def test_a_shifted_copy_is_the_picture_elsewhere():
@@ -56,6 +59,18 @@ def test_flips_are_those_that_are_named(flips, expected):
     for copy in copies(Augmentation(flips=flips), picture):
         found |= {key for key, value in mirrored.items() if np.array_equal(value, copy)}
     assert found == (expected or set(mirrored))
+
+
+def test_a_mixture_lies_between_a_signal_and_another_good_one_nearer_to_the_first():
+    signals = np.float32([[[0, 0]], [[1, 2]], [[90, 90]]])
+    change = Mixture(0.5, signals, np.array([0, 1]))
+    mixed = np.stack(copies(change, signals[0], 400))
+    assert mixed.dtype == np.float32
+    assert mixed.shape == (400, 1, 2)
+    assert np.array_equal(mixed[:, 0, 1], 2 * mixed[:, 0, 0])
+    assert 0.3 < np.mean(mixed == 0) < 0.7  # mixed with itself, or with the other; never with what is not good
+    assert 0.45 < mixed[:, 0, 0].max() <= 0.5
+    assert mixed.min() == 0
 
 
 def test_what_is_learnt_from_gets_copies_and_the_same_seed_gives_the_same(tmp_path):

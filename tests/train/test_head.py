@@ -86,7 +86,7 @@ def test_copies_are_learnt_from_and_move_neither_level_nor_reference():
     fit, statistics, copies = (lambda seed=seed: [residuals(seed, 30)] for seed in (0, 1, 2))
     plain, copied = head(), head()
     fit_head(plain, fit, statistics, shrinkage=0.03)
-    report = fit_head(copied, fit, statistics, copies=lambda: [x + 20 for x in copies()], shrinkage=0.03)
+    report = fit_head(copied, fit, statistics, lambda: [x + 20 for x in copies()], shrinkage=0.03)
     for name in ("level", "spread", "reference"):
         assert torch.equal(getattr(copied, name), getattr(plain, name))
     assert len(report.statistics_scores) == 30

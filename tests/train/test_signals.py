@@ -36,6 +36,7 @@ def scores(loaded, signals):
         ["architecture=dense", "hidden=[16]", "epochs=60"],
         ["score=map", "smoothing=0.5"],
         ["scaling=range", "loss=mae", "epochs=30"],
+        ["mix=0.5"],
     ],
 )
 def test_it_tells_a_missing_echo_and_where(tmp_path, settings):
