@@ -7,10 +7,10 @@
 Data sets: elpv-mono and elpv-poly (the package elpv-dataset), magnetic-tile (Huang et al., 2018), or your own folders.
 Good pictures are sorted by path and shuffled with numpy's RandomState(0); the first 70 % train and calibrate, the rest
 and every bad one are the test. Each seed of ours is a whole `python -m train` and `python -m export`, as commands. The
-baselines get what the balanced configuration's head was fitted on: the same pictures, size, resizing and features. What
-is timed is ONNX Runtime on one thread, a picture at a time. The light meter is the mean brightness's own AUROC: what a
-detector must beat. It prints tables, and with --out writes quality-NAME.json and .png. Where the pictures are absent it
-says what to do and ends with 0.
+baselines get what the balanced configuration's head was fitted on: the same pictures, size, resizing and features;
+padim-copies gets brighter and darker copies as well, as ours does. What is timed is ONNX Runtime on one thread, a
+picture at a time. The light meter is the mean brightness's own AUROC: what a detector must beat. It prints tables, and
+with --out writes quality-NAME.json and .png. Where the pictures are absent it says what to do and ends with 0.
 """
 
 import argparse
@@ -44,9 +44,11 @@ from edged.imaging import ImageInput, Limits, decode
 from export import graph
 from export.metrics import auroc
 from train import features, run
+from train.augmentation import augmentation
 from train.detector import Detector
 from train.head import Head
 from train.head_fit import fit_head
+from train.pictures import PictureSet
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 OURS: Final = {
@@ -57,7 +59,7 @@ OURS: Final = {
     "vae": ("vae", ["backbone=efficientnet-lite0"]),
     "denoiser": ("denoiser", []),
 }
-BASELINES: Final = ("padim", "memory-bank")
+BASELINES: Final = ("padim", "padim-copies", "memory-bank")
 DEFAULT: Final = ("fast", "balanced", "accurate", "pixels", *BASELINES)
 BATCH: Final = 8
 TIMED: Final = 30
@@ -171,10 +173,15 @@ def one_seed(
     rows, cached, seconds = cache(balanced, spec, folder)
     for name in BASELINES:
         if name in names:
+            extractor, learnt = balanced.detector.extractor, (rows, cached, seconds)
+            if name == "padim-copies":
+                learnt = cache(balanced, spec, folder, copies=True)
             began = time.monotonic()
-            extractor = balanced.detector.extractor
-            made = PaDiM(extractor, cached, rows) if name == "padim" else MemoryBank(extractor, cached, rows, seed=seed)
-            spent = seconds + time.monotonic() - began
+            if name == "memory-bank":
+                made: nn.Module = MemoryBank(extractor, cached, rows, seed=seed)
+            else:
+                made = PaDiM(extractor, learnt[1], learnt[0])
+            spent = learnt[2] + time.monotonic() - began
             model = graph.checked(graph.trace(made, spec))  # type: ignore[arg-type]
             yield name, {**measured(model, tests[spec])[0], "train_s": spent}
     if options.parts:
@@ -187,14 +194,28 @@ def one_seed(
             print(f"seed {seed} part {name}: AUROC {figures['auroc']:.4f}", flush=True)
 
 
-def cache(trained: run.Run, spec: ImageInput, folder: Path) -> tuple[NDArray[np.int64], features.Features, float]:
-    """Features of the pictures that the head was fitted on, fit before statistics, and the seconds that they took."""
+def cache(
+    trained: run.Run, spec: ImageInput, folder: Path, *, copies: bool = False
+) -> tuple[NDArray[np.int64], features.Features, float]:
+    """Features of the pictures that the head was fitted on, fit before statistics, and the seconds that they took.
+
+    With copies, of changed ones as well, which stand behind them: as many, made by the run's own hyper-parameters.
+    """
     began = time.monotonic()
     paths = [Path(picture.path) for part in ("fit", "statistics") for picture in trained.part(part)]  # type: ignore[arg-type]
-    image, rows = images(paths, spec), np.arange(len(paths))
-    fit = rows[: len(trained.part("fit"))]
+    image = images(paths, spec)
+    fit = np.arange(len(trained.part("fit")))
+    if copies and (change := augmentation(trained.config, PictureSet((), image, ()))):
+        random = np.random.default_rng(trained.config.seed)
+        image = np.concatenate([image, [change(picture, random) for picture in image]])
+    rows = np.arange(len(image))
     cached = features.compute(
-        trained.detector.extractor, image, rows=rows, fit=fit, store=folder / "features.npy", advance=lambda *_: None
+        trained.detector.extractor,
+        image,
+        rows=rows,
+        fit=fit,
+        store=folder / f"{len(rows)}.npy",
+        advance=lambda *_: None,
     )
     return rows, cached, time.monotonic() - began
 
