@@ -27,6 +27,7 @@ def test_without_a_change_there_are_no_copies():
     config = load(AutoencoderConfig, None, ["backbone=pixels"])
     assert augmentation(config, good) is None
     assert augmentation(SignalConfig(), good) is None
+    assert augmentation(SignalConfig(mix=0.5), good)
     assert augmentation(config.model_copy(update={"flips": "both"}), good)
 
 
@@ -88,6 +89,21 @@ def test_what_is_learnt_from_gets_copies_and_the_same_seed_gives_the_same(tmp_pa
         assert np.array_equal(pixels[len(originals) :].max(axis=(1, 2, 3)), originals.max(axis=(1, 2, 3)))
     assert np.array_equal(one.pixels, two.pixels)
     assert not np.array_equal(one.pixels, other.pixels)
+
+
+def test_the_head_learns_from_all_copies_and_is_measured_on_none(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), dtype=np.uint8)
+    good = as_set(pixels)
+    settings = ["backbone=pixels", "size=32", "channels=1", "width=8", "latent=4", "epochs=1", "brightness=0.5"]
+    config = load(AutoencoderConfig, None, settings).for_pictures(30)
+    trained = train_detector(config, good, cache=tmp_path, log=lambda _: None, track=nowhere)
+    change = augmentation(config, good)
+    copied = with_copies(good, change, seed=config.seed, store=tmp_path / "again.npy", advance=silent)
+    assert {picture.part for picture in copied.pictures} == {"fit", "statistics", "copies"}
+    with torch.no_grad():
+        residual = trained.detector.residual(torch.from_numpy(np.array(copied.pixels)))
+    torch.testing.assert_close(trained.detector.head.mean, residual.mean(dim=0), rtol=1e-2, atol=2e-3)
+    assert len(trained.report.statistics_scores) == len(good.part("statistics"))
 
 
 def test_a_detector_that_learnt_from_moved_copies_forgives_moved_parts(tmp_path):

@@ -74,8 +74,12 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     good = folder(tmp_path / "good", 30)
     for name in ("one", "two"):
         assert train(good, tmp_path / name, "epochs=2") == 0
-    one, two = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("one", "two"))
+    assert train(good, tmp_path / "mixed", "epochs=2", "mix=0.5") == 0
+    one, two, mixed = (
+        torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("one", "two", "mixed")
+    )
     assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not all(torch.equal(one[key], mixed[key]) for key in one)
 
 
 def test_what_cannot_be_learnt_from_is_named(tmp_path, capsys):
