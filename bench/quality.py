@@ -173,15 +173,13 @@ def one_seed(
     rows, cached, seconds = cache(balanced, spec, folder)
     for name in BASELINES:
         if name in names:
-            extractor, learnt = balanced.detector.extractor, (rows, cached, seconds)
+            extractor, some, known, spent = balanced.detector.extractor, rows, cached, seconds
             if name == "padim-copies":
-                learnt = cache(balanced, spec, folder, copies=True)
+                some, known, spent = cache(balanced, spec, folder, copies=True)
             began = time.monotonic()
-            if name == "memory-bank":
-                made: nn.Module = MemoryBank(extractor, cached, rows, seed=seed)
-            else:
-                made = PaDiM(extractor, learnt[1], learnt[0])
-            spent = learnt[2] + time.monotonic() - began
+            bank = name == "memory-bank"
+            made = MemoryBank(extractor, known, some, seed=seed) if bank else PaDiM(extractor, known, some)
+            spent += time.monotonic() - began
             model = graph.checked(graph.trace(made, spec))  # type: ignore[arg-type]
             yield name, {**measured(model, tests[spec])[0], "train_s": spent}
     if options.parts:
@@ -214,7 +212,7 @@ def cache(
         image,
         rows=rows,
         fit=fit,
-        store=folder / f"{len(rows)}.npy",
+        store=folder / ("copies.npy" if copies else "features.npy"),
         advance=lambda *_: None,
     )
     return rows, cached, time.monotonic() - began
