@@ -29,7 +29,6 @@ from train.threads import wait_asleep
 wait_asleep()
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -41,6 +40,7 @@ from bench.measures import Interval
 from edged import bundle as bundles
 from edged.calibration import conformal_threshold
 from edged.imaging import ImageInput, Limits, decode
+from edged.runtime import import_onnxruntime
 from export import graph
 from export.metrics import auroc
 from train import features, run
@@ -294,7 +294,7 @@ def principal(residuals: Iterator[Tensor]) -> nn.Conv2d:
 
 def measured(model: bytes, test: Test) -> tuple[Figures, NDArray[np.float64]]:
     """What a graph scores, how large it is and how long it takes on one thread."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     scores, maps = [], []
     for start in range(0, len(test.image), BATCH):
@@ -312,9 +312,9 @@ def measured(model: bytes, test: Test) -> tuple[Figures, NDArray[np.float64]]:
 
 def milliseconds(model: bytes, image: NDArray[np.uint8]) -> float:
     """Median of one picture at a time on one thread, ms."""
-    settings = onnxruntime.SessionOptions()
+    settings = import_onnxruntime().SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     name, spent = session.get_inputs()[0].name, []
     for _ in range(TIMED):
         began = time.perf_counter()
@@ -363,7 +363,7 @@ def write(folder: Path, name: str, figures: dict[str, Any]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
-        {"data": name, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__, **figures}, indent=1
+        {"data": name, "torch": torch.__version__, "onnxruntime": import_onnxruntime().__version__, **figures}, indent=1
     )
     (folder / f"quality-{name}.json").write_text(text + "\n", encoding="ascii")
     figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")

@@ -18,6 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CGROUP: Final = Path("/sys/fs/cgroup")
+_NO_TELEMETRY: Final = ("ORT_DISABLE_TELEMETRY", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,10 @@ def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = 
 
 
 def import_onnxruntime() -> Any:
-    """The module onnxruntime, when exactly one of its packages is installed.
+    """The module onnxruntime, when exactly one of its packages is installed; every import of it goes through here.
+
+    Its telemetry is switched off in the environment, before the import: the function that does it afterwards comes
+    when a device id is written and events are queued already.
 
     Raises:
         RuntimeMissingError: none is installed, or both are.
@@ -100,13 +104,14 @@ def import_onnxruntime() -> Any:
             "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; keep one: "
             'pip uninstall onnxruntime onnxruntime-gpu && pip install "edged[gpu]" (or "edged[cpu]")'
         )
+    name, value = _NO_TELEMETRY
+    os.environ[name] = value
     try:
         import onnxruntime
     except ImportError as error:
         raise RuntimeMissingError(
             'ONNX Runtime is not installed; run: pip install "edged[cpu]" (or "edged[gpu]" on a box with an NVIDIA GPU)'
         ) from error
-    onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

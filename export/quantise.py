@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edged.runtime import import_onnxruntime
 from export.metrics import auroc
 from train.errors import TrainError
 
@@ -35,6 +36,7 @@ def quantise(model: onnx.ModelProto, image: NDArray[np.uint8]) -> onnx.ModelProt
     Raises:
         TrainError: the model has no trunk.
     """
+    import_onnxruntime()  # which sees to it that nothing is sent anywhere
     from onnxruntime import quantization
 
     convolutions = [

@@ -66,6 +66,7 @@ def test_exposure_is_low(analyze: str, tmp_path: Path, gpu: bool, tenths: int) -
         ("Type", ["notify"]),
         ("User", ["edged"]),
         ("ExecReload", ["/bin/kill -HUP $MAINPID"]),
+        ("Environment", ["ORT_DISABLE_TELEMETRY=1"]),
         ("Restart", ["on-failure"]),
         ("RestartPreventExitStatus", ["2"]),
         ("KillMode", ["mixed"]),
