@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from edged.imaging import find_pictures
+from edged.media.imaging import find_pictures
 
 TRAIN_SHARE: Final = 0.7
 

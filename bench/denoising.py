@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import datasets
-from edged.detector import Detector
-from edged.imaging import ImageInput, Limits, decode
+from edged.media.imaging import ImageInput, Limits, decode
+from edged.models.detector import Detector
 
 ROOT: Final = Path(__file__).parents[1]
 SIGMA: Final = 25 / 255

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edged.calibration import conformal_threshold
+from edged.models.calibration import conformal_threshold
 from train import config as configs
 from train.ae import train_detector
 from train.config_signal import SignalConfig

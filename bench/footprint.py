@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from demo import DEMO, answers, children, drop, edged, free_port, peak_rss_bytes, scored, seconds, wait
-from edged.detector import Detector
-from edged.imaging import Limits, decode, find_pictures
-from edged.pipeline import MAX_BATCH
+from edged.media.imaging import Limits, decode, find_pictures
+from edged.models.detector import Detector
+from edged.service.pipeline import MAX_BATCH
 
 IDLE_SECONDS = 20.0
 PATIENCE_SECONDS = 300.0

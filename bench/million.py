@@ -16,8 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-from edged.journal import Journal
-from edged.sources.folder import FolderOptions, FolderSource
+from edged.journal.journal import Journal
+from edged.sources.folder.source import FolderOptions, FolderSource
 
 SCANS = 3
 
@@ -26,16 +26,16 @@ class Silent:
     """Takes what a source reports."""
 
     def skipped(self, source: str, reason: str) -> None:
-        """As `edged.sources.Events`."""
+        """As `edged.sources.contract.Events`."""
 
     def overflowed(self, source: str) -> None:
-        """As `edged.sources.Events`."""
+        """As `edged.sources.contract.Events`."""
 
     def recovered(self, source: str, count: int) -> None:
-        """As `edged.sources.Events`."""
+        """As `edged.sources.contract.Events`."""
 
     def up(self, source: str, is_up: bool) -> None:
-        """As `edged.sources.Events`."""
+        """As `edged.sources.contract.Events`."""
 
 
 def main() -> int:

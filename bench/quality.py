@@ -37,10 +37,10 @@ from bench import datasets, measures
 from bench.baselines import MemoryBank, PaDiM
 from bench.datasets import DataSet
 from bench.measures import Interval
-from edged import bundle as bundles
-from edged.calibration import conformal_threshold
-from edged.imaging import ImageInput, Limits, decode
-from edged.runtime import import_onnxruntime
+from edged.media.imaging import ImageInput, Limits, decode
+from edged.models import bundle as bundles
+from edged.models.calibration import conformal_threshold
+from edged.models.runtime import import_onnxruntime
 from export import graph
 from export.metrics import auroc
 from train import features, run

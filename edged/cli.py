@@ -22,7 +22,7 @@ from edged.errors import ConfigError, EdgedError, JournalError
 from edged.results import printable
 
 if TYPE_CHECKING:
-    from edged.config import Config
+    from edged.config.tables import Config
 
 _BROKEN_PIPE = 128 + 13  # SIGPIPE
 
@@ -132,8 +132,8 @@ def run(config: ConfigOption) -> int:
 
     Example: edged run -c /etc/edged/edged.toml
     """
-    from edged import logs
-    from edged.daemon import Daemon
+    from edged.service import logs
+    from edged.service.daemon import Daemon
 
     logs.configure()
     return Daemon(config).run()
@@ -146,9 +146,10 @@ def check(config: ConfigOption) -> int:
 
     Example: edged check -c /etc/edged/edged.toml
     """
-    from edged import config as configuration
-    from edged import logs, reports
-    from edged.daemon import load_canaries, load_detectors, pair
+    from edged import reports
+    from edged.config import tables as configuration
+    from edged.service import logs
+    from edged.service.daemon import load_canaries, load_detectors, pair
 
     logs.configure("console")
     loaded, problems = configuration.examine(config)
@@ -259,7 +260,8 @@ def sample(
 
     Example: edged sample bundles/cells -n 64 --seed 0 --out grid.png
     """
-    from edged import sampling, scoring
+    from edged import scoring
+    from edged.models import sampling
 
     if around is not None and interpolate is not None:
         raise ConfigError(["give --around or --interpolate, not both"])
@@ -337,9 +339,9 @@ def results(
 
     Example: edged results -c /etc/edged/edged.toml --since 2h --anomalies
     """
-    from edged import config as configuration
     from edged import reports
-    from edged.reading import read_results
+    from edged.config import tables as configuration
+    from edged.journal.reading import read_results
 
     if requeue != bool(ids):
         raise ConfigError(["--requeue takes the ids of results, and ids are for --requeue"])
@@ -355,7 +357,7 @@ def results(
 
 
 def _requeue(config: "Config", ids: list[str]) -> int:
-    from edged import requeue
+    from edged.sources.folder import requeue
 
     places = {one.name: requeue.Place(one.path, one.after, one.done_dir) for one in config.sources}
     failed = False

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from edged import bundle as bundles
-from edged.detector import Detector
+from edged.models import bundle as bundles
+from edged.models.detector import Detector
 from edged.results import Record, printable, rfc3339
 
 _CARD: Final = "card.md"

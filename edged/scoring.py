@@ -16,17 +16,17 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edged import bundle as bundles
-from edged import overlays
-from edged.bundle import Calibration
-from edged.calibration import Threshold, conformal_threshold
-from edged.decoding import DecoderPool, Outcome
-from edged.detector import Detector
 from edged.errors import BundleError, ConfigError, PictureError
 from edged.files import open_regular
-from edged.imaging import Limits, find_pictures
+from edged.media import overlays
+from edged.media.decoding import DecoderPool, Outcome
+from edged.media.imaging import Limits, find_pictures
+from edged.models import bundle as bundles
+from edged.models.bundle import Calibration
+from edged.models.calibration import Threshold, conformal_threshold
+from edged.models.detector import Detector
+from edged.models.runtime import Device, usable_cpus
 from edged.results import Frame, Record, Result, make_record, new_id, printable
-from edged.runtime import Device, usable_cpus
 
 SOURCE: Final = "score"
 """The `source` of records that no daemon made."""

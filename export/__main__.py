@@ -11,8 +11,8 @@ from typing import Final
 
 from rich.console import Console
 
-from edged import bundle as bundles
-from edged.imaging import ImageInput
+from edged.media.imaging import ImageInput
+from edged.models import bundle as bundles
 from edged.results import printable
 from train import command
 from train.errors import TrainError

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from edged import bundle as bundles
-from edged.detector import Detector as ServedDetector
-from edged.sampling import DECODER
+from edged.models import bundle as bundles
+from edged.models.detector import Detector as ServedDetector
+from edged.models.sampling import DECODER
 from export import calibrate, describe, graph, manifest, parity, quantise, sources
 from export.calibrate import Outcome
 from export.sources import Intact, Reader

@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edged import bundle as bundles
-from edged.bundle import Bundle, Calibration, Manifest
-from edged.calibration import Threshold, conformal_threshold
-from edged.detector import Detector
+from edged.models import bundle as bundles
+from edged.models.bundle import Bundle, Calibration, Manifest
+from edged.models.calibration import Threshold, conformal_threshold
+from edged.models.detector import Detector
 from export import metrics
 from export.metrics import Report, Scores
 from export.sources import Reader

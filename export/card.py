@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from edged.bundle import Manifest
-from edged.calibration import Threshold
-from edged.imaging import ImageInput
-from edged.inputs import Input
-from edged.signals import SignalInput
+from edged.media.imaging import ImageInput
+from edged.media.inputs import Input
+from edged.media.signals import SignalInput
+from edged.models.bundle import Manifest
+from edged.models.calibration import Threshold
 from export import intervals, plots, sheets, signal_card, trust
 from export.metrics import Report
 from export.strangers import LIMIT, Stranger
@@ -108,7 +108,7 @@ def write(
 
 
 def pixels_covered(taken: ImageInput, source_px: tuple[float, float]) -> tuple[float, float]:
-    """Width and height, in px of a file of `source_px`, that one pixel of the model stands for; see `edged.imaging`."""
+    """Width and height, in px of a file of `source_px`, that one model pixel stands for; see `edged.media.imaging`."""
     across, down = source_px[0] / taken.width, source_px[1] / taken.height
     if taken.resize == "stretch":
         return across, down

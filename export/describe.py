@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edged import bundle as bundles
-from edged.detector import Detector
-from edged.sampling import DECODER, Sampler, grid
-from edged.signals import SignalInput
+from edged.media.signals import SignalInput
+from edged.models import bundle as bundles
+from edged.models.detector import Detector
+from edged.models.sampling import DECODER, Sampler, grid
 from export import calibrate, card, plots, sheets, signal_card, strangers
 from export.calibrate import Outcome
 from export.metrics import Scores

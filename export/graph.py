@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edged.inputs import Input
+from edged.media.inputs import Input
 from train.detector import Detector
 from train.errors import TrainError
 from train.vae_model import Decoder, VaeDetector

@@ -6,7 +6,7 @@ from math import lgamma, sqrt
 
 import numpy as np
 
-from edged.calibration import Threshold, conformal_rank
+from edged.models.calibration import Threshold, conformal_rank
 
 _Z = 1.959964  # of the standard normal distribution, for 95 %
 _HALVINGS = 60

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edged.bundle import mark_of
+from edged.models.bundle import mark_of
 from export import parity
 from train.config_base import EFFICIENTNET
 from train.config_vae import VaeConfig
@@ -31,7 +31,7 @@ _QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
-    """The manifest's keys for `edged.bundle.seal`; the drift reference and the metrics are still empty."""
+    """The manifest's keys for `edged.models.bundle.seal`; the drift reference and the metrics are still empty."""
     config, spec = run.config, run.config.spec
     outputs: dict[str, Any] = {
         "score": {"dtype": "float32", "shape": ["N"]},

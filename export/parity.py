@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edged.bundle import Tolerance
-from edged.runtime import open_session
+from edged.models.bundle import Tolerance
+from edged.models.runtime import open_session
 from export.graph import Traceable
 from train.errors import TrainError
 from train.vae_model import Decoder

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edged.runtime import import_onnxruntime
+from edged.models.runtime import import_onnxruntime
 from export.metrics import auroc
 from train.errors import TrainError
 

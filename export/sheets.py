@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from edged import overlays
+from edged.media import overlays
 from edged.results import printable
 
 EXAMPLES: Final = "examples.png"

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from edged.media.signals import SignalInput
 from edged.results import printable
-from edged.signals import SignalInput
 from export.sheets import Example
 
 _MOST_CHANNELS: Final = 4

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.calibration import pictures_needed
 from edged.errors import PictureError
 from edged.files import read_regular
-from edged.imaging import Limits
-from edged.inputs import Input, decode
+from edged.media.imaging import Limits
+from edged.media.inputs import Input, decode
+from edged.models.calibration import pictures_needed
 from train.cleaning import Denoiser
 from train.errors import TrainError
 from train.pictures import Part, Picture

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from edged.calibration import Threshold, conformal_threshold
+from edged.models.calibration import Threshold, conformal_threshold
 from export.metrics import Scores
 from train.pictures import Part, Picture
 

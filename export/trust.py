@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from edged.calibration import Threshold
-from edged.inputs import Input
+from edged.media.inputs import Input
+from edged.models.calibration import Threshold
 from export import intervals
 from export.metrics import Report
 from export.strangers import Stranger

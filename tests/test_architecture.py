@@ -67,7 +67,14 @@ def test_imports_point_one_way(package: str, forbidden: tuple[str, ...]) -> None
 
 
 def test_training_shares_data_and_statistics_with_the_runtime_but_not_the_daemon() -> None:
-    daemon = ("edged.daemon", "edged.pipeline", "edged.journal", "edged.sources", "edged.web", "edged.config")
+    daemon = (
+        "edged.service.daemon",
+        "edged.service.pipeline",
+        "edged.journal.journal",
+        "edged.sources.contract",
+        "edged.web",
+        "edged.config.tables",
+    )
     for package in ("train", "export"):
         for path in (ROOT / package).rglob("*.py"):
             assert not [name for name in imported(path) if reaches(name, daemon)], path
@@ -81,7 +88,7 @@ def test_nothing_in_edged_unpickles() -> None:
 
 
 def test_decoder_processes_start_without_numpy() -> None:
-    program = "import sys, edged.decoding; sys.exit('numpy' in sys.modules)"
+    program = "import sys, edged.media.decoding; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
@@ -89,7 +96,7 @@ def test_nothing_happens_at_import() -> None:
     program = """
 import sys, threading
 from prometheus_client import REGISTRY
-import edged.cli, edged.daemon, edged.metrics, edged.scoring, edged.web.server
+import edged.cli, edged.service.daemon, edged.service.metrics, edged.scoring, edged.web.server
 assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
 assert not [name for name in REGISTRY._names_to_collectors if name.startswith("edged")]
 assert "onnxruntime" not in sys.modules

@@ -15,11 +15,12 @@ import typer
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from edged import bundle, config
 from edged.cli import app
+from edged.config import tables as config
 from edged.errors import REASONS
-from edged.metrics import OUTCOMES, SKIPPED, STAGES, Metrics
+from edged.models import bundle
 from edged.results import Record
+from edged.service.metrics import OUTCOMES, SKIPPED, STAGES, Metrics
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edged import daemon
+from edged.service import daemon
 
 SYSTEMD = Path(__file__).parent.parent / "systemd"
 UNIT = SYSTEMD / "edged.service"

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edged import bundle as bundles
+from edged.models import bundle as bundles
 
 SIZE, PATCH = 32, 4
 CALIBRATION = np.round(np.linspace(0.06, 0.5, 99), 4)

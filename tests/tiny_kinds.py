@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edged import bundle as bundles
+from edged.models import bundle as bundles
 from tests import tiny_bundle
 from tests.conftest import TINY
 from tests.tiny_bundle import SIZE

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from edged import bundle as bundles
+from edged.models import bundle as bundles
 from train import command
 from train import config as configs
 from train.config_signal import SignalConfig

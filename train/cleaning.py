@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.bundle import mark_of
-from edged.detector import Detector
 from edged.errors import EdgedError
-from edged.imaging import ImageInput
+from edged.media.imaging import ImageInput
+from edged.models.bundle import mark_of
+from edged.models.detector import Detector
 from train.errors import TrainError
 from train.pictures import PictureSet
 from train.progress import Advance, silent

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from edged.imaging import ImageInput
+from edged.media.imaging import ImageInput
 
 PIXELS: Final = "pixels"
 EFFICIENTNET: Final = "efficientnet-lite0"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from edged.signals import SignalInput
+from edged.media.signals import SignalInput
 from train.config_base import FitConfig
 from train.errors import TrainError
 

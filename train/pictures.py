@@ -14,11 +14,11 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.calibration import pictures_needed
 from edged.errors import PictureError
 from edged.files import read_regular
-from edged.imaging import Decoded, ImageInput, Limits, find_pictures
-from edged.inputs import PATTERNS, Input, decode
+from edged.media.imaging import Decoded, ImageInput, Limits, find_pictures
+from edged.media.inputs import PATTERNS, Input, decode
+from edged.models.calibration import pictures_needed
 from train import stores
 from train.errors import TrainError
 

@@ -1,4 +1,4 @@
-"""The run directory: what training leaves for export. Written by `edged.bundle.writing`, so whole or absent.
+"""The run directory: what training leaves for export. Written by `edged.models.bundle.writing`, so whole or absent.
 
 config.json     every hyper-parameter
 pictures.json   path, hashes and part of each picture

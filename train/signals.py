@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from edged import signals
 from edged.errors import PictureError
 from edged.files import read_regular
-from edged.imaging import Limits, find_pictures
+from edged.media import signals
+from edged.media.imaging import Limits, find_pictures
 from train.config_signal import SignalConfig
 from train.errors import ConfigError, TrainError
 from train.explained import explain

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from edged import failpoints, overlays
+from edged import failpoints
 from edged.errors import SinkError
+from edged.media import overlays
 from edged.results import Frame, Result, time_of
 
 _OURS: Final = re.compile(r"[0-9a-f]{26}\.png")

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edged.metrics import exposition
+from edged.service.metrics import exposition
 
 
 def make_app(registry: CollectorRegistry, troubles: Callable[[], list[str]], *, token: str | None = None) -> Starlette:

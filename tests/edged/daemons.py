@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from edged.reading import read_results
+from edged.journal.reading import read_results
+from edged.journal.schema import FILE
 from edged.results import Record
-from edged.schema import FILE
 from tests.conftest import TINY
 from tests.edged.making import until
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edged.requeue import Place, RefusedError, requeue
+from edged.journal.schema import FILE
 from edged.results import OK
-from edged.schema import FILE
+from edged.sources.folder.requeue import Place, RefusedError, requeue
 from tests.edged.daemons import Site
 from tests.edged.making import until
 from tests.edged.producing import Inbox, Producer

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edged.arrivals import Entry, Stamps
 from edged.results import Record, new_id
+from edged.sources.folder.arrivals import Entry, Stamps
 
 GREY = 128
 

@@ -18,11 +18,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from edged import __version__, scoring
-from edged.arrivals import Entry, Stamps
 from edged.cli import app, parse_time
 from edged.errors import ConfigError
-from edged.journal import Journal
+from edged.journal.journal import Journal
 from edged.results import Record
+from edged.sources.folder.arrivals import Entry, Stamps
 from tests.conftest import TINY
 from tests.edged.daemons import AS_ORDINARY_USER, Site
 from tests.edged.making import BAD_SCORE, bad, encode, good, quarantined, record

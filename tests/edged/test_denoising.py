@@ -14,8 +14,8 @@ pytest.importorskip("onnx")
 
 from onnx import TensorProto
 
-from edged.detector import Detector
 from edged.errors import BundleError
+from edged.models.detector import Detector
 from tests import tiny_kinds
 from tests.conftest import TINY
 from tests.edged.daemons import Site

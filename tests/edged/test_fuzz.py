@@ -20,17 +20,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edged import config as configuration
-from edged import inputs
-from edged.arrivals import Disposal, Entry, Stamps
-from edged.decoding import DecoderPool
-from edged.detector import Detector
+from edged.config import tables as configuration
 from edged.errors import REASONS, EdgedError, PictureError
-from edged.imaging import ImageInput, Limits
-from edged.journal import Journal
-from edged.reading import read_results
-from edged.schema import FILE
-from edged.signals import SignalInput
+from edged.journal.journal import Journal
+from edged.journal.reading import read_results
+from edged.journal.schema import FILE
+from edged.media import inputs
+from edged.media.decoding import DecoderPool
+from edged.media.imaging import ImageInput, Limits
+from edged.media.signals import SignalInput
+from edged.models.detector import Detector
+from edged.sources.folder.arrivals import Disposal, Entry, Stamps
 from tests import broken_pictures
 from tests.conftest import TINY
 from tests.edged.making import TIMES, quarantined, record

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from edged import bundle as bundles
 from edged.cli import app
-from edged.detector import Detector
-from edged.imaging import Limits, decode
+from edged.media.imaging import Limits, decode
+from edged.models import bundle as bundles
+from edged.models.detector import Detector
 from edged.reports import about_bundle
 from export import describe, parity
 from export.__main__ import main

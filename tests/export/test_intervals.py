@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edged.calibration import conformal_threshold
+from edged.models.calibration import conformal_threshold
 from export.intervals import area, beta_quantile, share, true_rate
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from edged import bundle as bundles
 from edged.cli import app
-from edged.detector import Detector
 from edged.errors import BundleError
-from edged.sampling import Sampler
+from edged.models import bundle as bundles
+from edged.models.detector import Detector
+from edged.models.sampling import Sampler
 from export.__main__ import main as export
 from tests.train.making import save, stripes
 from train import run

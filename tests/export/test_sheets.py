@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edged import overlays
+from edged.media import overlays
 from export import plots, sheets
 from export.metrics import report
 from export.sheets import Example

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from edged import bundle as bundles
 from edged.cli import app
-from edged.detector import Detector
-from edged.signals import SignalInput
+from edged.media.signals import SignalInput
+from edged.models import bundle as bundles
+from edged.models.detector import Detector
 from export.__main__ import main as export
 from tests.edged.daemons import Site
 from tests.train.beats import beat, folder

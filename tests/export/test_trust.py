@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from edged.calibration import conformal_threshold
-from edged.imaging import ImageInput
-from edged.signals import SignalInput
+from edged.media.imaging import ImageInput
+from edged.media.signals import SignalInput
+from edged.models.calibration import conformal_threshold
 from export import card, strangers, trust
 from export.metrics import report
 from export.plots import log_ticks

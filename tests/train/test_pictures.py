@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edged.imaging import ImageInput
+from edged.media.imaging import ImageInput
 from tests.train.plates import folder, part
 from train.errors import TrainError
 from train.pictures import read, split, without

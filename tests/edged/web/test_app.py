@@ -2,7 +2,7 @@ import anyio
 import httpx
 from prometheus_client import CollectorRegistry
 
-from edged.metrics import Metrics
+from edged.service.metrics import Metrics
 from edged.web.app import make_app
 
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from edged.config import Http
+from edged.config.tables import Http
 from edged.errors import ConfigError
-from edged.metrics import Metrics
+from edged.service.metrics import Metrics
 from edged.web.app import make_app
 from edged.web.server import Server
 from tests.edged.making import until

@@ -1,0 +1,1 @@
+"""What pictures and signals are made of: bytes -> values, and results -> pictures for people."""

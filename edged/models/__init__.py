@@ -1,0 +1,1 @@
+"""A bundle, what runs it, and what its scores mean."""

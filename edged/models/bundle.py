@@ -1,0 +1,348 @@
+"""The model bundle: its schema, reading it with every byte verified, and writing it whole or not at all."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import unicodedata
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edged.errors import BundleError
+from edged.files import read_regular, sync, write_durably
+from edged.media.inputs import Input
+
+SCHEMA_VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+CALIBRATION: Final = "calibration.json"
+MODEL: Final = "model.onnx"
+GOLDEN: Final = "golden.npz"
+
+_MAX_JSON_BYTES: Final = 64_000_000
+_MAX_FILE_BYTES: Final = 2_000_000_000
+_MAX_GOLDEN_BYTES: Final = 256_000_000
+_SHOWN: Final = 300
+
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""What a model may be called: in metrics, in logs, in rows."""
+
+ModelT = TypeVar("ModelT", bound="_Model")
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def as_name(text: str) -> str:
+    """The nearest thing to `text` that a model may be called: "my bundle" -> "my-bundle"."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")[:100] or "model"
+
+
+class FileEntry(_Model):
+    """What a file of the bundle must be."""
+
+    sha256: Digest
+    bytes: int = Field(ge=0, le=_MAX_FILE_BYTES)
+
+
+class Output(_Model):
+    """One output of model.onnx; "N" is the batch axis."""
+
+    dtype: Literal["float32", "uint8"]
+    shape: list[int | str]
+
+
+class MapReference(_Model):
+    """What 1.0 of an anomaly map means: the level that good pictures exceed at 1 - `quantile` of the pixels.
+
+    `value` is that level before division, in deviations of the standardised length; `n` pictures are behind it.
+    """
+
+    quantile: float = Field(gt=0, lt=1)
+    value: float = Field(gt=0)
+    n: int = Field(ge=1)
+
+
+class DriftReference(_Model):
+    """Good pictures at training time, to compare a running line with: `levels` of the quantiles of a quantity."""
+
+    quantiles: list[float]
+    score: list[float]
+    brightness: list[float]
+
+
+class Tolerance(_Model):
+    """How far ONNX Runtime may be from torch: |a - b| ≤ atol + rtol · |b|, on scores and maps."""
+
+    rtol: float = Field(ge=0, le=0.5)
+    atol: float = Field(ge=0, le=10)
+
+
+class DenoiserReference(_Model):
+    """The denoiser whose output a detector was fitted and calibrated on."""
+
+    name: str
+    sha256: Digest
+
+
+class Manifest(_Model):
+    """manifest.json: what the bundle holds and where it comes from."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern=NAME)
+    kind: Literal["ae", "denoiser", "vae"]
+    backbone: str = Field(max_length=100)
+    precision: Literal["fp32", "fp16", "int8"]
+    created: datetime
+    input: Annotated[Input, Field(discriminator="kind")]
+    outputs: dict[str, Output]
+    map_reference: MapReference
+    drift_reference: DriftReference
+    tolerance: Tolerance
+    denoiser: DenoiserReference | None = None
+    licences: dict[str, str]
+    provenance: dict[str, Any]
+    fitted: list[str] = []
+    """`mark_of` each file that the model was fitted on; empty in bundles of an edged that did not note them."""
+    files: dict[str, FileEntry]
+
+
+def mark_of(sha256: str) -> str:
+    """What the manifest remembers of a file: half of a SHA-256's digits tell any two apart."""
+    return sha256[:32]
+
+
+class Calibration(_Model):
+    """calibration.json: scores of good pictures that nothing was fitted on, of one model.onnx."""
+
+    schema_version: Literal[1] = 1
+    model_sha256: Digest
+    created: datetime
+    target_fpr: float = Field(gt=0, lt=1)
+    n: int = Field(ge=1)
+    scores: list[Annotated[float, Field(gt=0)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Pictures with the outputs that torch gave for them.
+
+    Attributes:
+        image: uint8 (N, H, W, C), or float32 (N, C, T) where the input is a signal.
+        score: float32 (N,).
+        anomaly_map: float32 (N, h, w).
+    """
+
+    image: NDArray[Any]
+    score: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose manifest and calibration are valid and belong together."""
+
+    path: Path
+    manifest: Manifest
+    calibration: Calibration
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of model.onnx, as the manifest has it."""
+        return self.manifest.files[MODEL].sha256
+
+    def read(self, name: str) -> bytes:
+        """One file's bytes, compared with the manifest.
+
+        Raises:
+            BundleError: it is absent, unreadable, or not what the manifest says.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path}: {name} is not in the manifest; export the bundle again")
+        data = _read(self.path / name, entry.bytes)
+        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise BundleError(
+                f"{self.path}: {name} is damaged or was changed: its SHA-256 is not the manifest's; "
+                "copy the bundle again, or export it again"
+            )
+        return data
+
+    def golden(self) -> Golden:
+        """The golden pictures; nothing is unpickled, and what they unpack to is bounded."""
+        data, spec = self.read(GOLDEN), self.manifest.input
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if sum(item.file_size for item in archive.infolist()) > _MAX_GOLDEN_BYTES:
+                    raise ValueError(f"it unpacks to more than {_MAX_GOLDEN_BYTES} bytes")
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                golden = Golden(arrays[spec.kind], arrays["score"], arrays["anomaly_map"])
+            n = len(golden.score)
+            if golden.image.shape != (n, *spec.shape) or golden.image.dtype != spec.dtype or n < 1:
+                raise ValueError("its inputs do not fit the manifest's")
+            if golden.score.shape != (n,) or golden.anomaly_map.ndim != 3 or len(golden.anomaly_map) != n:
+                raise ValueError("its outputs do not fit the manifest's")
+            if golden.score.dtype != np.float32 or golden.anomaly_map.dtype != np.float32:
+                raise ValueError("its outputs are not float32")
+        except Exception as error:  # on hostile bytes zipfile and numpy raise nearly every type there is
+            raise BundleError(f"{self.path}: {GOLDEN} cannot be used: {error}; export the bundle again") from error
+        return golden
+
+
+def load(path: Path) -> Bundle:
+    """Reads and checks manifest.json and calibration.json; other files are checked when they are read.
+
+    Raises:
+        BundleError: something is missing, invalid, or does not belong together.
+    """
+    _check_folder(path)
+    manifest = _parse(path, MANIFEST, Manifest)
+    for name in manifest.files:
+        if name != os.path.basename(name) or name in {"", ".", "..", MANIFEST, CALIBRATION} or {"\\", "\0"} & {*name}:
+            raise BundleError(f"{path}: {MANIFEST}: files: {name!r} is not a plain file name")
+    if MODEL not in manifest.files or GOLDEN not in manifest.files:
+        raise BundleError(f"{path}: {MANIFEST}: files: {MODEL} and {GOLDEN} must be listed; export the bundle again")
+    for name in ("score", "anomaly_map"):
+        if name not in manifest.outputs:
+            raise BundleError(f"{path}: {MANIFEST}: outputs: {name} is missing; export the bundle again")
+    if manifest.kind == "denoiser" and "reconstruction" not in manifest.outputs:
+        raise BundleError(f"{path}: {MANIFEST}: outputs: a denoiser has a reconstruction; export the bundle again")
+    calibration = _parse(path, CALIBRATION, Calibration)
+    bundle = Bundle(path, manifest, calibration)
+    if calibration.model_sha256 != bundle.model_sha256:
+        raise BundleError(
+            f"{path}: {CALIBRATION} is of another {MODEL}; copy the bundle's own back, or export the bundle again"
+        )
+    if calibration.n != len(calibration.scores):
+        raise BundleError(f"{path}: {CALIBRATION}: n is {calibration.n}, scores are {len(calibration.scores)}")
+    return bundle
+
+
+def check_absent(out: Path) -> None:
+    """Refuses a folder that exists, before any work is done.
+
+    Raises:
+        BundleError: it exists, or nothing can be there.
+    """
+    try:
+        is_there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise BundleError(f"{str(out)[:_SHOWN]}: cannot be written: {error.strerror}; choose another --out") from error
+    if is_there:
+        raise BundleError(f"{out}: exists already; remove it or choose another --out")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to fill; it becomes `out` when the block ends well and vanishes when it does not.
+
+    Where it cannot become `out`, because something else did meanwhile, it stays under the name that the error tells.
+
+    Raises:
+        BundleError: `out` exists already, or its parent cannot be written.
+    """
+    check_absent(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for item in temporary.rglob("*"):
+            sync(item)
+        sync(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
+        temporary.rename(out)
+    except OSError as error:
+        raise BundleError(
+            f"{out}: cannot take its place: {error.strerror}; all that was made is in {temporary}: give it another name"
+        ) from error
+    sync(out.parent)
+
+
+def describe(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
+    """The manifest of a filled folder, with `files` as they are there; `seal` writes it.
+
+    Args:
+        directory: holds every file of the bundle but the manifest.
+        manifest: the manifest's keys, `schema_version` and `files` left out.
+    """
+    files = {
+        item.name: {"sha256": hashlib.sha256(item.read_bytes()).hexdigest(), "bytes": item.stat().st_size}
+        for item in sorted(directory.iterdir())
+        if item.name not in {MANIFEST, CALIBRATION}
+    }
+    return Manifest.model_validate({**manifest, "schema_version": SCHEMA_VERSION, "files": files})
+
+
+def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
+    """Writes manifest.json, as `describe` gives it, into a filled folder."""
+    whole = describe(directory, manifest)
+    text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=True)
+    (directory / MANIFEST).write_text(text + "\n", encoding="ascii")
+    return whole
+
+
+def write_calibration(directory: Path, calibration: Calibration) -> None:
+    """Replaces calibration.json: whole or as it was, whatever happens in between."""
+    text = json.dumps(calibration.model_dump(mode="json"), indent=1) + "\n"
+    try:
+        write_durably(directory / CALIBRATION, text.encode("ascii"))
+    except OSError as error:
+        raise BundleError(f"{directory}: {CALIBRATION} cannot be written: {error.strerror}") from error
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+    if not is_folder:
+        raise BundleError(f"{path}: there is no bundle (a folder that `python -m export` wrote)")
+    if not os.access(path, os.X_OK):
+        raise BundleError(f"{path}: cannot be read by this user; change its owner or mode")
+    if not os.path.exists(path / MANIFEST):
+        raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; give the folder that `python -m export` wrote")
+
+
+def _parse(path: Path, name: str, schema: type[ModelT]) -> ModelT:
+    data = _read(path / name, _MAX_JSON_BYTES)
+    try:
+        return schema.model_validate_json(data)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'the file'}: {item['msg']}" for item in error.errors()[:5]
+        )
+        raise BundleError(f"{path}: {name}: {problems}; export the bundle again, or update edged") from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        data = read_regular(path, limit)
+    except OSError as error:
+        raise BundleError(f"{path.parent}: {path.name} cannot be read: {error.strerror}") from error
+    if len(data) > limit:
+        raise BundleError(f"{path.parent}: {path.name} is larger than {limit} bytes; export the bundle again")
+    return data

@@ -1,0 +1,1 @@
+"""The daemon: what runs, in what order, and what is counted."""

@@ -1,0 +1,266 @@
+"""Every metric of edged on one screen, and the text that Prometheus scrapes.
+
+Labels are names from the configuration and words from fixed lists; no file name is ever one. Every labelled series
+exists at zero from the start.
+"""
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+
+from edged import __version__
+from edged.errors import REASONS, JournalError
+from edged.journal.journal import Journal
+
+OUTCOMES = ("ok", "anomaly", "quarantined")
+STAGES = ("decode", "denoise", "infer", "commit", "publish")
+SKIPPED = ("symlink", "not_a_file", "unreadable_folder")
+
+_STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ARRIVAL_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+_RATIO_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+
+
+class Metrics:
+    """The metrics of one daemon, in a registry of their own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing here needs
+        self.registry = registry
+        self.build = Info("edged_build", "Versions of what runs.", registry=registry)
+        self.ready = Gauge("edged_ready", "1 while pictures are taken and scored, else 0.", registry=registry)
+        self.model_info = Gauge(
+            "edged_model_info",
+            "1 for every loaded model; provider is what ONNX Runtime really runs it on.",
+            ["model", "kind", "sha256", "provider", "precision"],
+            registry=registry,
+        )
+        self.model_threshold = Gauge(
+            "edged_model_threshold", "An anomaly is a score above this.", ["model"], registry=registry
+        )
+        self.model_fallback = Gauge(
+            "edged_model_fallback",
+            'Set to 1 where device = "auto" found CUDA and had to run on the CPU.',
+            ["model"],
+            registry=registry,
+        )
+        self.images = Counter(
+            "edged_images_total",
+            "Pictures with a durable result, by what became of them.",
+            ["source", "outcome"],
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "edged_stage_duration_seconds",
+            "Time a picture took in a stage; commit and publish: a batch.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.arrival_to_result_seconds = Histogram(
+            "edged_arrival_to_result_seconds",
+            "From the first sight of a file to its durable result.",
+            ["source"],
+            buckets=_ARRIVAL_BUCKETS,
+            registry=registry,
+        )
+        self.score_ratio = Histogram(
+            "edged_score_ratio",
+            "Score divided by threshold; an anomaly is above 1.",
+            ["source", "model"],
+            buckets=_RATIO_BUCKETS,
+            registry=registry,
+        )
+        self.queue_items = Gauge(
+            "edged_queue_items", "Files that are known to wait or are in work.", ["source"], registry=registry
+        )
+        self.queue_oldest_age_seconds = Gauge(
+            "edged_queue_oldest_age_seconds", "Time the oldest of them has waited.", ["source"], registry=registry
+        )
+        self.quarantined = Counter(
+            "edged_quarantined_total", "Pictures that cannot be scored.", ["source", "reason"], registry=registry
+        )
+        self.skipped = Counter(
+            "edged_skipped_total",
+            "What is not a picture file and was passed over.",
+            ["source", "reason"],
+            registry=registry,
+        )
+        self.multi_page = Counter(
+            "edged_multi_page_total",
+            "Files with several pages, of which the first was scored.",
+            ["source"],
+            registry=registry,
+        )
+        self.watch_overflows = Counter(
+            "edged_watch_overflows_total", "Times that inotify lost events.", ["source"], registry=registry
+        )
+        self.rescan_recovered = Counter(
+            "edged_rescan_recovered_total",
+            "Files found by a scan that no event told of.",
+            ["source"],
+            registry=registry,
+        )
+        self.source_up = Gauge(
+            "edged_source_up", "1 while the source can be read, else 0.", ["source"], registry=registry
+        )
+        self.last_result_timestamp_seconds = Gauge(
+            "edged_last_result_timestamp_seconds",
+            "When the last result became durable, seconds since 1970; 0 for never.",
+            ["source"],
+            registry=registry,
+        )
+        self.sink_failures = Counter(
+            "edged_sink_failures_total", "Tries to give results to a sink that failed.", ["sink"], registry=registry
+        )
+        self.outbox_items = Gauge(
+            "edged_outbox_items", "Results that a sink has not been given.", ["sink"], registry=registry
+        )
+        self.canary_ok = Gauge(
+            "edged_canary_ok",
+            "1 while sampled and golden pictures come through as they should, else 0; for models with canary_seconds.",
+            ["model"],
+            registry=registry,
+        )
+        self.canary_score_ratio = Gauge(
+            "edged_canary_score_ratio", "Score / threshold of the last sampled picture.", ["model"], registry=registry
+        )
+        self.journal_bytes = Gauge("edged_journal_bytes", "Size of the journal on the disk.", registry=registry)
+        self.journal_damaged_files = Gauge(
+            "edged_journal_damaged_files",
+            "Damaged journals that were set aside and are still beside the journal.",
+            registry=registry,
+        )
+
+    def declare(self, *, onnxruntime: str, sources: Mapping[str, str], sinks: Iterable[str]) -> None:
+        """Sets what is constant, and brings labelled series into being at zero; `sources` maps each to its model."""
+        self.build.info({"version": __version__, "python": platform.python_version(), "onnxruntime": onnxruntime})
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)
+        for sink in sinks:
+            self.sink_failures.labels(sink)
+            self.outbox_items.labels(sink)
+        for source, model in sources.items():
+            self.score_ratio.labels(source, model)
+            for outcome in OUTCOMES:
+                self.images.labels(source, outcome)
+            for reason in REASONS:
+                self.quarantined.labels(source, reason)
+            for reason in SKIPPED:
+                self.skipped.labels(source, reason)
+            for family in (
+                self.arrival_to_result_seconds,
+                self.queue_items,
+                self.queue_oldest_age_seconds,
+                self.multi_page,
+                self.watch_overflows,
+                self.rescan_recovered,
+                self.source_up,
+                self.last_result_timestamp_seconds,
+            ):
+                family.labels(source)
+
+    def declare_model(
+        self, *, model: str, kind: str, sha256: str, provider: str, precision: str, fell_back: bool, threshold: float
+    ) -> None:
+        """Shows one loaded model."""
+        self.model_info.labels(model, kind, sha256, provider, precision).set(1)
+        self.model_threshold.labels(model).set(threshold)
+        self.model_fallback.labels(model).set(fell_back)
+
+    def declare_canary(self, model: str) -> None:
+        """Shows a canary that has not come through yet."""
+        self.canary_ok.labels(model).set(0)
+        self.canary_score_ratio.labels(model).set(float("nan"))
+
+    def forget_models(self) -> None:
+        """Removes the series of all models, before others are shown."""
+        for family in (
+            self.model_info,
+            self.model_threshold,
+            self.model_fallback,
+            self.canary_ok,
+            self.canary_score_ratio,
+        ):
+            family.clear()
+
+    def forget_source(self, source: str) -> None:
+        """Removes the series of a source that is no longer configured."""
+        for family in (
+            self.images,
+            self.quarantined,
+            self.skipped,
+            self.score_ratio,
+            self.arrival_to_result_seconds,
+            self.queue_items,
+            self.queue_oldest_age_seconds,
+            self.multi_page,
+            self.watch_overflows,
+            self.rescan_recovered,
+            self.source_up,
+            self.last_result_timestamp_seconds,
+        ):
+            family.remove_by_labels({"source": source})
+
+    def watch_queue(self, source: str, waiting: Callable[[], tuple[int, float | None]]) -> None:
+        """Reads a source's queue at every scrape; `waiting` gives its length and the oldest's monotonic time."""
+
+        def age() -> float:
+            oldest = waiting()[1]
+            return 0.0 if oldest is None else max(0.0, time.monotonic() - oldest)
+
+        self.queue_items.labels(source).set_function(lambda: waiting()[0])
+        self.queue_oldest_age_seconds.labels(source).set_function(age)
+
+    def watch_journal(self, journal: Journal, sinks: Iterable[str]) -> None:
+        """Reads the journal's size and every sink's backlog at every scrape; not a number while it cannot be read."""
+
+        def read(function: Callable[[], int]) -> float:
+            try:
+                return function()
+            except (JournalError, OSError):
+                return math.nan
+
+        self.journal_bytes.set_function(lambda: read(journal.size_bytes))
+        self.journal_damaged_files.set_function(lambda: read(lambda: len(journal.set_aside())))
+        for sink in sinks:
+            self.outbox_items.labels(sink).set_function(partial(read, partial(journal.backlog, sink)))
+
+
+class SourceEvents:
+    """What sources report while they work (`sources.Events`), as metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.down: set[str] = set()
+
+    def skipped(self, source: str, reason: str) -> None:
+        """Something that is not a picture file was passed over."""
+        self._metrics.skipped.labels(source, reason).inc()
+
+    def overflowed(self, source: str) -> None:
+        """Events of inotify were lost."""
+        self._metrics.watch_overflows.labels(source).inc()
+
+    def recovered(self, source: str, count: int) -> None:
+        """A scan found files that no event had told of."""
+        self._metrics.rescan_recovered.labels(source).inc(count)
+
+    def up(self, source: str, is_up: bool) -> None:
+        """The source can be read, or no longer."""
+        self._metrics.source_up.labels(source).set(is_up)
+        (self.down.discard if is_up else self.down.add)(source)
+
+
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The text of all metrics in the format that `accept` (a request's header) asks for, and its content type."""
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # versions that are no numbers
+        encode, content_type = choose_encoder("")
+    return encode(registry), content_type

@@ -1,0 +1,377 @@
+"""Moving and deleting scored files: never one that was not scored, never over another, whatever stops us in between.
+
+A name alone is not trusted, for another file may stand under it by now. So a file is first renamed to a private name
+outside the inbox on the same file system, where nobody replaces it; there it is compared with the one that was
+scored, and only then does it go on. Another file is put back under its name without overwriting.
+"""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from edged import failpoints
+from edged.files import sync
+from edged.sources.folder.arrivals import Disposal, SetAside, Stamps
+from edged.sources.folder.private import PrivateFolder
+from edged.sources.folder.requests import Request
+
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+_MAX_NAME: Final = 255
+_COARSEST_MTIME_NS: Final = 2_000_000_000
+"""FAT keeps times to two seconds."""
+_MAX_SIDECAR: Final = 1 << 20
+
+
+class Disposer:
+    """Does the disposals of one source."""
+
+    def __init__(self, root: bytes, private: PrivateFolder, *, done: bytes | None, quarantine: bytes) -> None:
+        """Prepares the folders.
+
+        Args:
+            root: the inbox.
+            private: where files of it have private names.
+            done: for "move".
+            quarantine: for "quarantine".
+        """
+        self._root, self._private = root, private
+        self._targets = {"move": done, "quarantine": quarantine}
+
+    def dispose(self, disposal: Disposal) -> bytes | None:
+        """Moves or deletes one file; does nothing when it has gone, or when another stands under its name.
+
+        May be repeated after a crash at any instruction.
+
+        Returns:
+            Where the file is now; None when it was deleted, has gone, or was another one. A file that a crash left in
+            quarantine is found there by its sidecar.
+
+        Raises:
+            OSError: the system refuses; the file is in the inbox, or under its private name for the next try.
+        """
+        held = self._held(disposal)
+        if os.path.lexists(_copied(held)):
+            return self._deliver(held, disposal)
+        if _same_file(held, disposal.path):  # a crash came between link and unlink
+            os.unlink(held)
+        if not os.path.lexists(held):
+            if not stands(disposal):
+                return self._quarantined_before(disposal)
+            self._private.make()
+            failpoints.reach("disposing")
+            try:
+                rename_new(disposal.path, held)
+            except FileNotFoundError:
+                if os.path.lexists(disposal.path):
+                    raise  # it is the private folder that has gone
+                return None
+        failpoints.reach("held")
+        if Stamps.of(os.lstat(held)) != disposal.stamps:
+            self._put_back(held, disposal.path)
+            return None
+        if disposal.action == "delete":
+            os.unlink(held)
+            return None
+        return self._deliver(held, disposal)
+
+    def holds(self, disposal: Disposal) -> bool:
+        """Whether the file has its private name, on its way out of the inbox."""
+        held = self._held(disposal)
+        return os.path.lexists(held) or os.path.lexists(_copied(held))
+
+    def _held(self, disposal: Disposal) -> bytes:
+        name = os.fsencode(disposal.id)
+        return self._private.name_of(name, _copied(name))
+
+    def sync(self, folders: Sequence[bytes]) -> None:
+        """Makes renames durable in the folders that files went to."""
+        for folder in {*folders, *self._private.all}:
+            sync_folder(folder)
+
+    def _deliver(self, held: bytes, disposal: Disposal) -> bytes:
+        directory = self._targets[disposal.action]
+        if directory is None:
+            raise OSError(errno.ENOENT, "there is no folder to move to any more; configure done_dir again")
+        wanted = os.path.join(directory, self._name_of(disposal))
+        folder = os.path.dirname(wanted)
+        os.makedirs(folder, exist_ok=True)
+        copied, partial = _copied(held), os.path.join(folder, b"." + os.path.basename(held) + b".part")
+        if not os.path.lexists(copied):
+            try:
+                return self._place(held, wanted, disposal)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+            _copy(held, partial)
+            failpoints.reach("copied")
+            # From here on the copy is whole. Without this mark, one that has its name already could not be told, after
+            # a crash, from a file that was there before, and would be made a second time.
+            os.rename(held, copied)
+            sync_folder(os.path.dirname(held))
+            failpoints.reach("marked")
+        if os.path.lexists(partial):
+            target = self._place(partial, wanted, disposal)
+            sync_folder(folder)
+            failpoints.reach("placed")
+        else:
+            target = next((name for name in (with_id(wanted, disposal.id), wanted) if _is_copy(name, disposal)), b"")
+            if not target:  # the targets are others by now
+                os.rename(copied, held)
+                return self._deliver(held, disposal)
+        os.unlink(copied)
+        return target
+
+    def _name_of(self, disposal: Disposal) -> bytes:
+        """Where a file belongs below its target: as below the inbox, or by its name if that was another inbox."""
+        below = os.path.relpath(disposal.path, self._root)
+        return os.path.basename(below) if below.startswith(b"..") else below
+
+    def _place(self, file: bytes, wanted: bytes, disposal: Disposal) -> bytes:
+        """Renames a file to the name that it wants, or to one with its id; over nothing."""
+        for target in (wanted, with_id(wanted, disposal.id)):
+            if _same_file(file, target):  # a crash came between link and unlink
+                os.unlink(file)
+                return target
+            sidecar = sidecar_of(target) if disposal.sidecar else None
+            if sidecar is not None:
+                if not _claim(sidecar, disposal.sidecar):
+                    continue
+                failpoints.reach("explained")
+            try:
+                rename_new(file, target)
+            except FileExistsError:
+                if sidecar is not None:
+                    os.unlink(sidecar)
+                continue
+            return target
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(wanted))
+
+    def _quarantined_before(self, disposal: Disposal) -> bytes | None:
+        if not disposal.sidecar:
+            return None
+        wanted = os.path.join(self._targets[disposal.action] or b"", self._name_of(disposal))
+        for target in (wanted, with_id(wanted, disposal.id)):
+            with contextlib.suppress(OSError):
+                stamps = Stamps.of(os.lstat(target))
+                if (stamps.size, stamps.mtime_ns) != (disposal.stamps.size, disposal.stamps.mtime_ns):
+                    continue
+                with open(sidecar_of(target), "rb") as file:
+                    if file.read(len(disposal.sidecar) + 1) == disposal.sidecar.encode("ascii"):
+                        return target
+        return None
+
+    def _put_back(self, held: bytes, path: bytes) -> None:
+        try:
+            rename_new(held, path)
+        except FileExistsError:
+            rename_new(held, with_id(path, os.path.basename(held).decode("ascii")))
+
+
+def stands(disposal: Disposal) -> bool:
+    """Whether the file that was scored is still under its name."""
+    return _is(disposal.path, disposal.stamps)
+
+
+def remove_set_aside(one: SetAside) -> None:
+    """Deletes a file in quarantine and its sidecar; another file under its name stays, and so does its sidecar.
+
+    May be repeated after a crash at any instruction.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    folder, held = os.path.dirname(one.path), b"." + one.id.encode("ascii") + b".gone"
+    held = os.path.join(folder, held)
+    try:
+        if not os.path.lexists(held):
+            if Stamps.of(os.lstat(one.path)) != one.stamps:
+                return
+            rename_new(one.path, held)
+        if Stamps.of(os.lstat(held)) != one.stamps:
+            rename_new(held, one.path)
+            return
+        os.unlink(held)
+    except FileNotFoundError:  # somebody took it away
+        pass
+    _remove_sidecar(one.path, one.id)
+
+
+def bring_back(request: Request, private: PrivateFolder) -> bytes | None:
+    """Moves a file back into its inbox, beside whatever stands under its name there.
+
+    May be repeated after a crash at any instruction: it is never in the inbox twice.
+
+    Args:
+        request: says where it is, and which file is meant.
+        private: as of `Disposer`.
+
+    Returns:
+        Where it is now; None when another file stands where it was, or none.
+
+    Raises:
+        OSError: the system refuses; the file is where it was, or under a private name for the next try.
+    """
+    held = private.name_of(request.id.encode("ascii") + b".back")
+    if not os.path.lexists(held):
+        if not _is(request.now_at, request.stamps):
+            return None
+        private.make()
+        try:
+            rename_new(request.now_at, held)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy_whole(request.now_at, held + b".part")
+            os.rename(held + b".part", held)
+            sync_folder(os.path.dirname(held))
+        else:
+            if Stamps.of(os.lstat(held)) != request.stamps:
+                rename_new(held, request.now_at)
+                return None
+    if _is(request.now_at, request.stamps):  # it was copied
+        os.unlink(request.now_at)
+    os.makedirs(os.path.dirname(request.path), exist_ok=True)
+    target = request.path
+    try:
+        rename_new(held, target)
+    except FileExistsError:
+        target = with_id(target, request.id)
+        rename_new(held, target)
+    for folder in {os.path.dirname(target), os.path.dirname(request.now_at), os.path.dirname(held)}:
+        sync_folder(folder)
+    _remove_sidecar(request.now_at, request.id)
+    return target
+
+
+def _is(path: bytes, stamps: Stamps) -> bool:
+    try:
+        return Stamps.of(os.lstat(path)) == stamps
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _remove_sidecar(path: bytes, id_: str) -> None:
+    """Removes the sidecar of a result; one of another result stays."""
+    sidecar = sidecar_of(path)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        with open(sidecar, "rb") as file:
+            about = json.loads(file.read(_MAX_SIDECAR))
+        if isinstance(about, dict) and about.get("id") == id_:
+            os.unlink(sidecar)
+
+
+def sync_folder(folder: bytes) -> None:
+    """Makes renames in a folder durable; nothing when it has gone."""
+    with contextlib.suppress(FileNotFoundError):
+        sync(folder)
+
+
+def rename_new(old: bytes, new: bytes) -> None:
+    """Renames without overwriting.
+
+    Raises:
+        OSError: FileExistsError when `new` exists; OSError with EXDEV across file systems.
+    """
+    renameat2, code = _renameat2(), errno.ENOSYS
+    if renameat2 is not None:
+        if renameat2(_AT_FDCWD, ctypes.c_char_p(old), _AT_FDCWD, ctypes.c_char_p(new), _RENAME_NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+    if code not in {errno.ENOSYS, errno.EINVAL}:
+        raise OSError(code, os.strerror(code), os.fsdecode(old), None, os.fsdecode(new))
+    # File systems that do not know the flag: a link does not overwrite either.
+    os.link(old, new, follow_symlinks=False)
+    failpoints.reach("linked")
+    os.unlink(old)
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    """The function of the C library, where it has it. Looked up once: a look-up leaves memory behind that stays."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _copy(old: bytes, partial: bytes) -> None:
+    """Copies a file whole and durably, or not at all."""
+    try:
+        _copy_whole(old, partial)
+        sync_folder(os.path.dirname(partial))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def _copied(held: bytes) -> bytes:
+    """The private name of a file whose copy is whole."""
+    return held + b".copied"
+
+
+def _is_copy(path: bytes, disposal: Disposal) -> bool:
+    """Whether this is, by its stamps, a copy of the file that was scored."""
+    try:
+        there = Stamps.of(os.lstat(path))
+    except OSError:
+        return False
+    stamps = disposal.stamps
+    return there.size == stamps.size and abs(there.mtime_ns - stamps.mtime_ns) < _COARSEST_MTIME_NS
+
+
+def _same_file(one: bytes, other: bytes) -> bool:
+    """Whether two names are links of one file, which a rename between them would leave as they are."""
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except OSError:
+        return False
+
+
+def _copy_whole(old: bytes, new: bytes) -> None:
+    with open(old, "rb") as source, open(new, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        shutil.copystat(old, new)
+        os.fsync(target.fileno())
+
+
+def with_id(path: bytes, id_: str) -> bytes:
+    """A name with the id of a result in it, for where the plain one is taken."""
+    folder, name = os.path.split(path)
+    stem, extension = os.path.splitext(name)
+    mark = b"." + id_.encode("ascii")
+    return os.path.join(folder, stem[: _MAX_NAME - len(mark) - len(extension) - len(b".json")] + mark + extension)
+
+
+def sidecar_of(target: bytes) -> bytes:
+    """Where the sidecar of a quarantined file is."""
+    folder, name = os.path.split(target)
+    return os.path.join(folder, name + b".json")
+
+
+def _claim(sidecar: bytes, text: str) -> bool:
+    """Writes a sidecar unless one of another file is there; a part of ours, left by a crash, is written again."""
+    try:
+        with open(sidecar, "xb") as file:
+            file.write(text.encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        with open(sidecar, "rb") as file:
+            found = file.read(len(text) + 1)
+        if found == text.encode("ascii"):
+            return True
+        if found and not text.encode("ascii").startswith(found):
+            return False
+        os.unlink(sidecar)
+        return _claim(sidecar, text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+    return True

@@ -1,0 +1,299 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged.config import tables as configuration
+from edged.config.tables import Config
+from edged.errors import ConfigError
+
+
+class Files:
+    """A configuration that is right, to be made wrong."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.inbox = root, root / "in"
+        self.inbox.mkdir()
+        self.path = root / "edged.toml"
+        self.lines = {
+            "service": [f'state_dir = "{root}/state"'],
+            "models.tiny": [f'path = "{root}/bundle"'],
+            "[sources]": ['name = "line1"', 'type = "folder"', f'path = "{root}/in"', 'model = "tiny"'],
+        }
+
+    def write(self, **more: str) -> Path:
+        """Writes the file; the arguments are more lines of a table, `__` for a dot and `each_` for two brackets."""
+        lines = {name: list(table) for name, table in self.lines.items()}
+        for key, text in more.items():
+            name = f"[{key.removeprefix('each_')}]" if key.startswith("each_") else key.replace("__", ".")
+            lines.setdefault(name, []).append(text)
+        self.path.write_text("\n".join(f"[{name}]\n" + "\n".join(table) for name, table in lines.items()))
+        return self.path
+
+    def load(self, environment: dict[str, str] | None = None, **more: str) -> Config:
+        return configuration.load(self.write(**more), environment or {})
+
+    def problems(self, environment: dict[str, str] | None = None, **more: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            self.load(environment, **more)
+        return caught.value.problems
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_defaults_are_the_contracts(files: Files) -> None:
+    config = files.load()
+    assert config.service.log_format == "auto"
+    assert config.http.address == ("127.0.0.1", 9108)
+    assert config.models["tiny"].device == "auto"
+    assert config.models["tiny"].threads == 0
+    assert (config.limits.max_bytes, config.limits.max_pixels) == (100_000_000, 100_000_000)
+    assert config.limits.decode_seconds == 20
+    (source,) = config.sources
+    assert (source.settle_seconds, source.retry_seconds, source.rescan_seconds) == (2.0, 30.0, 60.0)
+    assert (source.recursive, source.after, source.denoiser) == (True, "keep", None)
+    assert source.patterns == ("*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.webp")
+    assert config.sinks == ()
+    assert (config.retention.results_days, config.retention.images_max_bytes) == (90, 2_000_000_000)
+
+
+def test_sinks(files: Files) -> None:
+    config = files.load(each_sinks=f'name = "a"\ntype = "images"\ndir = "{files.root}/images"')
+    (sink,) = config.sinks
+    assert (sink.type, sink.only) == ("images", "anomalies")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"service": "statedir = 1"}, "service.statedir: unknown key; did you mean state_dir?"),
+        ({"htpp": "listen = 1"}, "htpp: unknown key; did you mean http?"),
+        ({"each_sources": "settle = 1"}, "sources.line1.settle: unknown key; did you mean settle_seconds?"),
+        ({"models__tiny": 'device = "gpu"'}, "models.tiny.device: should be 'auto', 'cpu' or 'cuda', not 'gpu'"),
+        ({"limits": "max_bytes = 0"}, "limits.max_bytes: should be greater than or equal to 1, not 0"),
+        ({"models__tiny": "target_fpr = 1.0"}, "models.tiny.target_fpr: should be less than 1, not 1.0"),
+        ({"models__tiny": "threshold = nan"}, "models.tiny.threshold: should be a finite number, not nan"),
+        ({"models__tiny": "target_fpr = 0.1\nthreshold = 1.0"}, "give target_fpr or threshold, not both"),
+        ({"each_sources": 'after = "move"'}, "sources.line1.done_dir: after ="),
+        ({"each_sources": 'after = "burn"'}, "sources.line1.after: should be 'keep', 'move' or 'delete'"),
+        ({"each_sources": "patterns = []"}, "sources.line1.patterns"),
+        ({"each_sinks": 'name = "a"\ntype = "kafka"'}, "there is no sink type 'kafka'"),
+        ({"each_sinks": 'name = "a"'}, "type: is required"),
+        ({"each_sinks": 'name = "a b"\ntype = "jsonl"\npath = "/x"'}, "is letters, digits, _ and -"),
+        ({"each_sinks": 'name = "a"\ntype = "jsonl"\npath = "x"'}, "must be an absolute path, not 'x'"),
+        ({"http": 'listen = "0.0.0.0:9108"'}, "http.listen: 0.0.0.0 can be reached from other machines"),
+        ({"http": 'listen = "example.org:9108"'}, "is no address"),
+        ({"http": 'listen = "127.0.0.1:99999"'}, "is no port"),
+        ({"http": 'listen = "127.0.0.1"'}, "is no address"),
+        ({"http": f'listen = "127.0.0.1:{"9" * 5000}"'}, "is no port"),
+        ({"http": 'tls_cert = "/x"'}, "tls_cert and tls_key belong together"),
+        ({"http": 'tls_client_ca = "/x"'}, "client certificates take TLS"),
+        ({"http": 'token_file = "/nowhere"'}, "http.token_file: /nowhere cannot be read"),
+    ],
+)
+def test_one_problem(files: Files, more: dict[str, str], problem: str) -> None:
+    problems = files.problems(**more)
+    assert any(problem in line for line in problems), problems
+
+
+def test_everything_is_reported_at_once(files: Files) -> None:
+    problems = files.problems(
+        {"EDGED_NONSENSE__X": "1"},
+        service="colour = 1",
+        http='listen = "0.0.0.0:1"',
+        limits="max_pixels = -1",
+        each_sources="settle_seconds = -1",
+    )
+    starts = [problem.partition(":")[0] for problem in problems]
+    for expected in (
+        "EDGED_NONSENSE__X",
+        "service.colour",
+        "limits.max_pixels",
+        "sources.line1.settle_seconds",
+        "http.listen",
+    ):
+        assert expected in starts, problems
+    assert all(": " in problem for problem in problems)
+
+
+def test_folders(files: Files) -> None:
+    files.inbox.rmdir()
+    assert "is not a folder" in files.problems()[0]
+    files.inbox.write_text("")
+    assert "is not a folder" in files.problems()[0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"each_sources": 'done_dir = "{in}/done"'},
+        {"each_sources": 'quarantine_dir = "{in}"'},
+        {"each_sinks": 'name = "a"\ntype = "images"\ndir = "{in}/heat"'},
+        {"each_sinks": 'name = "a"\ntype = "jsonl"\npath = "{in}/a.jsonl"'},
+        {"models__other": 'path = "{in}/bundle"'},
+    ],
+)
+def test_nothing_of_ours_may_be_in_an_inbox(files: Files, more: dict[str, str]) -> None:
+    filled = {key: text.replace("{in}", str(files.inbox)) for key, text in more.items()}
+    assert any("is in the inbox" in problem for problem in files.problems(**filled))
+    (files.root / "link").symlink_to(files.inbox)  # not by way of a link either
+    filled = {key: text.replace("{in}", str(files.root / "link")) for key, text in more.items()}
+    assert any("is in the inbox" in problem for problem in files.problems(**filled))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"each_sources": 'done_dir = "{root}"'},
+        {"each_sources": 'quarantine_dir = "{root}"'},
+        {"each_sinks": 'name = "a"\ntype = "images"\ndir = "{root}"'},
+        {"models__other": 'path = "{root}"'},
+    ],
+)
+def test_an_inbox_may_not_be_where_files_are_put_away(files: Files, more: dict[str, str]) -> None:
+    filled = {key: text.replace("{root}", str(files.root)) for key, text in more.items()}
+    assert any(f"sources.line1.path: {files.inbox} is in" in problem for problem in files.problems(**filled))
+
+
+def test_an_inbox_may_not_be_in_the_quarantine_of_the_state(files: Files) -> None:
+    inbox = files.root / "state" / "quarantine" / "line1"
+    inbox.mkdir(parents=True)
+    files.lines["[sources]"][2] = f'path = "{inbox}"'
+    assert any("service.state_dir: its quarantine" in problem for problem in files.problems())
+
+
+def test_what_stands_where_something_is_to_be_written(files: Files) -> None:
+    (files.root / "file").write_text("")
+    (files.root / "link").symlink_to(files.root / "a.jsonl")
+    assert any(
+        "is not a folder; choose another path" in problem
+        for problem in files.problems(each_sinks=f'name = "a"\ntype = "images"\ndir = "{files.root}/file"')
+    )
+    assert any(
+        "is not a file; choose another path" in problem
+        for problem in files.problems(each_sinks=f'name = "a"\ntype = "jsonl"\npath = "{files.inbox}"')
+    )
+    twice = f'name = "a"\ntype = "jsonl"\npath = "{files.root}/a.jsonl"'
+    again = twice.replace('"a"', '"b"').replace("a.jsonl", "link")
+    assert any("is used by two sinks" in line for line in files.problems(each_sinks=f"{twice}\n[[sinks]]\n{again}"))
+    files.lines["service"] = [f'state_dir = "{files.root}/file"']
+    assert any("service.state_dir" in problem and "is not a folder" in problem for problem in files.problems())
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 256, "/a" * 2500, "/a\\u0000b"])
+def test_paths_that_no_system_takes(files: Files, path: str) -> None:
+    assert any("must not" in problem for problem in files.problems(each_sources=f'done_dir = "{path}"'))
+
+
+def test_state_may_not_be_in_an_inbox(files: Files) -> None:
+    files.lines["service"] = [f'state_dir = "{files.inbox}/state"']
+    assert any("service.state_dir" in problem and "inbox" in problem for problem in files.problems())
+
+
+def test_names_are_used_once_and_inboxes_do_not_overlap(files: Files) -> None:
+    (files.inbox / "sub").mkdir()
+    again = (
+        files.write().read_text()
+        + f"""
+[[sources]]
+name = "line1"
+type = "folder"
+path = "{files.inbox}/sub"
+model = "nothing"
+[[sinks]]
+name = "a"
+type = "jsonl"
+path = "{files.root}/x"
+[[sinks]]
+name = "a"
+type = "images"
+dir = "{files.root}/x"
+"""
+    )
+    files.path.write_text(again)
+    with pytest.raises(ConfigError) as caught:
+        configuration.load(files.path, {})
+    text = str(caught.value)
+    assert "sources.line1.name: is used twice" in text
+    assert "sinks.a.name: is used twice" in text
+    assert "overlap" in text
+    assert "there is no [models.nothing]; models: tiny" in text
+    assert "is used by two sinks" in text
+
+
+def test_permissions(files: Files) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read and write everything")
+    files.inbox.chmod(0)
+    assert "cannot be read by this user" in files.problems()[0]
+    files.inbox.chmod(0o555)
+    assert files.load()
+    problems = files.problems(each_sources=f'after = "move"\ndone_dir = "{files.root}/done"')
+    assert "takes write permission" in problems[0]
+    files.inbox.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "path"),
+    [
+        ("EDGED_HTTP__LISTEN", "[::1]:0", "http.listen"),
+        ("EDGED_LIMITS__MAX_BYTES", "77", "limits.max_bytes"),
+        ("EDGED_RETENTION__RESULTS_DAYS", "1.5", "retention.results_days"),
+        ("EDGED_SERVICE__LOG_FORMAT", "json", "service.log_format"),
+    ],
+)
+def test_environment(files: Files, variable: str, value: str, path: str) -> None:
+    found: Any = files.load({variable: value, "PATH": "/bin", "EDGED": "x"})
+    for part in path.split("."):
+        found = getattr(found, part)
+    assert str(found) == value
+
+
+def test_environment_of_models(files: Files) -> None:
+    config = files.load({"EDGED_MODELS__TINY__DEVICE": "cpu", "EDGED_MODELS__TINY__TARGET_FPR": "0.1"})
+    assert (config.models["tiny"].device, config.models["tiny"].target_fpr) == ("cpu", 0.1)
+
+
+@pytest.mark.parametrize("variable", ["EDGED_SOURCES__PATH", "EDGED_HTTP__A__B", "EDGED_MODELS__TINY"])
+def test_environment_that_is_no_key(files: Files, variable: str) -> None:
+    assert any(variable in problem and "is no key" in problem for problem in files.problems({variable: "x"}))
+    assert files.problems({"EDGED_HTTP__PORT": "1"})[0].startswith("http.port: unknown key")
+
+
+@pytest.mark.parametrize("content", [b"[", b"\xff\xfe", b'a = "', b"a = " + b"9" * 5000, b"a = " + b"[" * 20_000])
+def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "edged.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match="is not TOML"):
+        configuration.load(tmp_path / "edged.toml", {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        configuration.load(tmp_path / "nowhere.toml", {})
+
+
+def test_what_reads_results_needs_only_the_service(files: Files) -> None:
+    files.inbox.rmdir()
+    files.write(models__tiny='device = "nonsense"')
+    assert configuration.load_service(files.path, {}).state_dir == files.root / "state"
+    moved = configuration.load_service(files.path, {"EDGED_SERVICE__STATE_DIR": "/elsewhere"})
+    assert moved.state_dir == Path("/elsewhere")
+    files.path.write_text("[service]\n")
+    with pytest.raises(ConfigError, match=r"service\.state_dir: is required"):
+        configuration.load_service(files.path, {})
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "localhost:9108", "127.9.9.9:1"])
+def test_loopback_takes_no_token(files: Files, listen: str) -> None:
+    assert files.load(http=f'listen = "{listen}"').http.listen == listen
+
+
+def test_beyond_loopback_with_a_token(files: Files) -> None:
+    token = files.root / "token"
+    token.write_text("secret\n")
+    config = files.load(http=f'listen = "0.0.0.0:9108"\ntoken_file = "{token}"')
+    assert config.http.token() == "secret"
+    for wrong in (b"", b"\n", b"\xff\xfe"):
+        token.write_bytes(wrong)
+        assert any("http.token_file" in problem for problem in files.problems(http=f'token_file = "{token}"'))

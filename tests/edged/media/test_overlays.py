@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from edged.media.overlays import render, render_signal
+
+
+def halves(value: float, grey: int = 100, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    image = np.asarray(render(np.full((32, 32, channels), grey, np.uint8), np.full((8, 8), value, np.float32)))
+    assert image.shape == (32, 64, 3)
+    return image[:, :32], image[:, 32:]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_what_good_pictures_show_stays_clear(value: float, channels: int) -> None:
+    plain, overlay = halves(value, channels=channels)
+    assert (plain == 100).all()
+    assert (overlay == 100).all()
+
+
+def test_the_scale_is_fixed() -> None:
+    _, full = halves(3.0)
+    assert np.array_equal(full[0, 0], np.round(100 * 0.4 + np.array([220, 0, 0]) * 0.6))
+    assert np.array_equal(halves(300.0)[1], full)
+    _, middle = halves(2.0)
+    assert np.array_equal(middle[0, 0], np.round(100 * 0.575 + np.array([255, 128, 0]) * 0.425))
+
+
+def test_heat_is_where_the_map_is() -> None:
+    heat = np.zeros((8, 8), np.float32)
+    heat[1, 6] = 5.0  # rows 4 to 7, columns 24 to 27
+    image = np.asarray(render(np.zeros((32, 32, 1), np.uint8), heat)).astype(int)
+    assert (image[:, :32] == 0).all()
+    row, column = np.unravel_index(image[:, 32:, 0].argmax(), (32, 32))
+    assert 4 <= row <= 7
+    assert 24 <= column <= 27
+    assert (image[16:, 32:] == 0).all()
+    assert (image[:, 32:48] == 0).all()
+
+
+def test_a_signals_heat_is_where_its_samples_are() -> None:
+    heat = np.array([[0.0, 0.0, 5.0]], np.float32)  # 30 samples in positions of 10, 10 and 10: the last third
+    image = np.asarray(render_signal(np.zeros((2, 30), np.float32), heat)).astype(int)
+    assert image.shape == (240, 280, 3)
+    coloured = image[0, :, 2] < 255
+    assert not coloured[:180].any()
+    assert coloured[195:].all()
+
+
+def test_a_last_position_that_reaches_beyond_the_end_is_cut() -> None:
+    heat = np.array([[0.0, 0.0, 5.0]], np.float32)  # 25 samples in positions of 9, 9 and 7
+    image = np.asarray(render_signal(np.zeros((1, 25), np.float32), heat)).astype(int)
+    coloured = image[0, :, 2] < 255
+    assert not coloured[: 17 * 280 // 25].any()
+    assert coloured[19 * 280 // 25 :].all()

@@ -1,0 +1,401 @@
+import json
+import os
+import sqlite3
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from PIL import Image
+from prometheus_client import CollectorRegistry
+
+from edged.errors import PictureError, SinkError
+from edged.journal.journal import Journal
+from edged.journal.reading import read_results
+from edged.journal.schema import FILE
+from edged.media.imaging import Limits
+from edged.models.detector import Detector
+from edged.results import Record, new_id
+from edged.service.metrics import Metrics
+from edged.service.pipeline import Pipeline
+from edged.sinks.images import ImagesSink
+from edged.sinks.jsonl import JsonlSink
+from edged.sources.folder.arrivals import Arrival, Entry, Stamps
+from tests.conftest import TINY
+from tests.edged.making import BAD_SCORE, bad, encode, entry, good, until
+
+
+class Script:
+    """A source (`edged.sources.contract.Source`) that offers the files that it is told to."""
+
+    def __init__(self, name: str, *paths: Path) -> None:
+        self.name, self.wake = name, threading.Event()
+        self.todo = list(paths)
+        self.entries: list[Entry] = []
+        self.released: list[str] = []
+        self.gone: set[str] = set()
+        self.refused: set[str] = set()
+        self.changed: set[str] = set()
+        self.repeated: set[str] = set()
+        self.deferred: dict[str, PictureError] = {}
+        self.failures = 0
+        self.runs = 0
+
+    def run(
+        self, offer: Callable[[Arrival], bool], stop: threading.Event, well: Callable[[], None] = lambda: None
+    ) -> None:
+        self.runs += 1
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("the scanner broke")
+        while not stop.is_set():
+            while self.todo:
+                path = self.todo[0]
+                if not offer(Arrival(new_id(), self.name, os.fsencode(path), Stamps.of(path.stat()), 0.0)):
+                    break
+                self.todo.pop(0)
+            self.wake.wait()
+            self.wake.clear()
+
+    def give(self, *paths: Path) -> None:
+        self.todo += paths
+        self.wake.set()
+
+    def waiting(self) -> tuple[int, float | None]:
+        return len(self.todo), None
+
+    def open(self, arrival: Arrival) -> BinaryIO | None:
+        name = os.fsdecode(os.path.basename(arrival.path))
+        if name in self.refused:
+            raise PictureError("unreadable", "cannot be opened: Permission denied")
+        return None if name in self.gone else open(arrival.path, "rb", buffering=0)  # type: ignore[return-value]
+
+    def unchanged(self, arrival: Arrival, file: BinaryIO) -> bool:
+        return os.fsdecode(os.path.basename(arrival.path)) not in self.changed
+
+    def is_repetition(self, arrival: Arrival, sha256: str | None) -> bool:
+        return os.fsdecode(os.path.basename(arrival.path)) in self.repeated
+
+    def defer(self, arrival: Arrival, error: PictureError) -> bool:
+        name = os.fsdecode(os.path.basename(arrival.path))
+        if name not in self.deferred:
+            return False
+        self.deferred[name] = error
+        return True
+
+    def release(self, arrival: Arrival) -> None:
+        self.released.append(os.fsdecode(os.path.basename(arrival.path)))
+
+    def entry(self, arrival: Arrival, record: Record) -> Entry:
+        return Entry(record, arrival.stamps)
+
+    def committed(self, arrival: Arrival, entry: Entry) -> None:
+        self.entries.append(entry)
+
+
+class Collector:
+    """A sink (`edged.sinks.contract.RecordSink`) that fails as often as it is told to."""
+
+    def __init__(self, name: str, failures: int = 0) -> None:
+        self.name, self.failures = name, failures
+        self.records: list[Record] = []
+        self.closed = False
+
+    def publish(self, records: Sequence[Record]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise SinkError("it is full")
+        self.records += records
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Works:
+    """A pipeline that runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.journal = root, Journal(root / "state")
+        self.metrics = Metrics(CollectorRegistry())
+        self.detector = Detector.load(TINY, device="cpu")
+        self.pipeline: Pipeline | None = None
+
+    def start(self, *sources: Script, sinks: Sequence[Collector] = (), images: Sequence[ImagesSink] = ()) -> Pipeline:
+        self.metrics.declare(onnxruntime="1", sources={source.name: "tiny" for source in sources}, sinks=[])
+        self.pipeline = Pipeline(
+            journal=self.journal,
+            metrics=self.metrics,
+            limits=Limits(max_bytes=100_000),
+            decoders=2,
+            record_sinks=sinks,
+            image_sinks=images,
+        )
+        self.pipeline.start()
+        self.pipeline.set_detectors({source.name: self.detector for source in sources})
+        for source in sources:
+            self.pipeline.add_source(source)
+        return self.pipeline
+
+    def stop(self) -> None:
+        if self.pipeline is not None:
+            self.pipeline.stop(10.0)
+            self.pipeline = None
+
+    def rows(self) -> list[Record]:
+        return list(read_results(self.root / "state"))
+
+    def write(self, count: int, prefix: str = "good") -> list[Path]:
+        paths = [self.root / f"{prefix}-{number:03}.png" for number in range(count)]
+        for number, path in enumerate(paths):
+            path.write_bytes(good(number))
+        return paths
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def works(tmp_path: Path) -> Iterator[Works]:
+    one = Works(tmp_path)
+    yield one
+    one.stop()
+    one.journal.close()
+
+
+def test_arrivals_become_rows_entries_and_counts(works: Works) -> None:
+    paths = works.write(20)
+    (works.root / "bad.png").write_bytes(bad())
+    (works.root / "broken.png").write_bytes(b"x")
+    (works.root / "long.png").write_bytes(bytes(100_001))
+    source = Script("line1", *paths, *(works.root / name for name in ("bad.png", "broken.png", "long.png")))
+    works.start(source)
+    until(lambda: len(source.entries) == 23, "23 entries")
+    works.stop()
+    rows = {os.path.basename(row.path): row for row in works.rows()}
+    assert len(rows) == 23
+    assert rows["bad.png"].score == pytest.approx(BAD_SCORE, rel=1e-5)
+    assert rows["bad.png"].is_anomaly is True
+    assert rows["broken.png"].reason == "undecodable"
+    assert rows["long.png"].reason == "file_too_large"
+    assert rows["long.png"].sha256 is None
+    assert sorted(entry.record.id for entry in source.entries) == sorted(row.id for row in rows.values())
+    assert works.value("edged_images_total", source="line1", outcome="ok") == 20
+    assert works.value("edged_images_total", source="line1", outcome="anomaly") == 1
+    assert works.value("edged_images_total", source="line1", outcome="quarantined") == 2
+    assert works.value("edged_quarantined_total", source="line1", reason="file_too_large") == 1
+    assert works.value("edged_stage_duration_seconds_count", stage="decode") == 23
+    assert works.value("edged_stage_duration_seconds_count", stage="infer") == 21
+    commits = works.value("edged_stage_duration_seconds_count", stage="commit") or 0
+    assert 1 <= commits <= 23  # many at once, where the disk is slower than the model
+    assert works.value("edged_score_ratio_count", source="line1", model="tiny") == 21
+    assert set(rows["bad.png"].timings_ms) == {"decode", "infer"}
+
+
+def test_what_is_not_recorded_is_given_back(works: Works) -> None:
+    paths = works.write(6)
+    names = [path.name for path in paths]
+    source = Script("line1", *paths)
+    source.gone, source.changed, source.repeated = {names[0]}, {names[1]}, {names[2]}
+    source.refused, source.deferred = {names[3], names[4]}, {names[3]: PictureError("empty", "")}
+    works.start(source)
+    until(lambda: len(source.entries) == 2, "two entries")
+    until(lambda: len(source.released) == 2, "two releases")
+    works.stop()
+    rows = {os.path.basename(row.path): row for row in works.rows()}
+    assert set(rows) == {names[4], names[5]}
+    assert (rows[names[4]].reason, rows[names[4]].sha256) == ("unreadable", None)
+    assert sorted(source.released) == names[:2]
+    assert source.deferred[names[3]].reason == "unreadable"
+
+
+def test_a_flood_on_one_source_does_not_starve_another(works: Works) -> None:
+    flood, trickle = Script("flood", *works.write(300, "flood")), Script("trickle")
+    works.start(flood, trickle)
+    until(lambda: len(flood.entries) >= 20, "the flood")
+    trickle.give(*works.write(3, "trickle"))
+    until(lambda: len(trickle.entries) == 3, "the trickle")
+    assert len(flood.entries) < 300
+    until(lambda: len(flood.entries) == 300, "the rest")
+
+
+def test_sinks_get_every_row_in_order_and_a_failing_one_delays_no_other(works: Works) -> None:
+    failing, fine, source = Collector("failing", failures=2), Collector("fine"), Script("line1", *works.write(30))
+    works.start(source, sinks=[failing, fine])
+    until(lambda: len(fine.records) == 30, "the sink that works")
+    until(lambda: len(failing.records) == 30, "the other")
+    works.stop()
+    rows = works.rows()
+    assert fine.records == rows
+    assert failing.records == rows
+    assert works.value("edged_sink_failures_total", sink="failing") == 2
+    assert works.value("edged_sink_failures_total", sink="fine") is None
+    assert fine.closed
+    assert failing.closed
+
+
+def test_a_sink_that_is_down_costs_bounded_memory_and_gets_all_in_order(works: Works) -> None:
+    class Measuring(Collector):
+        """Fails, and says how much it was given at a time."""
+
+        def __init__(self) -> None:
+            super().__init__("lines")
+            self.down, self.tries, self.most = True, 0, 0
+
+        def publish(self, records: Sequence[Record]) -> None:
+            self.tries += 1
+            self.most = max(self.most, len(records))
+            if self.down:
+                raise SinkError("it is down")
+            super().publish(records)
+
+    sink, source = Measuring(), Script("line1")
+    works.journal.add_sink("lines")
+    tracemalloc.start()
+    try:
+        for _ in range(12):  # 24 MB of rows wait
+            works.journal.commit([entry(error="x" * 4000) for _ in range(500)])
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        works.start(source, sinks=[sink])
+        until(lambda: sink.tries >= 2, "two tries")
+        source.give(*works.write(10))
+        until(lambda: len(source.entries) == 10, "what arrives meanwhile to be scored")
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert sink.most == 500
+    assert peak < 12_000_000
+    assert works.journal.backlog("lines") == 6010
+    sink.down = False
+    until(lambda: works.journal.backlog("lines") == 0, "the outbox to be empty")
+    assert [record.id for record in sink.records] == [row.id for row in works.rows()]
+
+
+def test_a_sink_that_was_cut_off_before_it_was_noted_gets_the_same_again_in_order(works: Works) -> None:
+    path = works.root / "lines.jsonl"
+    works.journal.add_sink("lines")
+    works.journal.commit([entry() for _ in range(700)])
+    first = JsonlSink("lines", path)  # a daemon that dies between the line and the note of it
+    first.publish([record for _, record in works.journal.undelivered("lines", 500)])
+    first.close()
+    with path.open("ab") as file:
+        file.write(b'{"id": "half a li')
+    works.start(Script("line1"), sinks=[JsonlSink("lines", path)])
+    until(lambda: works.journal.backlog("lines") == 0, "the outbox to be empty")
+    works.stop()
+    ids = [json.loads(line)["id"] for line in path.read_text("ascii").splitlines()]
+    rows = [row.id for row in works.rows()]
+    assert ids == rows[:500] + rows
+    assert list(dict.fromkeys(ids)) == rows
+
+
+def test_a_sink_gets_what_is_left_when_it_stops(works: Works) -> None:
+    sink, source = Collector("lines"), Script("line1", *works.write(50))
+    works.start(source, sinks=[sink])
+    until(lambda: source.entries, "a first entry")
+    works.stop()
+    assert sink.records == works.rows()
+    assert len(works.rows()) == len(source.entries) >= 1
+
+
+def test_overlays_that_cannot_be_written_cost_no_result(works: Works) -> None:
+    (works.root / "file").write_text("")
+    images = ImagesSink("pictures", works.root / "file", anomalies_only=False, max_bytes=10**9)
+    source = Script("line1", *works.write(5))
+    works.start(source, images=[images])
+    until(lambda: len(source.entries) == 5, "five entries")
+    assert works.value("edged_sink_failures_total", sink="pictures") == 5
+
+
+def test_overlays_stand_before_the_row_does_and_those_of_no_row_go(works: Works) -> None:
+    folder = works.root / "overlays"
+    folder.mkdir()
+    (folder / f"{'0' * 26}.png").write_bytes(b"of a result that never became durable")
+    images = ImagesSink("pictures", folder, anomalies_only=False, max_bytes=10**9)
+    source = Script("line1", *works.write(5))
+    works.start(source, images=[images])
+    until(lambda: len(source.entries) == 5, "five entries")
+    assert {path.stem for path in folder.iterdir()} == {row.id for row in works.rows()}
+
+
+def test_a_source_that_fails_is_started_again(works: Works) -> None:
+    source = Script("line1", *works.write(2))
+    source.failures = 1
+    pipeline = works.start(source)
+    until(pipeline.troubles, "a trouble")
+    assert pipeline.troubles() == ["source line1 failed: the scanner broke"]
+    until(lambda: len(source.entries) == 2, "its pictures")
+    assert source.runs == 2
+
+
+def test_a_picture_that_the_model_fails_on_holds_up_no_other(works: Works) -> None:
+    pytest.importorskip("onnx")
+    from tests import tiny_kinds
+
+    works.detector = Detector.load(tiny_kinds.fragile(works.root / "fragile"), device="cpu")
+    golden = works.root / "fragile" / "golden.npz"
+    right = golden.read_bytes()
+    poison = works.root / "poison.png"
+    poison.write_bytes(encode(Image.new("L", (32, 32), 255)))
+    first, *others = works.write(9)
+    source, other = Script("line1", first, poison, *others), Script("line2", *works.write(3, "other"))
+    golden.write_bytes(right[:-1])  # while nobody can tell whether the picture is to blame or the model, all wait
+    pipeline = works.start(source, other)
+    until(pipeline.troubles, "a trouble")
+    assert "scoring failed" in pipeline.troubles()[0]
+    assert "golden.npz is damaged" in pipeline.troubles()[0]
+    golden.write_bytes(right)
+    until(lambda: (len(source.entries), len(other.entries)) == (10, 3), "everything", 60)
+    assert pipeline.troubles() == []
+    (row,) = [row for row in works.rows() if row.status != "ok"]
+    assert (Path(row.path), row.reason) == (poison, "model_failed")
+    assert "ONNX Runtime fails" in row.error
+
+
+def test_a_journal_that_fails_is_waited_for(works: Works) -> None:
+    source = Script("line1", *works.write(40))
+    other = sqlite3.connect(works.root / "state" / FILE, timeout=30)
+    other.execute("ALTER TABLE results RENAME TO away")
+    pipeline = works.start(source)
+    until(pipeline.troubles, "a trouble")
+    assert "results cannot be made durable" in pipeline.troubles()[0]
+    until(lambda: len(source.todo) == 0, "as many claims as there is room for")
+    until(lambda: pipeline.stuck(0.5) == [], "nobody to count as stuck")
+    threading.Event().wait(0.6)
+    assert pipeline.stuck(0.5) == []  # waiting for the disk is not being stuck
+    assert source.entries == []
+    other.execute("ALTER TABLE away RENAME TO results")
+    other.close()
+    until(lambda: len(source.entries) == 40, "everything", 60)
+    assert len(works.rows()) == 40
+    until(lambda: pipeline.troubles() == [], "the end of the trouble")
+
+
+def test_stopping_while_the_journal_fails_records_nothing_twice(works: Works) -> None:
+    source = Script("line1", *works.write(10))
+    other = sqlite3.connect(works.root / "state" / FILE, timeout=30)
+    other.execute("ALTER TABLE results RENAME TO away")
+    pipeline = works.start(source)
+    until(pipeline.troubles, "a trouble")
+    works.stop()
+    assert source.entries == []
+    other.execute("ALTER TABLE away RENAME TO results")
+    other.close()
+    assert works.rows() == []
+
+
+def test_a_source_comes_and_goes(works: Works) -> None:
+    first, second = Script("line1", *works.write(3, "a")), Script("line2", *works.write(3, "b"))
+    pipeline = works.start(first, second)
+    until(lambda: len(first.entries) == len(second.entries) == 3, "all")
+    assert pipeline.drain(["line1"], 10.0)
+    pipeline.remove_source("line1")
+    first.give(*works.write(1, "c"))
+    second.give(*works.write(1, "d"))
+    until(lambda: len(second.entries) == 4, "the one that stayed")
+    assert len(first.entries) == 3
+    again = Script("line1", *works.write(2, "e"))
+    pipeline.add_source(again)
+    until(lambda: len(again.entries) == 2, "the one that came back")
