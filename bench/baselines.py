@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.features import Extractor, Features
+from train.nets.features import Extractor, Features
 
 _RIDGE: Final = 0.01  # PaDiM's ε
 _CORESET: Final = 8000

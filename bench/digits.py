@@ -32,15 +32,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train import config as configs
-from train.ae import train_detector
-from train.corruption import Corruption
-from train.denoiser import train_denoiser
-from train.detector import Detector
-from train.pictures import Part, Picture, PictureSet
+from train.config import kinds as configs
+from train.data.corruption import Corruption
+from train.data.pictures import Part, Picture, PictureSet
+from train.fit.ae import train_detector
+from train.fit.denoiser import train_denoiser
+from train.fit.vae import held_out_loss, train_vae
+from train.nets.detector import Detector
+from train.nets.vae import VaeDetector
 from train.progress import nowhere
-from train.vae import held_out_loss, train_vae
-from train.vae_model import VaeDetector
 
 CONFIGS: Final = Path(__file__).parents[1] / "configs" / "train"
 N_TRAIN: Final = 8000

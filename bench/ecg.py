@@ -33,11 +33,11 @@ import torch
 from numpy.typing import NDArray
 
 from edged.models.calibration import conformal_threshold
-from train import config as configs
-from train.ae import train_detector
-from train.config_signal import SignalConfig
-from train.detector import Detector
-from train.pictures import Picture, PictureSet, split
+from train.config import kinds as configs
+from train.config.signal import SignalConfig
+from train.data.pictures import Picture, PictureSet, split
+from train.fit.ae import train_detector
+from train.nets.detector import Detector
 from train.progress import nowhere
 
 CONFIGS: Final = Path(__file__).parents[1] / "configs" / "train"

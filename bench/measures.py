@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from export.metrics import Scores, auroc, roc
+from export.report.metrics import Scores, auroc, roc
 
 _SIDE: Final = 128  # pixels a side that maps and masks are compared at
 _MOST_FPR: Final = 0.3  # up to which the per-region overlap is integrated

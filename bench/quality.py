@@ -41,14 +41,15 @@ from edged.media.imaging import ImageInput, Limits, decode
 from edged.models import bundle as bundles
 from edged.models.calibration import conformal_threshold
 from edged.models.runtime import import_onnxruntime
-from export import graph
-from export.metrics import auroc
-from train import features, run
-from train.augmentation import augmentation
-from train.detector import Detector
-from train.head import Head
-from train.head_fit import fit_head
-from train.pictures import PictureSet
+from export.onnx import graph
+from export.report.metrics import auroc
+from train import run
+from train.data.augmentation import augmentation
+from train.data.pictures import PictureSet
+from train.fit.head import fit_head
+from train.nets import features
+from train.nets.detector import Detector
+from train.nets.head import Head
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 OURS: Final = {

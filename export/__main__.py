@@ -46,9 +46,10 @@ def _export(options: argparse.Namespace, console: Console) -> None:
             f"a letter or digit first; give it one: --name {bundles.as_name(name)}"
         )
     from export.bundle import export_bundle
-    from export.strangers import raised_from
-    from export.trust import percent
-    from train import cleaning, progress, run
+    from export.report.outliers import raised_from
+    from export.report.trust import percent
+    from train import progress, run
+    from train.data import cleaning
 
     began = time.monotonic()
     track = progress.on(console)

@@ -9,15 +9,17 @@ import numpy as np
 from edged.models import bundle as bundles
 from edged.models.detector import Detector as ServedDetector
 from edged.models.sampling import DECODER
-from export import calibrate, describe, graph, manifest, parity, quantise, sources
+from export import calibrate, manifest, sources
 from export.calibrate import Outcome
+from export.onnx import graph, parity, quantise
+from export.report import describe
+from export.report.outliers import Stranger
 from export.sources import Intact, Reader
-from export.strangers import Stranger
-from train.cleaning import Denoiser
+from train.data.cleaning import Denoiser
 from train.errors import TrainError
+from train.nets.vae import Decoder, VaeDetector
 from train.progress import Track
 from train.run import Run
-from train.vae_model import Decoder, VaeDetector
 
 PARITY_PICTURES: Final = 8
 GOLDEN_PICTURES: Final = 3

@@ -12,11 +12,11 @@ from edged.models import bundle as bundles
 from edged.models.bundle import Bundle, Calibration, Manifest
 from edged.models.calibration import Threshold, conformal_threshold
 from edged.models.detector import Detector
-from export import metrics
-from export.metrics import Report, Scores
+from export.report import metrics
+from export.report.metrics import Report, Scores
 from export.sources import Reader
+from train.data.pictures import Picture
 from train.errors import TrainError
-from train.pictures import Picture
 from train.progress import Advance
 
 _BATCH: Final = 8

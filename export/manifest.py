@@ -14,13 +14,13 @@ import onnx
 from numpy.typing import NDArray
 
 from edged.models.bundle import mark_of
-from export import parity
-from train.config_base import EFFICIENTNET
-from train.config_vae import VaeConfig
+from export.onnx import parity
+from train.config.base import EFFICIENTNET
+from train.config.vae import VaeConfig
+from train.data.pictures import Part, Picture
 from train.errors import TrainError
-from train.features import map_size
-from train.head import REFERENCE_QUANTILE
-from train.pictures import Part, Picture
+from train.nets.features import map_size
+from train.nets.head import REFERENCE_QUANTILE
 from train.run import Run, provenance
 
 PARTS: Final[tuple[Part, ...]] = ("fit", "statistics", "calibration", "bad")

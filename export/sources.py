@@ -14,9 +14,9 @@ from edged.files import read_regular
 from edged.media.imaging import Limits
 from edged.media.inputs import Input, decode
 from edged.models.calibration import pictures_needed
-from train.cleaning import Denoiser
+from train.data.cleaning import Denoiser
+from train.data.pictures import Part, Picture
 from train.errors import TrainError
-from train.pictures import Part, Picture
 from train.run import Run
 
 

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from edged.models import bundle as bundles
 from train import command
-from train import config as configs
-from train.config_signal import SignalConfig
+from train.config import kinds as configs
+from train.config.explained import help_lines
+from train.config.signal import SignalConfig
 from train.errors import ConfigError
-from train.explained import help_lines
 from train.threads import wait_asleep
 
 PROGRAM: Final = "train"
@@ -55,7 +55,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
-    from train import cleaning, loop, pictures, progress, run, signals
+    from train import progress, run
+    from train.data import cleaning, pictures, signals
+    from train.fit import loop
 
     device = loop.choose_device(options.device)
     denoiser = None
@@ -137,14 +139,14 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
 def _loop(kind: str) -> Any:
     if kind == "ae":
-        from train.ae import train_detector
+        from train.fit.ae import train_detector
 
         return train_detector
     if kind == "denoiser":
-        from train.denoiser import train_denoiser
+        from train.fit.denoiser import train_denoiser
 
         return train_denoiser
-    from train.vae import train_vae
+    from train.fit.vae import train_vae
 
     return train_vae
 

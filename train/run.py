@@ -20,11 +20,11 @@ from typing import Any, Final
 
 import torch
 
-from train.config import KINDS, Config, of_input
-from train.detector import Detector, make_denoiser, make_detector, make_vae
+from train.config.kinds import KINDS, Config, of_input
+from train.data.pictures import Part, Picture
 from train.errors import TrainError
-from train.pictures import Part, Picture
-from train.vae_model import VaeDetector
+from train.nets.detector import Detector, make_denoiser, make_detector, make_vae
+from train.nets.vae import VaeDetector
 
 SCHEMA_VERSION: Final = 2
 METRICS: Final = "metrics.jsonl"

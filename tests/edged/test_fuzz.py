@@ -33,9 +33,9 @@ from edged.models.detector import Detector
 from edged.sources.folder.arrivals import Disposal, Entry, Stamps
 from tests import broken_pictures
 from tests.conftest import TINY
+from tests.edged.config.test_config import Files
 from tests.edged.making import TIMES, quarantined, record
-from tests.edged.test_bundle import reseal
-from tests.edged.test_config import Files
+from tests.edged.models.test_bundle import reseal
 
 fuzz = settings(
     max_examples=150 * TIMES,

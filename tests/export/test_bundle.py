@@ -20,8 +20,9 @@ from edged.media.imaging import Limits, decode
 from edged.models import bundle as bundles
 from edged.models.detector import Detector
 from edged.reports import about_bundle
-from export import describe, parity
 from export.__main__ import main
+from export.onnx import parity
+from export.report import describe
 from tests.train.plates import folder, part
 from train import run
 from train.__main__ import main as train

@@ -17,7 +17,7 @@ from export.__main__ import main as export
 from tests.train.making import save, stripes
 from train import run
 from train.__main__ import main as train
-from train.vae_model import Decoder
+from train.nets.vae import Decoder
 
 SMALL = ["size=32", "channels=1", "width=8", "epochs=2", "target_fpr=0.1"]
 SETTINGS = {

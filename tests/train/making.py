@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.pictures import Part, Picture, PictureSet
+from train.data.pictures import Part, Picture, PictureSet
 
 
 def stripes(n: int, side: int = 32, channels: int = 1, seed: int = 0) -> NDArray[np.uint8]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from train import config as configs
-from train.detector import make_denoiser, make_detector, make_vae
+from train.config import kinds as configs
+from train.nets.detector import make_denoiser, make_detector, make_vae
 
 FOLDER = Path(__file__).parents[2] / "configs" / "train"
 MAKERS = {"ae": make_detector, "denoiser": make_denoiser, "vae": make_vae}

@@ -17,8 +17,8 @@ from edged.journal.journal import Journal
 from edged.journal.schema import FILE
 from edged.sources.folder.arrivals import Entry, Stamps
 from tests.edged.daemons import Site
+from tests.edged.journal.test_salvage import opened, pages_of, zero
 from tests.edged.making import drop, good, record, until
-from tests.edged.test_salvage import opened, pages_of, zero
 
 
 def score_many(site: Site, count: int) -> None:

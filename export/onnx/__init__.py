@@ -1,0 +1,1 @@
+"""The ONNX graph: written, made smaller, compared with torch."""

@@ -1,0 +1,256 @@
+"""card.md: what a person should know of a bundle before relying on it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from edged.media.imaging import ImageInput
+from edged.media.inputs import Input
+from edged.media.signals import SignalInput
+from edged.models.bundle import Manifest
+from edged.models.calibration import Threshold
+from export.report import intervals, plots, sheets, signal_card, trust
+from export.report.metrics import Report
+from export.report.outliers import LIMIT, Stranger
+from train.config.kinds import Config
+
+_KINDS: Final = {
+    "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
+    "denoiser": "A denoiser that cleans pictures, and scores them by what it takes away",
+    "vae": "A variational autoencoder that scores pictures and draws new ones",
+}
+
+_SHOWN: Final = {
+    "image": "Each picture beside itself under its heat map",
+    "signal": "Each signal, up to four channels of it, in black, what the model makes of it in blue, and red where its "
+    "map is above 1.0",
+}
+_POSITION: Final = {"image": "pixel", "signal": "position"}
+_CHANGES: Final = {"image": "the line, the camera or the light", "signal": "the line or the sensor"}
+
+
+def write(
+    manifest: Manifest,
+    *,
+    threshold: Threshold,
+    report: Report | None,
+    strangers: Sequence[Stranger],
+    raised_from: float | None,
+    parts: Mapping[str, int],
+    source_px: tuple[float, float],
+    pictures: Collection[str],
+    epochs: tuple[int, int, int],
+    psnr: tuple[float, float] | None,
+    warnings: Sequence[str],
+) -> str:
+    """The card, in Markdown.
+
+    Args:
+        manifest: of the bundle.
+        threshold: that its calibration gives.
+        report: on bad pictures, where there were some.
+        strangers: among the good pictures.
+        raised_from: what the threshold would be without them, where it rests on one.
+        parts: pictures by part.
+        source_px: width and height of pictures in their files, turned upright, medians.
+        pictures: names of the picture files that stand beside the card.
+        epochs: the one that was kept, how many were trained, how many were allowed.
+        psnr: of a denoiser's examples before and after, dB.
+        warnings: of training and export.
+    """
+    kind, plural = manifest.input.kind, manifest.input.plural
+    blocks = [
+        f"# {manifest.name}\n",
+        f"{_KINDS[manifest.kind].replace('pictures', plural)} (`{manifest.backbone}`, {manifest.precision}). "
+        f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
+        *_denoiser(manifest),
+        "## How far to trust it\n",
+        *[
+            f"- {sentence}"
+            for sentence in trust.sentences(
+                threshold, report, strangers, parts, manifest.input, raised_from=raised_from
+            )
+        ],
+        *[f"- warning: {_escape(warning)}" for warning in warnings],
+        "\n## Data\n",
+        _table(
+            ("part", plural, "used for"),
+            ("fit", parts["fit"], "weights, covariances"),
+            ("statistics", parts["statistics"], "the best epoch, the level, the map's reference; then covariances"),
+            ("calibration", parts["calibration"], "the threshold, and nothing else"),
+            ("bad", parts["bad"], "this card, and nothing else"),
+        ),
+        _strangers(manifest.input),
+        "## Input\n",
+        _input(manifest, source_px),
+        "## Threshold\n",
+        f"An anomaly is a score above **{threshold.value:.4g}**, for a false-positive rate of "
+        f"{threshold.target_fpr:g}, from {threshold.n} calibration {plural} by split conformal prediction. Calibrate "
+        f"again (`edged calibrate`) when {_CHANGES[kind]} changes.\n",
+        f"**This card and its charts describe the calibration of {manifest.created:%Y-%m-%d %H:%M} UTC, made at "
+        "export.** `edged calibrate` changes the threshold, not this card; `edged inspect` says which calibration is "
+        "in force, and whether it is this one.\n",
+        f"![Scores]({plots.HISTOGRAM})\n",
+        f"## On bad {plural}\n",
+        *_bad(report, threshold, manifest.input),
+        "## Examples\n",
+        f"![Examples]({sheets.EXAMPLES})\n",
+        f"{_SHOWN[kind]}, with its name, its score, and how many times the threshold that is; above 1 it is flagged. "
+        f"Maps are in fixed units: 1.0 is what good {plural} exceed at about "
+        f"{_one_in(1 - manifest.map_reference.quantile, _POSITION[kind])} ({manifest.map_reference.n} {plural}).\n",
+        *_made(pictures, psnr),
+        *_learning(pictures, epochs, plural),
+        "## Privacy and licences\n",
+        f"{_listed(pictures)} hold some of the {plural} that this model was trained or reported on. Who gets the "
+        "bundle gets those.\n",
+        *[f"- {what}: {_escape(licence)}" for what, licence in sorted(manifest.licences.items())],
+    ]
+    return "\n".join(blocks) + "\n"
+
+
+def pixels_covered(taken: ImageInput, source_px: tuple[float, float]) -> tuple[float, float]:
+    """Width and height, in px of a file of `source_px`, that one model pixel stands for; see `edged.media.imaging`."""
+    across, down = source_px[0] / taken.width, source_px[1] / taken.height
+    if taken.resize == "stretch":
+        return across, down
+    both = max(across, down) if taken.resize == "pad" else min(across, down)
+    return both, both
+
+
+def loss_of(kind: str, config: Config) -> str:
+    """What the loss of a kind is, for an axis."""
+    if kind == "vae":
+        return "loss: negative ELBO, nats a picture"
+    named = getattr(config, "loss", None)
+    if kind == "denoiser" and named == "psnr":
+        return "loss: half the logarithm of the squared error"
+    return "loss: mean absolute error" if named == "mae" else "loss: mean squared error"
+
+
+def _strangers(taken: Input) -> str:
+    return (
+        f"A good {taken.singular} is called a stranger when its modified z-score is above {LIMIT:g}: its distance from "
+        "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). "
+        "The fit and statistics parts are judged together, for what was learnt from scores lower; calibration by "
+        "itself.\n"
+    )
+
+
+def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
+    taken = manifest.input
+    if isinstance(taken, SignalInput):
+        return signal_card.input_words(taken, int(manifest.outputs["anomaly_map"].shape[-1]))
+    across, down = pixels_covered(taken, source_px)
+    return (
+        f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
+        f"{taken.filter} filter. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
+        "trained on: **a defect smaller than that may not be seen.**\n"
+    )
+
+
+def _denoiser(manifest: Manifest) -> list[str]:
+    if manifest.denoiser is None:
+        return []
+    return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
+
+
+def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]:
+    if report is None:
+        return ["There were none, so how many defects this model finds is not known.\n"]
+    rate = intervals.true_rate(threshold)
+    area, recall = report.auroc_interval, report.recall_interval
+    precision = trust.percent(trust.precision_on_a_line(report, rate.mean))
+    return [
+        _table(
+            ("measure", "value", "95 % interval", "what it is"),
+            (
+                "AUROC",
+                f"{report.auroc:.4f}",
+                f"{area.low:.3f} to {area.high:.3f}",
+                f"how often a bad {taken.singular} scores above a good calibration {taken.singular}: 0.5 is a coin, "
+                "1 is perfect",
+            ),
+            (
+                "recall",
+                f"{report.recall:.4f}",
+                f"{recall.low:.3f} to {recall.high:.3f}",
+                f"share of the bad {taken.plural} flagged: {report.n_found} of {report.n_bad}",
+            ),
+            (
+                "false-positive rate",
+                f"{rate.mean:.4f}",
+                f"{rate.interval.low:.4f} to {rate.interval.high:.4f}",
+                f"share of good parts flagged, from {threshold.n} calibration {taken.plural}",
+            ),
+            (
+                "average precision",
+                f"{report.average_precision:.4f}",
+                "",
+                f"area under precision and recall, at the share of bad {taken.plural} given here",
+            ),
+        ),
+        f"\n![ROC, precision and recall]({plots.ROC})\n",
+        f"Precision depends on how many parts are bad. On a line where 1 part in 100 is, about {precision} of what is "
+        "flagged would be bad.\n",
+        "Intervals: AUROC by Newcombe (2006), method 5; recall by Clopper and Pearson; the false-positive rate by the "
+        "Beta distribution of split conformal prediction (Vovk, 2012). They say how much chance is in the figures, not "
+        f"how much your line differs from these {taken.plural}.\n",
+    ]
+
+
+def _made(pictures: Collection[str], psnr: tuple[float, float] | None) -> list[str]:
+    blocks = []
+    if sheets.RECONSTRUCTIONS in pictures:
+        blocks += ["## Reconstructions\n", f"![Reconstructions]({sheets.RECONSTRUCTIONS})\n"]
+        if psnr is not None:
+            blocks.append(
+                "Calibration pictures, corrupted as in training, what the denoiser makes of them, and the originals. "
+                f"PSNR of these: {psnr[0]:.1f} dB before, {psnr[1]:.1f} dB after; higher is better.\n"
+            )
+        else:
+            blocks.append(
+                "What the model sees, what it makes of it, and the difference: middle grey is none, "
+                f"and it is drawn {sheets.GAIN} times as large as it is. What good parts have should be gone from the "
+                "difference; what is strange should stay.\n"
+            )
+    if sheets.SAMPLES in pictures:
+        blocks += [
+            "## Samples\n",
+            f"![Samples]({sheets.SAMPLES})\n",
+            "New pictures that the model draws by itself (`edged sample`). They should look like good parts; where "
+            "they do not, it has not learnt what good parts look like.\n",
+        ]
+    return blocks
+
+
+def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: str) -> list[str]:
+    if plots.LEARNING not in pictures:
+        return []
+    best, trained, allowed = epochs
+    verdict = ""
+    if best == trained == allowed:
+        verdict = " That was the last one allowed, and the loss may still have been falling: try more `epochs`."
+    return [
+        "## Learning curves\n",
+        f"![Learning curves]({plots.LEARNING})\n",
+        f"Epoch {best} of {trained} was kept, the one with the lowest loss on the held-out (statistics) {plural}."
+        f"{verdict} Held-out {plural} far above fit {plural} mean that more good {plural} would help.\n",
+    ]
+
+
+def _listed(pictures: Collection[str]) -> str:
+    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS} & set(pictures))]
+    return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+
+
+def _one_in(share: float, position: str) -> str:
+    return f"one {position} of the map in {round(1 / share):,}"
+
+
+def _table(header: tuple[Any, ...], *rows: tuple[Any, ...]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """What a file name could do to Markdown or HTML, undone."""
+    return "".join(f"\\{char}" if char in r"\`*_[]<>|#" else char for char in text if char.isprintable())

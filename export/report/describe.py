@@ -1,0 +1,218 @@
+"""The card of a bundle and its pictures: what was measured -> files for people."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edged.media.signals import SignalInput
+from edged.models import bundle as bundles
+from edged.models.detector import Detector
+from edged.models.sampling import DECODER, Sampler, grid
+from export import calibrate
+from export.calibrate import Outcome
+from export.report import card, plots, sheets, signal_card
+from export.report import outliers as strangers
+from export.report.metrics import Scores
+from export.report.outliers import Stranger
+from export.report.sheets import Example
+from export.sources import Intact, Reader
+from train import run as runs
+from train.config.denoiser import DenoiserConfig
+from train.data.corruption import corruption
+from train.data.pictures import Part, Picture
+from train.progress import Advance
+from train.run import Run
+
+_BEST: Final = 8
+_WORST: Final = 8
+_WRONG: Final = 4
+_RECONSTRUCTED: Final = 4
+_SAMPLES: Final = 64
+_SEED: Final = 0
+
+_DRAWN: Final = {"image": sheets.examples, "signal": signal_card.examples}
+"""What draws examples of each kind of input."""
+
+
+def describe(
+    folder: Path,
+    facts: dict[str, Any],
+    *,
+    run: Run,
+    read: Reader,
+    served: Detector,
+    intact: Intact,
+    outcome: Outcome,
+    warnings: Sequence[str],
+    advance: Advance,
+) -> list[Stranger]:
+    """Writes card.md and its pictures into an unfinished bundle; gives the strangers in the good folder.
+
+    Args:
+        folder: of the bundle.
+        facts: the manifest's keys.
+        run: what was trained.
+        read: reads pictures as the model sees them.
+        served: the bundle as edged loads it.
+        intact: the pictures that are still there.
+        outcome: scores of calibration and bad pictures.
+        warnings: of training and export.
+        advance: called as it goes; scoring the rest of the good pictures takes longest.
+    """
+    threshold, plural = outcome.threshold.value, read.spec.plural
+    plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=threshold, plural=plural)
+    if outcome.bad is not None and outcome.report is not None:
+        plots.curves(
+            folder / plots.ROC,
+            good=outcome.good,
+            bad=outcome.bad,
+            threshold=threshold,
+            report=outcome.report,
+            plural=plural,
+        )
+    good, bad = intact.part("calibration"), intact.part("bad")
+    sections = _sections(served, read, good, bad, outcome)
+    _DRAWN[read.spec.kind](folder / sheets.EXAMPLES, sections, threshold=threshold)
+    psnr = _reconstructions(
+        folder / sheets.RECONSTRUCTIONS, run=run, served=served, read=read, intact=intact, outcome=outcome
+    )
+    if DECODER in served.bundle.manifest.files:
+        sampler = Sampler.load(served, device="cpu")
+        grid(sampler.prior(_SAMPLES, _SEED)).save(folder / sheets.SAMPLES, "PNG")
+    epochs = _epochs(run)
+    if epochs:
+        loss = card.loss_of(run.facts["kind"], run.config)
+        plots.learning(folder / plots.LEARNING, epochs=epochs, best=run.facts["epoch"], loss=loss, plural=plural)
+    found = strangers.find(_good(served, read, intact, outcome, advance))
+    text = card.write(
+        bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
+        threshold=outcome.threshold,
+        report=outcome.report,
+        strangers=found,
+        raised_from=strangers.raised_from(found, outcome.good, outcome.threshold),
+        parts=facts["provenance"]["pictures"],
+        source_px=(
+            median(picture.source_px[0] for picture in run.pictures),
+            median(picture.source_px[1] for picture in run.pictures),
+        ),
+        pictures={item.name for item in folder.glob("*.png")},
+        epochs=(run.facts["epoch"], len(epochs), run.config.epochs),
+        psnr=psnr,
+        warnings=warnings,
+    )
+    (folder / "card.md").write_text(text, encoding="utf-8")
+    return found
+
+
+def _sections(
+    served: Detector, read: Reader, good: Sequence[Picture], bad: Sequence[Picture], outcome: Outcome
+) -> list[tuple[str, list[Example]]]:
+    """Titles and pictures: the lowest scores, the highest, and where there are bad pictures those that went wrong."""
+    pictures, scores = [*good, *bad], outcome.good
+    if outcome.bad is not None:
+        scores = np.concatenate([scores, outcome.bad])
+    order = np.argsort(scores, kind="stable")
+    lowest = order[: min(_BEST, -(-len(order) // 2))]
+    highest = order[::-1][: min(_WORST, len(order) // 2)]
+    plural = read.spec.plural
+    wanted = [(f"The lowest scores: the most ordinary {plural}", lowest)]
+    if len(highest):
+        wanted.append((f"The highest scores: the most unusual {plural}", highest))
+    if bad:
+        good_order, bad_order = order[order < len(good)], order[order >= len(good)]
+        nearest = good_order[::-1][:_WRONG]
+        wanted.append((f"Good {plural} with the highest scores: the nearest to false alarms", nearest))
+        wanted.append((f"Bad {plural} with the lowest scores: the nearest to being missed", bad_order[:_WRONG]))
+    sections = []
+    for title, chosen in wanted:
+        some = [pictures[int(index)] for index in chosen]
+        images = read(some)
+        maps = served.scores(images)[1]
+        made = served.reconstruct(images) if isinstance(read.spec, SignalInput) else [None] * len(some)
+        sections.append(
+            (
+                title,
+                [
+                    Example(
+                        Path(picture.path).name, picture.part == "bad", image, heat, float(scores[int(index)]), drawn
+                    )
+                    for picture, image, heat, drawn, index in zip(some, images, maps, made, chosen, strict=True)
+                ],
+            )
+        )
+    return sections
+
+
+def _reconstructions(
+    path: Path, *, run: Run, served: Detector, read: Reader, intact: Intact, outcome: Outcome
+) -> tuple[float, float] | None:
+    """Draws what the model makes of a few pictures, where it gives pictures; a denoiser's PSNR before and after.
+
+    A signal's examples show that already.
+    """
+    if "reconstruction" not in served.bundle.manifest.outputs or isinstance(read.spec, SignalInput):
+        return None
+    good, bad = intact.part("calibration"), intact.part("bad")
+    spread = np.linspace(0, len(good) - 1, min(_RECONSTRUCTED, len(good))).round().astype(int)
+    chosen = [good[int(index)] for index in np.argsort(outcome.good, kind="stable")[spread]]
+    if isinstance(run.config, DenoiserConfig):
+        clean = read(chosen)
+        noisy = _corrupted(clean, run.config)
+        cleaned = served.reconstruct(noisy)
+        names = [Path(picture.path).name for picture in chosen]
+        rows = list(zip(names, zip(noisy, cleaned, clean, strict=True), strict=True))
+        sheets.reconstructions(path, ("noisy", "denoised", "clean"), rows)
+        return _psnr(noisy, clean), _psnr(cleaned, clean)
+    if outcome.bad is not None:
+        chosen += [bad[int(index)] for index in np.argsort(outcome.bad, kind="stable")[::-1][: _RECONSTRUCTED // 2]]
+    image = read(chosen)
+    made = served.reconstruct(image)
+    rows = [
+        (f"{'bad' if picture.part == 'bad' else 'good'}: {Path(picture.path).name}", (a, b, sheets.difference(a, b)))
+        for picture, a, b in zip(chosen, image, made, strict=True)
+    ]
+    sheets.reconstructions(path, ("input", "reconstruction", f"difference x {sheets.GAIN}"), rows)
+    return None
+
+
+def _corrupted(clean: NDArray[np.uint8], config: DenoiserConfig) -> NDArray[np.uint8]:
+    """As training corrupts, the same every time: uint8 (N, H, W, C)."""
+    x = torch.from_numpy(clean).permute(0, 3, 1, 2).float() / 255
+    noisy = corruption(config)(x, torch.Generator().manual_seed(_SEED))
+    return cast(NDArray[np.uint8], (noisy * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+
+
+def _psnr(image: NDArray[np.uint8], clean: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio over all of them, dB."""
+    error = np.square((image.astype(np.float64) - clean) / 255).mean()
+    return float(-10 * np.log10(error + 1e-12))
+
+
+def _epochs(run: Run) -> list[dict[str, Any]]:
+    """The lines of the run's metrics that are of epochs; none where the run has lost them."""
+    try:
+        lines = [json.loads(line) for line in (run.path / runs.METRICS).read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [line for line in lines if line.get("event") == "epoch"]
+
+
+def _good(
+    served: Detector, read: Reader, intact: Intact, outcome: Outcome, advance: Advance
+) -> dict[Part, tuple[list[Picture], Scores]]:
+    """The good pictures of each part and their scores; those of fit and statistics are computed here."""
+    fit, statistics = intact.part("fit"), intact.part("statistics")
+    pictures, found = fit + statistics, np.zeros(0)
+    if pictures:
+        found, _ = calibrate.scores(served, read, pictures, lambda done: advance(done, len(pictures)))
+    return {
+        "fit": (fit, found[: len(fit)]),
+        "statistics": (statistics, found[len(fit) :]),
+        "calibration": (intact.part("calibration"), outcome.good),
+    }

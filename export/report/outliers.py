@@ -1,0 +1,76 @@
+"""Which good pictures look like strangers among the others: a bad part in the good folder raises the threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from edged.models.calibration import Threshold, conformal_threshold
+from export.report.metrics import Scores
+from train.data.pictures import Part, Picture
+
+LIMIT: Final = 3.5
+"""Modified z-score beyond which a picture is a stranger, as Iglewicz and Hoaglin recommend."""
+
+_LEAST: Final = 5
+_LEAST_SPREAD: Final = 0.01  # of the median: scores that hardly differ make nobody a stranger
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A good picture that scores far above its like.
+
+    Attributes:
+        path: of the file.
+        part: that it is in.
+        score: larger is worse.
+        distance: from the median, in robust deviations of its group.
+    """
+
+    path: str
+    part: Part
+    score: float
+    distance: float
+
+
+def find(good: Mapping[Part, tuple[Sequence[Picture], Scores]]) -> list[Stranger]:
+    """The strangers among the good pictures, the farthest first.
+
+    The modified z-score, 0.6745 (score - median) / MAD, of Iglewicz and Hoaglin, *How to Detect and Handle Outliers*
+    (1993), upwards. Pictures that the head was fitted on (fit and statistics) score lower than others, so they are
+    judged among themselves, and those of calibration too. A group of fewer than five is not judged.
+
+    Args:
+        good: the pictures of each part and their scores (n,).
+    """
+    found: list[Stranger] = []
+    groups: tuple[tuple[Part, ...], ...] = (("fit", "statistics"), ("calibration",))
+    for group in groups:
+        members = [(picture, part) for part in group for picture in good[part][0]]
+        scores = np.concatenate([good[part][1] for part in group])
+        if len(scores) < _LEAST:
+            continue
+        median = np.median(scores)
+        spread = max(float(np.median(np.abs(scores - median))), _LEAST_SPREAD * float(median)) / 0.6745
+        found += [
+            Stranger(picture.path, part, float(score), float((score - median) / spread))
+            for (picture, part), score in zip(members, scores, strict=True)
+            if score - median > LIMIT * spread
+        ]
+    return sorted(found, key=lambda stranger: -stranger.distance)
+
+
+def raised_from(found: Sequence[Stranger], scores: Scores, threshold: Threshold) -> float | None:
+    """What the threshold would be without the strangers of the calibration part; None where it is not one's score.
+
+    Args:
+        found: the strangers.
+        scores: of the calibration part, (n,).
+        threshold: that these give.
+    """
+    strange = [stranger.score for stranger in found if stranger.part == "calibration"]
+    if threshold.target_fpr is None or threshold.value not in strange:
+        return None
+    # They are the highest of all, for a stranger is one by its score.
+    return conformal_threshold(np.sort(scores)[: len(scores) - len(strange)], threshold.target_fpr).value

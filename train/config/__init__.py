@@ -1,0 +1,1 @@
+"""What a person may set: one dataclass a kind of model, its defaults and what they mean."""

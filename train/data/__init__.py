@@ -1,0 +1,1 @@
+"""Good pictures and signals: found, checked, divided, copied and corrupted."""

@@ -1,0 +1,255 @@
+"""A folder of pictures -> decoded pixels, without repetitions, in three parts that never share a picture.
+
+Signals go the same way: what is said of a picture and its pixels holds of a signal and its samples.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.errors import PictureError
+from edged.files import read_regular
+from edged.media.imaging import Decoded, ImageInput, Limits, find_pictures
+from edged.media.inputs import PATTERNS, Input, decode
+from edged.models.calibration import pictures_needed
+from train.data import stores
+from train.errors import TrainError
+
+Part = Literal["fit", "statistics", "copies", "calibration", "bad"]
+
+MINIMUM: Final = 12
+"""Good pictures below which nothing that is fitted would mean anything."""
+
+_OTHER: Final = {"image": "signal", "signal": "image"}
+_SHOWN: Final = 5
+_THREADS: Final = 2
+_AHEAD: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of a set.
+
+    Attributes:
+        path: absolute.
+        sha256: of the file.
+        content: SHA-256 of the decoded, resized pixels; two files with the same picture share it.
+        source_px: width and height in the file, px, turned as its EXIF data say; samples and channels of a signal.
+        mode: Pillow's name of the pixel mode in the file; "signal" of a signal.
+        row: where its pixels stand in the set's array.
+        part: what it is used for; "copies" are changed ones of statistics pictures, for the last fit.
+    """
+
+    path: str
+    sha256: str
+    content: str
+    source_px: tuple[int, int]
+    mode: str
+    row: int
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSet:
+    """Decoded pictures and what was found on the way.
+
+    Attributes:
+        pictures: in the order of their paths.
+        pixels: uint8 (rows, H, W, C), or float32 (rows, C, T) of signals, on disk; `Picture.row` points into it.
+        warnings: one line each, beginning with its name.
+    """
+
+    pictures: tuple[Picture, ...]
+    pixels: NDArray[Any]
+    warnings: tuple[str, ...]
+
+    def part(self, part: Part) -> list[Picture]:
+        """The pictures of one part."""
+        return [picture for picture in self.pictures if picture.part == part]
+
+    def rows(self, part: Part) -> NDArray[np.int64]:
+        """Where the pixels of one part stand, (n,)."""
+        return np.array([picture.row for picture in self.part(part)], dtype=np.int64)
+
+
+def read(
+    folder: Path,
+    spec: Input,
+    *,
+    store: Path,
+    part: Part = "fit",
+    advance: Callable[[int, int], None] | None = None,
+) -> PictureSet:
+    """Decodes every picture below a folder by the rule that serving uses.
+
+    Args:
+        folder: searched with its subfolders.
+        spec: what the model takes.
+        store: a file for the pixels, made anew.
+        part: what all of them are, until `split` says otherwise.
+        advance: called with (done, total) as it goes.
+
+    Raises:
+        TrainError: the folder is not there or holds no picture that can be read.
+    """
+    paths, others = find(folder, spec)
+    pixels = stores.array(store, spec.dtype, (len(paths), *spec.shape))
+    pictures: list[Picture] = []
+    broken: list[str] = []
+    repeated: list[str] = []
+    by_content: dict[str, Picture] = {}
+    for done, (path, outcome) in enumerate(_decoded(paths, spec), start=1):
+        if isinstance(outcome, PictureError):
+            broken.append(f"{path} ({outcome})")
+        else:
+            sha256, decoded = outcome
+            content = hashlib.sha256(decoded.pixels.tobytes()).hexdigest()
+            if content in by_content:
+                repeated.append(f"{path} = {by_content[content].path}")
+            else:
+                picture = Picture(
+                    str(path), sha256, content, (decoded.width, decoded.height), decoded.mode, len(pictures), part
+                )
+                pixels[picture.row] = decoded.pixels
+                by_content[content] = picture
+                pictures.append(picture)
+        if advance is not None:
+            advance(done, len(paths))
+    if not pictures:
+        raise TrainError(f"{folder}: none of its {len(paths)} {spec.plural} can be read: {_some(broken)}")
+    warnings = []
+    if others:
+        warnings.append(f"other-kind: {len(others)} files are no {spec.plural} and were left out: {_some(others)}")
+    if broken:
+        warnings.append(f"unreadable: {len(broken)} of {len(paths)} {spec.plural} were skipped: {_some(broken)}")
+    if repeated:
+        warnings.append(f"duplicates: {len(repeated)} {spec.plural} repeat others and were dropped: {_some(repeated)}")
+    if isinstance(spec, ImageInput):
+        warnings += _mixed(pictures, spec)
+    return PictureSet(tuple(pictures), pixels, tuple(warnings))
+
+
+def split(
+    found: PictureSet,
+    *,
+    target_fpr: float,
+    statistics_share: float,
+    seed: int,
+    calibration_share: float = 0.0,
+    plural: str = "pictures",
+) -> PictureSet:
+    """The good pictures in their parts: by content, so that neither names nor order decide.
+
+    Calibration gets the ceil(1/α - 1) pictures that its promise takes, but never more than a third; more than those
+    where `calibration_share` asks for them.
+
+    Args:
+        found: good pictures.
+        target_fpr: α.
+        statistics_share: of those that calibration leaves.
+        seed: another seed, another split.
+        calibration_share: of all, up to a third: more calibration pictures than α takes steady the threshold.
+        plural: what they are called.
+
+    Raises:
+        TrainError: there are fewer than `MINIMUM`.
+    """
+    n, needed = len(found.pictures), pictures_needed(target_fpr)
+    if n < MINIMUM:
+        raise TrainError(
+            f"{n} good {plural} that differ are too few: training takes {MINIMUM}, and {3 * needed} for a "
+            f"false-positive rate of {target_fpr:g}; add {plural}"
+        )
+    warnings = list(found.warnings)
+    if 3 * needed > n:
+        warnings.append(
+            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} calibration {plural}: {3 * needed} "
+            f"good ones in all; here are {n}. {n // 3} calibrate, which promises {1 / (n // 3 + 1):.3g}; add {plural}, "
+            "or calibrate the bundle later on more (`edged calibrate`)"
+        )
+    calibration = max(min(needed, n // 3), int(calibration_share * n))
+    statistics = max(2, round(statistics_share * (n - calibration)))
+    ordered = sorted(found.pictures, key=lambda picture: hashlib.sha256(f"{seed}:{picture.content}".encode()).digest())
+    parts: dict[str, Part] = {}
+    for index, picture in enumerate(ordered):
+        in_calibration, in_statistics = index < calibration, index < calibration + statistics
+        parts[picture.content] = "calibration" if in_calibration else "statistics" if in_statistics else "fit"
+    pictures = tuple(replace(picture, part=parts[picture.content]) for picture in found.pictures)
+    return PictureSet(pictures, found.pixels, tuple(warnings))
+
+
+def without(found: PictureSet, others: PictureSet, *, plural: str = "pictures") -> PictureSet:
+    """Bad pictures without those that stand among the good ones too."""
+    good = {picture.content: picture.path for picture in others.pictures}
+    both = [f"{picture.path} = {good[picture.content]}" for picture in found.pictures if picture.content in good]
+    if not both:
+        return found
+    kept = tuple(picture for picture in found.pictures if picture.content not in good)
+    warning = f"good-and-bad: {len(both)} bad {plural} are among the good ones and were dropped: {_some(both)}"
+    return PictureSet(kept, found.pixels, (*found.warnings, warning))
+
+
+def find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
+    """The files that a model takes, and the names of those that another kind of model would take.
+
+    Raises:
+        TrainError: the folder is not there, or holds no files that the model takes.
+    """
+    if not folder.is_dir():
+        raise TrainError(f"{folder}: there is no such folder; name one with {spec.plural} in it")
+    paths = [path.absolute() for path in find_pictures(folder, spec.patterns)]
+    others = [str(path) for path in find_pictures(folder, sorted({*PATTERNS} - {*spec.patterns})) if path.is_file()]
+    if not paths:
+        hint = f'; {len(others)} files are of another kind: set input = "{_OTHER[spec.kind]}"' if others else ""
+        endings = ", ".join(pattern.removeprefix("*.") for pattern in spec.patterns)
+        raise TrainError(f"{folder}: holds no {spec.plural} ({endings}){hint}")
+    return paths, others
+
+
+def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[str, Decoded] | PictureError]]:
+    def one(path: Path) -> tuple[str, Decoded] | PictureError:
+        try:
+            data = read_regular(path, Limits().max_bytes)
+            return hashlib.sha256(data).hexdigest(), decode(data, spec, Limits())
+        except OSError as error:
+            return PictureError("unreadable", error.strerror or str(error))
+        except PictureError as error:
+            return error
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(paths), _AHEAD):  # bounds what is decoded and not yet taken
+            some = paths[start : start + _AHEAD]
+            yield from zip(some, pool.map(one, some), strict=True)
+
+
+def _mixed(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:
+    warnings, part = [], "bad" if pictures[0].part == "bad" else "good"
+    sizes = Counter(f"{width}x{height}" for width, height in (picture.source_px for picture in pictures))
+    if len(sizes) > 1:
+        warnings.append(
+            f"mixed-sizes: the {part} pictures have {len(sizes)} sizes ({_counted(sizes)}); each becomes "
+            f"{spec.width}x{spec.height} by {spec.resize!r}"
+        )
+    modes = Counter(picture.mode for picture in pictures)
+    if len(modes) > 1:
+        warnings.append(
+            f"mixed-modes: the {part} pictures have {len(modes)} pixel modes ({_counted(modes)}); each becomes "
+            f"{'grey' if spec.channels == 1 else 'RGB'}. A mode that only good or only bad pictures have is learnt too"
+        )
+    return warnings
+
+
+def _counted(counter: Counter[str]) -> str:
+    shown = ", ".join(f"{count} of {name}" for name, count in counter.most_common(_SHOWN))
+    return shown + (", ..." if len(counter) > _SHOWN else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:_SHOWN]) + (f"; and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

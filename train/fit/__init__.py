@@ -1,0 +1,1 @@
+"""Fitting: the loops, and the statistics of the head."""

@@ -1,0 +1,101 @@
+"""Training an autoencoder detector, the loop in sight: pictures (and copies) -> features -> autoencoder -> head."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train.config.kinds import AutoencoderConfig
+from train.config.signal import SignalConfig
+from train.data.augmentation import augmentation, with_copies
+from train.data.pictures import PictureSet
+from train.data.signals import WholeHead, fit_whole
+from train.fit.head import fit_head
+from train.fit.loop import CPU, optimise, shuffled, steps_of
+from train.fit.trained import Log, Trained
+from train.nets.detector import Detector, make_detector
+from train.nets.features import of_pictures
+from train.progress import Track
+
+
+def train_detector(
+    config: AutoencoderConfig | SignalConfig,
+    good: PictureSet,
+    *,
+    cache: Path,
+    log: Log,
+    track: Track,
+    device: torch.device = CPU,
+) -> Trained[Detector]:
+    """Trains the autoencoder on the fit pictures and fits the head; calibration pictures are not looked at.
+
+    The loss is the mean error, squared or absolute, over N, C, h and w, of standardised features: squared, 1 is
+    predicting their mean.
+
+    Args:
+        config: hyper-parameters.
+        good: pictures or signals in their parts.
+        cache: a folder for what is computed once.
+        log: metrics, one line an epoch and one for the head.
+        track: shows progress.
+        device: where features are computed and the autoencoder is trained.
+    """
+    torch.manual_seed(config.seed)
+    detector = make_detector(config).eval()
+    if change := augmentation(config, good):
+        with track("copies") as advance:
+            good = with_copies(good, change, seed=config.seed, store=cache / "copies.npy", advance=advance)
+    fit, statistics, copies = (good.rows(part) for part in ("fit", "statistics", "copies"))
+    features = of_pictures(detector.extractor, good, cache=cache, track=track, device=device)
+    if isinstance(config, AutoencoderConfig) and config.architecture == "dense":  # ends in a sigmoid and sees 0 to 1
+        features = replace(features, center=detector.center, scale=detector.scale)
+    detector.center.copy_(features.center)
+    detector.scale.copy_(features.scale)
+
+    model, size = detector.autoencoder, config.batch_size
+
+    def loss(rows: NDArray[np.int64]) -> Tensor:
+        x = features.batch(rows).to(device)  # (N, C, h, w)
+        noisy = x + config.noise * torch.randn_like(x) if config.noise else x
+        return _error(model(noisy) - x, config.loss).mean()
+
+    @torch.no_grad()
+    def held_out() -> dict[str, float]:
+        """Mean error over whole pictures, of standardised features."""
+        maps = (x.to(device) for x in features.batches(statistics))
+        losses = [_error(model(x) - x, config.loss).mean(dim=(1, 2, 3)) for x in maps]
+        return {"loss_statistics": float(torch.cat(losses).mean())}
+
+    kept = optimise(
+        model,
+        config,
+        batches=partial(shuffled, fit, size),
+        loss=loss,
+        held_out=held_out,
+        steps=steps_of(len(fit), size),
+        device=device,
+        log=log,
+        track=track,
+    )
+
+    def residuals(rows: Any) -> Any:
+        return lambda: (x - model(x) for x in features.batches(rows))
+
+    with track("statistics") as advance:
+        parts = residuals(fit), residuals(statistics), residuals(copies)
+        if isinstance(detector.head, WholeHead):
+            report = fit_whole(detector.head, *parts, shrinkage=config.shrinkage)
+        else:
+            report = fit_head(detector.head, *parts, shrinkage=config.shrinkage)
+        advance(1, 1)
+    log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
+    return Trained(detector, kept.epoch, kept.loss, report)
+
+
+def _error(residual: Tensor, loss: str) -> Tensor:
+    return residual.square() if loss == "mse" else residual.abs()

@@ -1,0 +1,1 @@
+"""The networks, and the detector that is exported of them."""

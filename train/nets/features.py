@@ -1,0 +1,187 @@
+"""What the autoencoder sees: features of the frozen trunk, or pixels folded into patches; computed once and cached."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from train.config.base import FOLD, PIXELS, STAGE_CHANNELS, ModelConfig
+from train.data import stores
+from train.data.pictures import PictureSet
+from train.data.signals import FoldedSamples
+from train.nets import backbone
+from train.progress import Track
+
+_BATCH: Final = 16
+_LEAST_DEVIATION: Final = 1e-3  # of a channel; one that never moves must not blow up
+
+
+class TrunkFeatures(nn.Module):
+    """Maps of the trunk, 3x3-averaged and joined at one stride.
+
+    As in Defard et al., *PaDiM* (2021), and Roth et al., *PatchCore* (2022): the average makes a position stand for
+    its neighbourhood, so that small shifts matter less.
+    """
+
+    def __init__(self, stages: Sequence[int], stride: int) -> None:
+        super().__init__()
+        self.channels = sum(STAGE_CHANNELS[stage] for stage in stages)
+        self.stride = stride
+        self.trunk = backbone.load_trunk(stages)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: float32 (N, 3, H, W), 0 to 255 -> float32 (N, C, H / stride, W / stride)."""
+        height, width = image.shape[2] // self.stride, image.shape[3] // self.stride
+        return torch.cat([_resized(_averaged(x), height, width) for x in self.trunk(image)], dim=1)
+
+
+def _averaged(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    """Averages a finer map down, interpolates a coarser one up."""
+    if x.shape[2] > height:
+        return F.avg_pool2d(x, x.shape[2] // height)
+    if x.shape[2] < height:
+        return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+    return x
+
+
+class FoldedPixels(nn.Module):
+    """The picture itself, each patch of FOLD x FOLD pixels folded into the channels of one position."""
+
+    stride: Final = FOLD
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels * FOLD * FOLD
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: float32 (N, C, H, W), 0 to 255 -> float32 (N, 16 C, H/4, W/4), 0 to 1."""
+        return F.pixel_unshuffle(image / 255.0, FOLD)
+
+    def unfold(self, folded: Tensor) -> Tensor:
+        """The inverse: float32 (N, 16 C, H/4, W/4) -> uint8 (N, H, W, C), clipped to what a picture can hold."""
+        image = F.pixel_shuffle(folded, FOLD) * 255.0
+        return image.round().clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+PictureExtractor = TrunkFeatures | FoldedPixels
+Extractor = PictureExtractor | FoldedSamples
+
+
+def to_planes(values: Tensor) -> Tensor:
+    """What extractors take: pictures uint8 (N, H, W, C) -> float32 (N, C, H, W); signals as they are."""
+    return values.permute(0, 3, 1, 2).float() if values.ndim == 4 else values
+
+
+def make_extractor(config: ModelConfig) -> PictureExtractor:
+    """The extractor that a configuration names, in evaluation mode."""
+    if config.backbone == PIXELS:
+        return FoldedPixels(config.channels).eval()
+    return TrunkFeatures(config.stages, config.stride).eval()
+
+
+def map_size(extractor: Extractor, size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of the map: of a picture of this height and width; a signal's are fixed."""
+    if isinstance(extractor, FoldedSamples):
+        return extractor.map_size
+    return size[0] // extractor.stride, size[1] // extractor.stride
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Cached features and the standardising of their channels.
+
+    Attributes:
+        values: float16 (n, C, h, w), float32 of signals; on disk.
+        center: float32 (C, 1, 1), each channel's mean on the fit pictures.
+        scale: float32 (C, 1, 1), each channel's deviation there.
+    """
+
+    values: NDArray[np.floating]
+    center: Tensor
+    scale: Tensor
+
+    def batch(self, rows: NDArray[np.int64]) -> Tensor:
+        """Standardised features of these rows: float32 (N, C, h, w)."""
+        return (torch.from_numpy(self.values[rows]).float() - self.center) / self.scale
+
+    def batches(self, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+        """The same in batches, in the order of `rows`."""
+        for start in range(0, len(rows), _BATCH):
+            yield self.batch(rows[start : start + _BATCH])
+
+
+def of_pictures(
+    extractor: Extractor, pictures: PictureSet, *, cache: Path, track: Track, device: torch.device
+) -> Features:
+    """Of the fit and statistics pictures and of copies, as `compute` says, in a file below `cache`."""
+    fit, others = pictures.rows("fit"), [pictures.rows(part) for part in ("statistics", "copies")]
+    with track("features") as advance:
+        return compute(
+            extractor,
+            pictures.pixels,
+            rows=np.concatenate([fit, *others]),
+            fit=fit,
+            store=cache / "features.npy",
+            advance=advance,
+            device=device,
+        )
+
+
+@torch.no_grad()
+def compute(
+    extractor: Extractor,
+    pixels: NDArray[Any],
+    *,
+    rows: NDArray[np.int64],
+    fit: NDArray[np.int64],
+    store: Path,
+    advance: Callable[[int, int], None],
+    device: torch.device | None = None,
+) -> Features:
+    """Runs the extractor once over the pictures that training uses.
+
+    Args:
+        extractor: in evaluation mode.
+        pixels: uint8 (rows, H, W, C), or float32 (rows, C, T) of signals.
+        rows: of the pictures; the features of others are left zero.
+        fit: rows whose features the standardising comes from.
+        store: a file for the features, made anew.
+        advance: called with (done, total).
+        device: where the extractor runs; it is left on the CPU.
+    """
+    extractor.to(device)
+    is_signal = isinstance(extractor, FoldedSamples)
+    shape = (len(pixels), extractor.channels, *map_size(extractor, pixels.shape[1:3]))
+    # Half precision is far below the features' own noise, and halves what a large set takes on disk; but a signal has
+    # any unit, and may be too large or too small for it.
+    values = stores.array(store, np.float32 if is_signal else np.float16, shape)
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        values[some] = extractor(to_planes(torch.from_numpy(pixels[some]).to(device))).cpu().numpy()
+        advance(min(start + _BATCH, len(rows)), len(rows))
+    extractor.cpu()
+    center, scale = (extractor.standardising if isinstance(extractor, FoldedSamples) else _moments)(values, fit)
+    return Features(values, center, scale)
+
+
+def _moments(values: NDArray[np.floating], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    total = np.zeros(values.shape[1])
+    squares = np.zeros(values.shape[1])
+    for row in rows:
+        picture = values[row].astype(np.float64)
+        total += picture.sum(axis=(1, 2))
+        squares += np.square(picture).sum(axis=(1, 2))
+    count = len(rows) * values.shape[2] * values.shape[3]
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, _LEAST_DEVIATION**2))
+    return tuple(torch.from_numpy(x).float().view(-1, 1, 1) for x in (mean, deviation))  # type: ignore[return-value]
