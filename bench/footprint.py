@@ -23,7 +23,7 @@ import numpy as np
 
 from demo import DEMO, answers, children, drop, edged, free_port, peak_rss_bytes, scored, seconds, wait
 from edged.media.imaging import Limits, decode, find_pictures
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from edged.service.pipeline import MAX_BATCH
 
 IDLE_SECONDS = 20.0
@@ -70,7 +70,7 @@ def main() -> int:
 
 def floor(bundle: Path, pictures: Sequence[Path]) -> float:
     """Images per second of the session alone, in batches as large as the daemon's."""
-    detector = Detector.load(bundle)
+    detector = Scorer.load(bundle)
     frames = [decode(path.read_bytes(), detector.bundle.manifest.input, Limits()).pixels for path in pictures]
     batches = [np.stack(frames[start : start + MAX_BATCH]) for start in range(0, len(frames), MAX_BATCH)]
     detector.scores(batches[0])
