@@ -45,7 +45,7 @@ wheel: $(STAMP)
 	@ls -l dist
 
 bench: $(STAMP)
-	$(BIN)/python bench/footprint.py
+	$(BIN)/python bench/throughput.py
 
 clean:
 	rm -rf $(VENV) demo dist
