@@ -14,16 +14,16 @@ from edged.results import display_path
 from edged.sources.folder.arrivals import Disposal, SetAside, Stamps
 from edged.sources.folder.file_actions import Disposer, stands
 
-_RETRY_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 30.0
 _AWAY_SECONDS: Final = 2.0
 
 
 class LeavingFiles:
     """Of one source; used by the scanner's thread."""
 
-    def __init__(self, source: str, journal: Journal) -> None:
-        """There are none yet; see `load`."""
-        self._source, self._journal = source, journal
+    def __init__(self, source: str, journal: Journal, *, retry_seconds: float = RETRY_SECONDS) -> None:
+        """There are none yet; see `load`. What fails is tried again after `retry_seconds`."""
+        self._source, self._journal, self._retry_seconds = source, journal, retry_seconds
         self._log = structlog.get_logger().bind(source=source)
         self._owed: dict[bytes, list[Disposal]] = {}
         self._due = 0.0
@@ -54,7 +54,7 @@ class LeavingFiles:
         """Those whose file stands in the inbox, for a source that keeps its files from now on; again after a while."""
         if time.monotonic() < self._due:
             return []
-        self._due = time.monotonic() + _RETRY_SECONDS
+        self._due = time.monotonic() + self._retry_seconds
         standing = [disposal for owed in self._owed.values() for disposal in owed if stands(disposal)]
         for disposal in standing:
             self._remove(disposal)
@@ -92,7 +92,7 @@ class LeavingFiles:
         todo, self._fresh = self._fresh, []
         if retry:  # what failed before has its own time, lest every picture tries all of it again
             todo = [disposal for owed in self._owed.values() for disposal in owed]
-            self._due = time.monotonic() + _RETRY_SECONDS
+            self._due = time.monotonic() + self._retry_seconds
         done, folders, quarantined = [], [], []
         for disposal in todo:
             try:

@@ -34,7 +34,7 @@ from edged.sources.folder.arrivals import Arrival, Disposal, Entry, Stamps
 from edged.sources.folder.file_actions import Disposer, bring_back
 from edged.sources.folder.known import KnownFiles
 from edged.sources.folder.pending import WaitingFiles
-from edged.sources.folder.pending_actions import LeavingFiles
+from edged.sources.folder.pending_actions import RETRY_SECONDS, LeavingFiles
 from edged.sources.folder.private import PrivateFolder, private_folder
 from edged.sources.folder.tree import Tree
 from edged.sources.folder.watcher import Watcher
@@ -69,8 +69,16 @@ class FolderOptions:
 class FolderSource:
     """One watched folder."""
 
-    def __init__(self, options: FolderOptions, journal: Journal, events: Events, state_dir: Path) -> None:
-        """Prepares the source; nothing is read before `run`."""
+    def __init__(
+        self,
+        options: FolderOptions,
+        journal: Journal,
+        events: Events,
+        state_dir: Path,
+        *,
+        leaving_retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        """Prepares the source; nothing is read before `run`. What cannot leave is tried again after a while."""
         self.name = options.name
         self.wake = threading.Event()
         self._options, self._journal, self._events = options, journal, events
@@ -79,7 +87,7 @@ class FolderSource:
         self._state_dir = state_dir
         self._tree = Tree(self._root, options.patterns, recursive=options.recursive, source=self.name, events=events)
         self._waiting = WaitingFiles(options.settle_seconds, options.retry_seconds)
-        self._leaving = LeavingFiles(self.name, journal)
+        self._leaving = LeavingFiles(self.name, journal, retry_seconds=leaving_retry_seconds)
         self._log = structlog.get_logger().bind(source=self.name)
         self._messages: deque[Callable[[], None]] = deque()
         self._claimed: set[bytes] = set()

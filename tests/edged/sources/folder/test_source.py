@@ -19,6 +19,7 @@ from edged.errors import PictureError
 from edged.journal.journal import Journal
 from edged.results import Record
 from edged.sources.folder.arrivals import Arrival, Entry
+from edged.sources.folder.pending_actions import RETRY_SECONDS
 from edged.sources.folder.source import MAX_CANDIDATES, FolderOptions, FolderSource
 from tests.edged.making import drop, quarantined, record, until
 
@@ -83,11 +84,13 @@ class Line:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, **options: Any) -> "Line":
+    def start(self, *, leaving_retry_seconds: float = RETRY_SECONDS, **options: Any) -> "Line":
         defaults = {"settle_seconds": NEVER, "rescan_seconds": NEVER, "quarantine_dir": self.root / "quarantine"}
         self.journal = Journal(self.root / "state")
         chosen = FolderOptions("line1", self.inbox, **{**defaults, **options})
-        self.source = FolderSource(chosen, self.journal, self.seen, self.root / "state")
+        self.source = FolderSource(
+            chosen, self.journal, self.seen, self.root / "state", leaving_retry_seconds=leaving_retry_seconds
+        )
         self.wake = self.source.wake = CountingEvent()
         self._stop.clear()
         self._thread = threading.Thread(target=self.source.run, args=(self._offer, self._stop))
@@ -560,7 +563,7 @@ def test_two_files_of_one_name_both_leave_when_the_first_could_not(line: Line) -
     (line.inbox / "sub").mkdir()
     (line.root / "done").mkdir()
     (line.root / "done" / "sub").write_text("a file where the folder should be")
-    line.start(after="move", done_dir=line.root / "done")
+    line.start(after="move", done_dir=line.root / "done", leaving_retry_seconds=1)
     for content in (b"first", b"second"):
         drop(line.inbox / "sub" / "a.png", content)
         line.score(line.take("sub/a.png"))
@@ -569,7 +572,7 @@ def test_two_files_of_one_name_both_leave_when_the_first_could_not(line: Line) -
     (line.root / "done" / "sub").unlink()
     drop(line.inbox / "b.png", b"third")
     line.score(line.take("b.png"))
-    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed", 90)  # the others are tried every 30 s
+    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed")  # the others are tried every second
     contents = sorted(path.read_bytes() for path in (line.root / "done").rglob("*.png"))
     assert contents == [b"first", b"second", b"third"]
 
