@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/python bench/demo.py $(if $(SERVE),--serve)
 
 test: lint type
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 # Looks for new examples, where `make test` tries the same ones every time; TIMES as many.
 fuzz: $(STAMP)
