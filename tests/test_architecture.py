@@ -130,7 +130,7 @@ def test_nothing_in_edged_unpickles() -> None:
 
 
 def test_decoder_processes_start_without_numpy() -> None:
-    program = "import sys, edged.media.decoding; sys.exit('numpy' in sys.modules)"
+    program = "import sys, edged.media.decoder, edged.media.decoding; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 

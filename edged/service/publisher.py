@@ -112,7 +112,7 @@ class Publisher:
             return
         except SinkError:
             raise
-        except Exception as error:  # noqa: BLE001 -- a fault of the sink's: is it one record's?
+        except Exception as error:  # a fault of the sink's: is it one record's?
             if len(rows) > 1:
                 self._most = 1
                 self._report(error)

@@ -14,16 +14,16 @@ from edged.sources.folder.file_actions import FileMover, stands
 from edged.sources.folder.files import FileAction, Fingerprint, SetAside
 from edged.sources.folder.ledger import Ledger
 
-_RETRY_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 30.0
 _AWAY_SECONDS: Final = 2.0
 
 
 class PendingActions:
     """Of one source; used by the scanner's thread."""
 
-    def __init__(self, source: str, ledger: Ledger) -> None:
-        """There are none yet; see `load`."""
-        self._source, self._ledger = source, ledger
+    def __init__(self, source: str, ledger: Ledger, *, retry_seconds: float = RETRY_SECONDS) -> None:
+        """There are none yet; see `load`. What fails is tried again after `retry_seconds`."""
+        self._source, self._ledger, self._retry_seconds = source, ledger, retry_seconds
         self._log = structlog.get_logger().bind(source=source)
         self._owed: dict[bytes, list[FileAction]] = {}
         self._due = 0.0
@@ -54,7 +54,7 @@ class PendingActions:
         """Those whose file stands in the inbox, for a source that keeps its files from now on; again after a while."""
         if time.monotonic() < self._due:
             return []
-        self._due = time.monotonic() + _RETRY_SECONDS
+        self._due = time.monotonic() + self._retry_seconds
         standing = [action for owed in self._owed.values() for action in owed if stands(action)]
         for action in standing:
             self._remove(action)
@@ -92,7 +92,7 @@ class PendingActions:
         todo, self._fresh = self._fresh, []
         if retry:  # what failed before has its own time, lest every picture tries all of it again
             todo = [action for owed in self._owed.values() for action in owed]
-            self._due = time.monotonic() + _RETRY_SECONDS
+            self._due = time.monotonic() + self._retry_seconds
         done, folders, quarantined = [], [], []
         for action in todo:
             try:

@@ -35,7 +35,7 @@ from edged.sources.folder.files import FileAction, Fingerprint
 from edged.sources.folder.known import KnownFiles
 from edged.sources.folder.ledger import Ledger, left_quarantine
 from edged.sources.folder.pending import PendingFiles
-from edged.sources.folder.pending_actions import PendingActions
+from edged.sources.folder.pending_actions import RETRY_SECONDS, PendingActions
 from edged.sources.folder.private import PrivateFolder, private_folder
 from edged.sources.folder.table import FolderTable
 from edged.sources.folder.tree import Tree
@@ -54,8 +54,10 @@ _POLL_SHARE: Final = 20.0
 class FolderSource:
     """One watched folder."""
 
-    def __init__(self, table: FolderTable, context: SourceContext) -> None:
-        """Prepares the source; nothing is read before `run`."""
+    def __init__(
+        self, table: FolderTable, context: SourceContext, *, action_retry_seconds: float = RETRY_SECONDS
+    ) -> None:
+        """Prepares the source; nothing is read before `run`. File actions that fail are tried again after a while."""
         self.name, self.after = table.name, table.after
         self.wake = threading.Event()
         self.when_full: WhenFull = "wait"
@@ -68,7 +70,7 @@ class FolderSource:
             self._root, table.patterns, recursive=table.recursive, source=self.name, observer=self._observer
         )
         self._pending = PendingFiles(table.settle_seconds, table.retry_seconds)
-        self._actions = PendingActions(self.name, self.ledger)
+        self._actions = PendingActions(self.name, self.ledger, retry_seconds=action_retry_seconds)
         self._log = structlog.get_logger().bind(source=self.name)
         self._messages: deque[Callable[[], None]] = deque()
         self._claimed: set[bytes] = set()

@@ -23,6 +23,7 @@ from edged.sources.contract import Delivery, Settlement, SourceContext
 from edged.sources.folder.delivery import FileDelivery
 from edged.sources.folder.files import Fingerprint
 from edged.sources.folder.ledger import Ledger
+from edged.sources.folder.pending_actions import RETRY_SECONDS
 from edged.sources.folder.source import MAX_CANDIDATES, FolderSource
 from edged.sources.folder.table import FolderTable
 from tests.edged.making import drop, quarantined, record, until
@@ -88,13 +89,12 @@ class Line:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, **options: Any) -> "Line":
+    def start(self, *, action_retry_seconds: float = RETRY_SECONDS, **options: Any) -> "Line":
         defaults = {"settle_seconds": NEVER, "rescan_seconds": NEVER, "quarantine_dir": self.root / "quarantine"}
         self.journal = Journal(self.root / "state")
         table = FolderTable.model_construct(name="line1", path=self.inbox, model="tiny", **{**defaults, **options})
-        self.source = FolderSource(
-            table, SourceContext(self.journal, self.seen, self.root / "state", ImageInput(32, 32, 1))
-        )
+        context = SourceContext(self.journal, self.seen, self.root / "state", ImageInput(32, 32, 1))
+        self.source = FolderSource(table, context, action_retry_seconds=action_retry_seconds)
         self.wake = self.source.wake = CountingEvent()
         self._stop.clear()
         self._thread = threading.Thread(target=self.source.run, args=(self._hand_over, self._stop))
@@ -584,7 +584,7 @@ def test_two_files_of_one_name_both_leave_when_the_first_could_not(line: Line) -
     (line.inbox / "sub").mkdir()
     (line.root / "done").mkdir()
     (line.root / "done" / "sub").write_text("a file where the folder should be")
-    line.start(after="move", done_dir=line.root / "done")
+    line.start(after="move", done_dir=line.root / "done", action_retry_seconds=1)
     for content in (b"first", b"second"):
         drop(line.inbox / "sub" / "a.png", content)
         line.score(line.take("sub/a.png"))
@@ -593,9 +593,7 @@ def test_two_files_of_one_name_both_leave_when_the_first_could_not(line: Line) -
     (line.root / "done" / "sub").unlink()
     drop(line.inbox / "b.png", b"third")
     line.score(line.take("b.png"))
-    until(
-        lambda: Ledger(line.journal, "line1").actions() == [], "nothing to be owed", 90
-    )  # the others are tried every 30 s
+    until(lambda: Ledger(line.journal, "line1").actions() == [], "nothing to be owed")
     contents = sorted(path.read_bytes() for path in (line.root / "done").rglob("*.png"))
     assert contents == [b"first", b"second", b"third"]
 
