@@ -15,7 +15,7 @@ ID = "0123456789ab" + "c" * 14
 
 
 class Inbox:
-    """An inbox, a place for each kind of action, and a mover."""
+    """An inbox, a place for each kind of disposal, and a mover."""
 
     def __init__(self, root: Path, elsewhere: Path | None = None) -> None:
         self.inbox, self.private = root / "in", root / "private"
@@ -47,16 +47,16 @@ def inbox(tmp_path: Path) -> Inbox:
 
 
 def test_move_keeps_the_subfolder(inbox: Inbox) -> None:
-    action = inbox.owed("a/b/c.png", "picture")
-    assert inbox.mover.carry_out(action) == os.fsencode(inbox.done / "a/b/c.png")
+    disposal = inbox.owed("a/b/c.png", "picture")
+    assert inbox.mover.carry_out(disposal) == os.fsencode(inbox.done / "a/b/c.png")
     assert inbox.files() == {"done/a/b/c.png": "picture"}
-    assert inbox.mover.carry_out(action) is None  # again, as after a crash
+    assert inbox.mover.carry_out(disposal) is None  # again, as after a crash
     assert inbox.files() == {"done/a/b/c.png": "picture"}
 
 
 @pytest.mark.parametrize("action", ["move", "quarantine"])
 def test_a_file_of_another_inbox_does_not_leave_its_target(tmp_path: Path, inbox: Inbox, action: str) -> None:
-    action = inbox.owed("a/b.png", "picture", action)
+    disposal = inbox.owed("a/b.png", "picture", action)
     root = tmp_path / "other"
     root.mkdir()
     target = inbox.done if action == "move" else inbox.quarantine
@@ -66,7 +66,7 @@ def test_a_file_of_another_inbox_does_not_leave_its_target(tmp_path: Path, inbox
         done=os.fsencode(inbox.done),
         quarantine=os.fsencode(inbox.quarantine),
     )
-    assert mover.carry_out(action) == os.fsencode(target / "b.png")
+    assert mover.carry_out(disposal) == os.fsencode(target / "b.png")
     assert (target / "b.png").read_text() == "picture"
 
 
@@ -117,49 +117,49 @@ def test_a_long_name_still_finds_a_free_one(inbox: Inbox) -> None:
 
 @pytest.mark.parametrize("action", ["move", "delete", "quarantine"])
 def test_another_file_under_the_name_is_left_alone(inbox: Inbox, action: str) -> None:
-    action = inbox.owed("a.png", "scored", action)
+    disposal = inbox.owed("a.png", "scored", action)
     (inbox.inbox / "new").write_text("not scored")
     os.rename(inbox.inbox / "new", inbox.inbox / "a.png")
-    assert inbox.mover.carry_out(action) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "not scored"}
 
 
 @pytest.mark.parametrize("action", ["move", "delete", "quarantine"])
 def test_a_file_that_was_rewritten_is_left_alone(inbox: Inbox, action: str) -> None:
-    action = inbox.owed("a.png", "scored", action)
+    disposal = inbox.owed("a.png", "scored", action)
     with open(inbox.inbox / "a.png", "a") as file:
         file.write(" and more")
-    assert inbox.mover.carry_out(action) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "scored and more"}
 
 
 @pytest.mark.parametrize("action", ["move", "delete", "quarantine"])
 def test_another_file_that_was_caught_is_put_back(inbox: Inbox, action: str) -> None:
     # As after a crash between the rename to the private name and the comparison.
-    action = inbox.owed("a.png", "scored", action)
+    disposal = inbox.owed("a.png", "scored", action)
     os.unlink(inbox.inbox / "a.png")
     inbox.private.mkdir()
     (inbox.private / ID).write_text("not scored")
-    assert inbox.mover.carry_out(action) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "not scored"}
 
 
 def test_what_was_caught_is_put_back_beside_what_has_come_since(inbox: Inbox) -> None:
-    action = inbox.owed("a.png", "scored")
+    disposal = inbox.owed("a.png", "scored")
     inbox.private.mkdir()
     (inbox.private / ID).write_text("caught")
     (inbox.inbox / "a.png").write_text("came since")
-    assert inbox.mover.carry_out(action) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "came since", f"in/a.{ID}.png": "caught"}
 
 
 @pytest.mark.parametrize("action", ["move", "delete", "quarantine"])
 def test_goes_on_after_a_crash_under_the_private_name(inbox: Inbox, action: str) -> None:
-    action = inbox.owed("a.png", "scored", action)
+    disposal = inbox.owed("a.png", "scored", action)
     inbox.private.mkdir()
     os.rename(inbox.inbox / "a.png", inbox.private / ID)
     (inbox.inbox / "a.png").write_text("came since")
-    inbox.mover.carry_out(action)
+    inbox.mover.carry_out(disposal)
     files = inbox.files()
     assert files.pop("in/a.png") == "came since"
     expected = {
@@ -172,21 +172,21 @@ def test_goes_on_after_a_crash_under_the_private_name(inbox: Inbox, action: str)
 
 @pytest.mark.parametrize("part", ["", '{"reason', '{"reason": "undecodable"}\n'])
 def test_goes_on_after_a_crash_while_the_sidecar_was_written(inbox: Inbox, part: str) -> None:
-    action = inbox.owed("a.png", "broken", "quarantine")
+    disposal = inbox.owed("a.png", "broken", "quarantine")
     inbox.quarantine.mkdir()
     (inbox.quarantine / "a.png.json").write_text(part)
-    inbox.mover.carry_out(action)
+    inbox.mover.carry_out(disposal)
     assert inbox.files() == {"quarantine/a.png": "broken", "quarantine/a.png.json": '{"reason": "undecodable"}\n'}
 
 
 def test_what_the_system_refuses_loses_nothing(inbox: Inbox) -> None:
     inbox.done.write_text("a file where the folder should be")
-    action = inbox.owed("a.png", "picture")
+    disposal = inbox.owed("a.png", "picture")
     with pytest.raises(OSError, match=r"exists|directory"):
-        inbox.mover.carry_out(action)
+        inbox.mover.carry_out(disposal)
     assert "picture" in inbox.files().values()
     inbox.done.unlink()
-    assert inbox.mover.carry_out(action) == os.fsencode(inbox.done / "a.png")
+    assert inbox.mover.carry_out(disposal) == os.fsencode(inbox.done / "a.png")
     assert inbox.files() == {"done/a.png": "picture"}
 
 
@@ -202,10 +202,10 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_move_to_another_file_system(tmp_path: Path, other_disk: Path) -> None:
     inbox = Inbox(tmp_path, other_disk)
-    action = inbox.owed("sub/a.png", "picture")
-    os.utime(action.path, ns=(10**18, 10**18))
-    action = replace(action, fingerprint=Fingerprint.of(os.lstat(action.path)))
-    assert inbox.mover.carry_out(action) == os.fsencode(other_disk / "done/sub/a.png")
+    disposal = inbox.owed("sub/a.png", "picture")
+    os.utime(disposal.path, ns=(10**18, 10**18))
+    disposal = replace(disposal, fingerprint=Fingerprint.of(os.lstat(disposal.path)))
+    assert inbox.mover.carry_out(disposal) == os.fsencode(other_disk / "done/sub/a.png")
     assert inbox.files() == {}
     assert [path.name for path in (other_disk / "done/sub").iterdir()] == ["a.png"]
     assert (other_disk / "done/sub/a.png").read_text() == "picture"
