@@ -23,7 +23,7 @@ demo: $(STAMP)
 
 # Most tests wait for processes and disks, so more of them than CPUs run side by side.
 test: lint type
-	$(BIN)/python -m pytest -n 4 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 # Looks for new examples, where `make test` tries the same ones every time; TIMES as many.
 fuzz: $(STAMP)

@@ -20,8 +20,9 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+from annotated_types import Ge, Gt, Le
 from PIL import Image, UnidentifiedImageError
 
 from edged.errors import PictureError
@@ -108,11 +109,18 @@ class ImageInput:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is refused before it can cost much: `[limits]` of the configuration."""
+    """What is refused before it can cost much: `[limits]` of the configuration, which it is checked for there.
 
-    max_bytes: int = 100_000_000
-    max_pixels: int = 100_000_000
-    decode_seconds: float = 20.0
+    Attributes:
+        max_bytes: of a file, 1 to 2e9.
+        max_pixels: of a picture, before it is decoded, 1 to 2e9.
+        decode_seconds: a decoder that takes longer is killed; above 0, up to 3600.
+    """
+
+    max_bytes: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
+    max_pixels: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
+    decode_seconds: Annotated[float, Gt(0), Le(3600)] = 20.0
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 -- pydantic's name for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from edged.config.tables import Http
+from edged.config.tables import HttpTable
 from edged.errors import ConfigError
 from edged.service.metrics import Metrics
 from edged.web.app import make_app
 from edged.web.server import Server
 from tests.edged.making import until
 
-PATIENCE_S = 0.4
+PATIENCE_S = 1.0
 
 
 def serve(*, streams: Sequence[Route] = (), patience_s: float = 10.0, **tls: Path) -> Server:
@@ -141,7 +141,7 @@ def ask(server: Server, path: str, receive_bytes: int = 4096) -> socket.socket:
 
 
 def test_an_answer_may_last_and_pause() -> None:
-    stream = Stream(100, 3 * PATIENCE_S)
+    stream = Stream(100, 2.5 * PATIENCE_S)
     server = serve(streams=[stream.route], patience_s=PATIENCE_S)
     with contextlib.closing(server), ask(server, "/stream") as client:
         received = b""
@@ -168,7 +168,7 @@ def test_a_stream_that_nobody_takes_is_dropped() -> None:
 def test_a_large_answer_is_given_to_who_takes_it_slowly() -> None:
     size = 24 << 20
     large = Route("/large", lambda _: Response(b"x" * size))
-    server = serve(streams=[large], patience_s=PATIENCE_S)
+    server = serve(streams=[large], patience_s=2 * PATIENCE_S)
     with contextlib.closing(server), ask(server, "/large", 1 << 16) as client:
         received, began = 0, time.monotonic()
         while received < size:
@@ -302,7 +302,7 @@ def test_tls_files_that_do_not_fit(certificates: Path) -> None:
 def test_tls_files_are_tried_before_the_start(
     certificates: Path, cert: str, key: str, ca: str | None, problem: str
 ) -> None:
-    http = Http(
+    http = HttpTable(
         tls_cert=certificates / cert,
         tls_key=certificates / key,
         tls_client_ca=None if ca is None else certificates / ca,
