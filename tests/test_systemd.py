@@ -68,7 +68,7 @@ def test_exposure_is_low(analyze: str, tmp_path: Path, gpu: bool, tenths: int) -
         (
             "ExecReload",
             [
-                '/bin/sh -c "exec /opt/edged/bin/edged check -c /etc/edged/%N.toml >/dev/null"',
+                '+/bin/sh -c "exec /opt/edged/bin/edged check -c /etc/edged/%N.toml --as-service >/dev/null"',
                 '/bin/sh -c "kill -HUP ${MAINPID}"',
             ],
         ),
