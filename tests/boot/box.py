@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,14 @@ class Box:
         """Starts it, and waits until systemd says that it is up."""
         # bpf makes IPAddressDeny real. No registration: there may be no machined, nor a D-Bus, on this side.
         options = ["--register=no", "--keep-unit", "--console=pipe", "--private-network", "--resolv-conf=off"]
-        options += ["--timezone=off", "--capability=all", "--system-call-filter=bpf"]
+        # A name that was never used: what nspawn keeps of the last one may be in the way where /run is no file system.
+        options += [
+            "--timezone=off",
+            "--hostname=box",
+            f"--machine=edged-{uuid.uuid4().hex}",
+            "--capability=all",
+            "--system-call-filter=bpf",
+        ]
         with self._log.open("ab") as log:
             self._container = subprocess.Popen(
                 ["systemd-nspawn", "--quiet", "-D", self.root, *options, "--boot"],
