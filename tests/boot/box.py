@@ -82,14 +82,9 @@ class Box:
         """Starts it, and waits until systemd says that it is up."""
         # bpf makes IPAddressDeny real. No registration: there may be no machined, nor a D-Bus, on this side.
         options = ["--register=no", "--keep-unit", "--console=pipe", "--private-network", "--resolv-conf=off"]
-        # A name that was never used: what nspawn keeps of the last one may be in the way where /run is no file system.
-        options += [
-            "--timezone=off",
-            "--hostname=box",
-            f"--machine=edged-{uuid.uuid4().hex}",
-            "--capability=all",
-            "--system-call-filter=bpf",
-        ]
+        options += ["--timezone=off", "--capability=all", "--system-call-filter=bpf", "--hostname=box"]
+        # A name that was never used: what nspawn keeps of the last one may be in the way.
+        options.append(f"--machine=edged-{uuid.uuid4().hex}")
         with self._log.open("ab") as log:
             self._container = subprocess.Popen(
                 ["systemd-nspawn", "--quiet", "-D", self.root, *options, "--boot"],
