@@ -37,8 +37,8 @@ Begin with:
 
   python -m train ae --good pictures/good --out runs/solar"""
 _SEQUENCE: Final = (
-    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies make the "
-    "threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
+    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies make "
+    "the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
 )
 SUMMARIES: Final = {
     "ae": "an autoencoder that scores a picture, or a signal, by how badly it is reconstructed",
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:
+def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0915 -- the whole run, in its order
     config = configs.load(configs.KINDS[options.kind], options.config, options.set)
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
@@ -114,7 +114,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         config = config.for_pictures(len(good.part("fit")) + len(good.part("statistics")))
         parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
         used = ", ".join(f"{n} {part}" for part, n in parts.items())
-        console.print(f"{len(good.pictures)} good {plural}: {'all fit and calibrate, out of fold' if config.cross else used}")
+        console.print(
+            f"{len(good.pictures)} good {plural}: {'all fit and calibrate, out of fold' if config.cross else used}"
+        )
 
         with (folder / run.METRICS).open("w", encoding="ascii") as file:
 

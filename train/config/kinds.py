@@ -50,7 +50,7 @@ class AutoencoderConfig(ModelConfig):
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
     calibration: Literal["cross", "split"] = Field(
         default_factory=by_backbone(features="cross", pixels="split"),
-        description="every picture fits and calibrates out of fold, or a part calibrates and does nothing else; features",
+        description="every picture fits and calibrates out of fold (features), or a part calibrates alone",
     )
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
@@ -81,8 +81,8 @@ class AutoencoderConfig(ModelConfig):
             problems.append("architecture: dense works on pixels; set backbone=pixels")
         if self.calibration == "cross" and self.backbone == PIXELS:
             problems.append(
-                "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself fitted to "
-                "them: set calibration=split"
+                "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself fitted "
+                "to them: set calibration=split"
             )
         if problems:
             raise ValueError("\n".join(problems))

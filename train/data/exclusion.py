@@ -29,4 +29,6 @@ def without_excluded(found: PictureSet, file: Path, folder: Path) -> PictureSet:
             f"{'; '.join(unknown[:5])}"
         )
     pictures = tuple(picture for picture in found.pictures if picture.path not in named)
-    return replace(found, pictures=pictures, warnings=(*found.warnings, f"excluded: {len(named)} were left out by {file}"))
+    return replace(
+        found, pictures=pictures, warnings=(*found.warnings, f"excluded: {len(named)} were left out by {file}")
+    )

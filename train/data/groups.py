@@ -6,7 +6,7 @@ A near-copy of a picture among those that it is judged by makes its score too lo
 import csv
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -107,7 +107,7 @@ def _taken(path: Path) -> float:
         with Image.open(path) as image:
             exif = image.getexif()
             text = exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED)
-        return datetime.strptime(str(text), _FORMAT).timestamp()
+        return datetime.strptime(str(text), _FORMAT).replace(tzinfo=UTC).timestamp()
     except (OSError, ValueError, SyntaxError):
         return path.stat().st_mtime
 
@@ -117,7 +117,9 @@ def _by_file(pictures: Sequence[Picture], file: Path, folder: Path) -> list[str]
         with file.open(encoding="utf-8", newline="") as lines:
             rows = [row for row in csv.reader(lines) if row]
     except (OSError, ValueError, csv.Error) as error:
-        raise TrainError(f"--groups {file}: is none of folder, time:SECONDS and a file that can be read: {error}") from error
+        raise TrainError(
+            f"--groups {file}: is none of folder, time:SECONDS and a file that can be read: {error}"
+        ) from error
     if any(len(row) != 2 or not row[1].strip() for row in rows):
         raise TrainError(f"--groups {file}: every line must be PATH,GROUP")
     by_path = {str((folder / path.strip()).absolute()): group.strip() for path, group in rows}

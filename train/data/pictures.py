@@ -201,7 +201,9 @@ def split(
         part: Part = "calibration" if in_calibration else "statistics" if in_statistics else "fit"
         parts |= {picture.content: part for picture in members}
     if "fit" not in parts.values():
-        raise TrainError(f"the groups are too few and too large: none of the {len(groups)} is left to fit; name smaller ones")
+        raise TrainError(
+            f"the groups are too few and too large: none of the {len(groups)} is left to fit; name smaller ones"
+        )
     pictures = tuple(replace(picture, part=parts[picture.content]) for picture in found.pictures)
     return PictureSet(pictures, found.pixels, tuple(warnings))
 

@@ -81,7 +81,7 @@ def train_detector(
         config,
         batches=partial(shuffled, fit, size),
         loss=loss,
-        held_out=(lambda: {}) if config.cross else held_out,
+        held_out=(dict) if config.cross else held_out,
         steps=steps_of(len(fit), size),
         device=device,
         log=log,

@@ -63,8 +63,7 @@ def optimise(
     track: Track,
     most_gradient: float = math.inf,
 ) -> Kept:
-    """Trains by AdamW and leaves the model on the CPU with the weights of its best epoch, frozen; of its last one where
-    nothing is held out.
+    """Trains by AdamW and leaves the model on the CPU with its best epoch's weights; its last where none is held out.
 
     On CUDA the forward pass runs in mixed precision (bfloat16 by torch's autocast); weights, the loss and what is
     computed of held-out pictures stay float32.
