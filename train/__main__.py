@@ -37,8 +37,8 @@ Begin with:
 
   python -m train ae --good pictures/good --out runs/solar"""
 _SEQUENCE: Final = (
-    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies make "
-    "the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
+    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies "
+    "make the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
 )
 SUMMARIES: Final = {
     "ae": "an autoencoder that scores a picture, or a signal, by how badly it is reconstructed",

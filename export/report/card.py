@@ -89,7 +89,8 @@ def write(
         "## Threshold\n",
         f"An anomaly is a score above **{threshold.value:.4g}**, for a false-positive rate of "
         f"{threshold.target_fpr:g}, from {threshold.n} {'calibration' if parts['calibration'] else 'good'} {plural} by "
-        f"{'split' if parts['calibration'] else 'cross-'}{' ' if parts['calibration'] else ''}conformal prediction. Calibrate "
+        f"{'split' if parts['calibration'] else 'cross-'}{' ' if parts['calibration'] else ''}"
+        f"conformal prediction. Calibrate "
         f"again (`edged calibrate`) when {_CHANGES[kind]} changes.\n",
         f"**This card and its charts describe the calibration of {manifest.created:%Y-%m-%d %H:%M} UTC, made at "
         "export.** `edged calibrate` changes the threshold, not this card; `edged inspect` says which calibration is "

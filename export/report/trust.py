@@ -49,7 +49,8 @@ def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> s
     if cross and threshold.promised:
         return (
             f"**Good parts:** calibrated out of fold on all {threshold.n} good {taken.plural}, for a "
-            f"false-positive rate of {percent(threshold.target_fpr or 0)}. At most twice that is what can be proved, on average over sets of "
+            f"false-positive rate of {percent(threshold.target_fpr or 0)}. At most twice "
+            "that is what can be proved, on average over sets of "
             f"{taken.plural}; about that, or a little less, is what was measured. This holds for "
             f"good parts that look like those {taken.plural}."
         )

@@ -81,8 +81,8 @@ class AutoencoderConfig(ModelConfig):
             problems.append("architecture: dense works on pixels; set backbone=pixels")
         if self.calibration == "cross" and self.backbone == PIXELS:
             problems.append(
-                "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself fitted "
-                "to them: set calibration=split"
+                "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself "
+                "fitted to them: set calibration=split"
             )
         if problems:
             raise ValueError("\n".join(problems))

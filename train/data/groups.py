@@ -54,7 +54,7 @@ def grouped(found: PictureSet, rule: str, folder: Path) -> PictureSet:
         names = _by_file(found.pictures, Path(rule), folder)
     if len(set(names)) < 2:
         raise TrainError(
-            f"--groups {rule}: all {len(names)} pictures stand in one group, and none would be left to compare it with; "
+            f"--groups {rule}: all {len(names)} pictures are in one group, and none would be left to compare it with; "
             "group them more finely"
         )
     pictures = tuple(replace(picture, group=name) for picture, name in zip(found.pictures, names, strict=True))

@@ -149,8 +149,8 @@ def keep_whole(found: PictureSet, *, target_fpr: float, plural: str = "pictures"
     warnings = list(found.warnings)
     if needed > n:
         warnings.append(
-            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} good {plural}; here are {n}, which is enough "
-            f"for {1 / (n + 1):.3g}; add {plural}, or set a larger target_fpr"
+            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} good {plural}; here are {n}, "
+            f"enough for {1 / (n + 1):.3g}; add {plural}, or set a larger target_fpr"
         )
     return replace(found, warnings=tuple(warnings))
 

@@ -7,8 +7,8 @@ the whole one's factor by the identity of Woodbury. The ridge of the shrinkage s
 the network before the head: docs/experiments.md has what either changes.
 
 Cross-conformal prediction: Vovk, *Cross-conformal predictors* (2015); Barber et al., *Predictive inference with the
-jackknife+* (2021); for anomaly detection Hennhöfer and Preisach, *Leave-one-out-, bootstrap- and cross-conformal anomaly
-detectors* (2024).
+jackknife+* (2021); for anomaly detection Hennhöfer and Preisach, *Leave-one-out-, bootstrap- and cross-conformal
+anomaly detectors* (2024).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -56,8 +56,8 @@ def fit_head_on_all(
 ) -> tuple[HeadReport, OutOfFold]:
     """Fills the head's buffers from all pictures and their copies.
 
-    The mean and deviation by position, the level and the map's reference are those of the out-of-fold lengths, which are
-    distributed as those of new pictures are; those of the fitted pictures would be too small.
+    The mean and deviation by position, the level and the map's reference are those of the out-of-fold lengths, which
+    are distributed as those of new pictures are; those of the fitted pictures would be too small.
 
     Args:
         head: to be filled.
