@@ -111,9 +111,9 @@ def test_what_a_bundle_holds(tmp_path, features):
         "learning.png",
         "LICENSE-weights.txt",
     }
-    assert bundle.calibration.n == 9
-    assert bundle.manifest.provenance["pictures"] == {"fit": 26, "statistics": 5, "calibration": 9, "bad": 6}
-    assert len(bundle.manifest.fitted) == 26 + 5
+    assert (bundle.calibration.n, bundle.calibration.method) == (40, "cross")
+    assert bundle.manifest.provenance["pictures"] == {"fit": 40, "statistics": 0, "calibration": 0, "bad": 6}
+    assert len(bundle.manifest.fitted) == 40
     assert 0.5 < bundle.manifest.provenance["metrics"]["auroc"] <= 1
     assert bundle.manifest.tolerance.rtol == 1e-3
     for name in ("scores.png", "roc.png", "examples.png", "learning.png"):
