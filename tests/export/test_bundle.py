@@ -120,10 +120,8 @@ def test_what_a_bundle_holds(tmp_path, features):
         with Image.open(tmp_path / "solar" / name) as image:
             assert min(image.size) > 100
     card = (tmp_path / "solar" / "card.md").read_text()
-    assert "| calibration | 9 |" in card
-    # Beta(1, 9): a tenth on average, 1 - 0.05^(1/9) = 28 % with confidence.
-    assert "calibrated on 9 good pictures: a false-positive rate of 10 % can be promised on average" in card
-    assert "with 95 % confidence the true rate is below 28 %" in card
+    assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
+    assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. At most twice" in card
     assert "of the 6 bad pictures are flagged" in card
     assert "`golden.npz` and `examples.png` hold some of the pictures" in card
 
