@@ -45,15 +45,19 @@ def sentences(
 
 def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> str:
     """What false-positive rate can be promised, on average and with confidence."""
-    rate = intervals.true_rate(threshold)
-    if cross and threshold.promised:
+    if cross:
+        few = (
+            ""
+            if threshold.promised
+            else f" **Too few {taken.plural}:** that takes {threshold.needed}, and the highest score is the threshold."
+        )
         return (
             f"**Good parts:** calibrated out of fold on all {threshold.n} good {taken.plural}, for a "
-            f"false-positive rate of {percent(threshold.target_fpr or 0)}. At most twice "
-            "that is what can be proved, on average over sets of "
-            f"{taken.plural}; about that, or a little less, is what was measured. This holds for "
-            f"good parts that look like those {taken.plural}."
+            f"false-positive rate of {percent(threshold.target_fpr or 0)}.{few} The true rate comes near what is asked "
+            "for, by measurement; it is not proved, as it is of split conformal prediction. This holds for good parts "
+            f"that look like those {taken.plural}."
         )
+    rate = intervals.true_rate(threshold)
     confidence = (
         f"with 95 % confidence the true rate is below {percent(rate.limit)} (in 95 of 100 calibrations it lies "
         f"between {percent(rate.interval.low)} and {percent(rate.interval.high)})"

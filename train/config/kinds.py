@@ -49,8 +49,7 @@ class AutoencoderConfig(ModelConfig):
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
     calibration: Literal["cross", "split"] = Field(
-        default_factory=by_backbone(features="cross", pixels="split"),
-        description="every picture fits and calibrates out of fold (features), or a part calibrates alone",
+        "split", description="a part calibrates and nothing else, or (features) every picture fits and calibrates"
     )
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")

@@ -67,6 +67,9 @@ def test_what_is_said_of_few_pictures():
     assert "cannot promise the 1 % asked for: that takes 99" in said
     assert "What can be promised on average is 20 %" in said
     assert "below 53 %" in said  # 1 - 0.05^(1/4)
+    out_of_fold = trust.calibration(threshold, TAKEN, cross=True)
+    assert "Too few pictures:** that takes 99" in out_of_fold
+    assert "on average" not in out_of_fold
 
 
 def test_what_is_said_of_enough():
