@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def export_bundle(
             detector = graph.with_half_weights(run.detector) if precision == "fp16" else run.detector
             model = _model(detector, read, intact, precision)
             (folder / bundles.MODEL).write_bytes(model)
-            pictures = (intact.part("statistics") or intact.part("calibration"))[:PARITY_PICTURES]
+            pictures = (intact.part("statistics") or intact.part(run.calibrates))[:PARITY_PICTURES]
             expected = parity.reference(detector, read(pictures))
             difference = _prove(folder, model, read.spec.kind, expected, parity.TOLERANCES[precision])
             if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:
@@ -85,9 +85,9 @@ def export_bundle(
             outcome = calibrate.score(
                 served,
                 read,
-                intact.part("calibration"),
+                intact.part(run.calibrates),
                 intact.part("bad"),
-                target_fpr=run.config.target_fpr,
+                run=run,
                 advance=advance,
             )
         if precision == "int8":
@@ -111,7 +111,8 @@ def export_bundle(
                 advance=advance,
             )
         sealed = bundles.seal(folder, facts)
-        bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr))
+        method: Literal["cross", "split"] = "split" if run.calibrates == "calibration" else "cross"
+        bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr, method))
         Scorer.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
     return Exported(outcome, difference, len(model), warnings, tuple(found))
 
@@ -172,7 +173,8 @@ def _gate(run: Run, read: Reader, intact: Intact, outcome: Outcome) -> None:
         return np.concatenate([parity.reference(run.detector, image).score for image in images]).astype(np.float64)
 
     bad = None if outcome.bad is None else (scores("bad"), outcome.bad)
-    quantise.gate(scores("calibration"), outcome.good, bad)
+    good = run.out_of_fold(intact.part(run.calibrates), scores(run.calibrates))
+    quantise.gate(good, outcome.good, bad)
 
 
 def _metrics(run: Run, outcome: Outcome, difference: float) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from export.sources import Reader
 from train.data.pictures import Picture
 from train.errors import TrainError
 from train.progress import Advance
+from train.run import Run
 
 _BATCH: Final = 8
 
@@ -60,7 +61,7 @@ def score(
     good: Sequence[Picture],
     bad: Sequence[Picture],
     *,
-    target_fpr: float,
+    run: Run,
     advance: Advance,
 ) -> Outcome:
     """Scores every picture and calibrates on the good ones.
@@ -68,8 +69,9 @@ def score(
     Raises:
         TrainError: a score is not above 0, or a picture cannot be read.
     """
-    total = len(good) + len(bad)
-    good_scores, brightness = scores(served, read, good, lambda done: advance(done, total))
+    total, target_fpr = len(good) + len(bad), run.config.target_fpr
+    found, brightness = scores(served, read, good, lambda done: advance(done, total))
+    good_scores = run.out_of_fold(good, found)
     if not (np.isfinite(good_scores).all() and (good_scores > 0).all()):
         raise TrainError("a calibration score is not a number above 0; nothing was written. Train again")
     threshold = conformal_threshold(good_scores, target_fpr)
@@ -80,13 +82,16 @@ def score(
     return Outcome(good_scores, brightness, bad_scores, threshold, report)
 
 
-def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibration:
+def calibration(
+    manifest: Manifest, scores: Scores, target_fpr: float, method: Literal["cross", "split"] = "split"
+) -> Calibration:
     """What goes into calibration.json."""
     return Calibration(
         model_sha256=manifest.files[bundles.MODEL].sha256,
         created=manifest.created,
         target_fpr=target_fpr,
         n=len(scores),
+        method=method,
         scores=np.sort(scores).tolist(),
     )
 

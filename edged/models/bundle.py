@@ -130,7 +130,10 @@ def mark_of(sha256: str) -> str:
 
 
 class Calibration(_Model):
-    """calibration.json: scores of good pictures that nothing was fitted on, of one model.onnx."""
+    """calibration.json: scores of good pictures, of one model.onnx.
+
+    By method "split" nothing was fitted on them; by "cross" each was scored with itself left out of what was fitted.
+    """
 
     schema_version: Literal[1] = 1
     model_sha256: Digest
@@ -138,6 +141,7 @@ class Calibration(_Model):
     target_fpr: float = Field(gt=0, lt=1)
     n: int = Field(ge=1)
     scores: list[Annotated[float, Field(gt=0)]]
+    method: Literal["cross", "split"] = "split"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,9 @@ class AutoencoderConfig(ModelConfig):
         default_factory=fitting_depth, ge=0, le=6, description="halvings on the way to the latent; by size"
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
+    calibration: Literal["cross", "split"] = Field(
+        "split", description="a part calibrates and nothing else, or (features) every picture fits and calibrates"
+    )
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
 
@@ -75,9 +78,19 @@ class AutoencoderConfig(ModelConfig):
         problems = self.map_problems()
         if self.architecture == "dense" and self.backbone != PIXELS:
             problems.append("architecture: dense works on pixels; set backbone=pixels")
+        if self.calibration == "cross" and self.backbone == PIXELS:
+            problems.append(
+                "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself "
+                "fitted to them: set calibration=split"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def cross(self) -> bool:
+        """Whether every good picture fits and calibrates."""
+        return self.calibration == "cross"
 
 
 KINDS: Final[dict[str, type[ModelConfig]]] = {"ae": AutoencoderConfig, "denoiser": DenoiserConfig, "vae": VaeConfig}

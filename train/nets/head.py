@@ -82,8 +82,11 @@ class Head(nn.Module):
             level that good pictures exceed at about one position in a thousand.
         """
         excess = self.excess(residual)
-        score = excess.flatten(1).topk(self.top, dim=1).values.mean(dim=1)
-        return score, excess / self.reference
+        return self.score(excess), excess / self.reference
+
+    def score(self, excess: Tensor) -> Tensor:
+        """Mean of the highest positions: (N, h, w) -> (N,)."""
+        return excess.flatten(1).topk(self.top, dim=1).values.mean(dim=1)
 
     def excess(self, residual: Tensor) -> Tensor:
         """softplus(z), smoothed: float32 (N, h, w), above 0, in deviations."""
