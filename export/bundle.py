@@ -10,7 +10,7 @@ from edged.models import bundle as bundles
 from edged.models.sampling import DECODER
 from edged.models.scorer import Scorer
 from export import calibrate, manifest, sources
-from export.calibrate import Outcome
+from export.calibrate import Calibrated
 from export.onnx import graph, parity, quantise
 from export.report import describe
 from export.report.outliers import Stranger
@@ -38,7 +38,7 @@ class Exported:
         strangers: good pictures that a person should look at.
     """
 
-    outcome: Outcome
+    outcome: Calibrated
     difference: float
     model_bytes: int
     warnings: tuple[str, ...]
@@ -163,7 +163,7 @@ def _prove(folder: Path, model: bytes, kind: str, expected: parity.Reference, to
     return difference
 
 
-def _gate(run: Run, read: Reader, intact: Intact, outcome: Outcome) -> None:
+def _gate(run: Run, read: Reader, intact: Intact, outcome: Calibrated) -> None:
     """Scores the same pictures with the float32 model, and lets the gate judge."""
 
     def scores(part: Any) -> np.ndarray:
@@ -177,7 +177,7 @@ def _gate(run: Run, read: Reader, intact: Intact, outcome: Outcome) -> None:
     quantise.gate(good, outcome.good, bad)
 
 
-def _metrics(run: Run, outcome: Outcome, difference: float) -> dict[str, float]:
+def _metrics(run: Run, outcome: Calibrated, difference: float) -> dict[str, float]:
     measured = {
         "loss_statistics": run.facts["loss_statistics"],
         "held_out_ratio": run.facts["held_out_ratio"],

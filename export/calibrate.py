@@ -24,7 +24,7 @@ _BATCH: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Calibrated:
     """What edged gives for the pictures of a run.
 
     Attributes:
@@ -63,7 +63,7 @@ def score(
     *,
     run: Run,
     advance: Advance,
-) -> Outcome:
+) -> Calibrated:
     """Scores every picture and calibrates on the good ones.
 
     Raises:
@@ -76,10 +76,10 @@ def score(
         raise TrainError("a calibration score is not a number above 0; nothing was written. Train again")
     threshold = conformal_threshold(good_scores, target_fpr)
     if not bad:
-        return Outcome(good_scores, brightness, None, threshold, None)
+        return Calibrated(good_scores, brightness, None, threshold, None)
     bad_scores, _ = scores(served, read, bad, lambda done: advance(len(good) + done, total))
     report = metrics.report(good_scores, bad_scores, threshold.value)
-    return Outcome(good_scores, brightness, bad_scores, threshold, report)
+    return Calibrated(good_scores, brightness, bad_scores, threshold, report)
 
 
 def calibration(
@@ -99,7 +99,7 @@ def calibration(
 def scores(
     served: Scorer, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
 ) -> tuple[Scores, NDArray[np.float64]]:
-    """Scores and mean brightness, as in `Outcome`, each (n,); `advance` is called with how many are done."""
+    """Scores and mean brightness, as in `Calibrated`, each (n,); `advance` is called with how many are done."""
     found, brightness = [], []
     for start in range(0, len(pictures), _BATCH):
         image = read(pictures[start : start + _BATCH])

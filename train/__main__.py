@@ -17,7 +17,7 @@ from train import command
 from train.config import kinds as configs
 from train.config.explained import help_lines
 from train.config.signal import SignalConfig
-from train.errors import ConfigError
+from train.errors import OptionError
 from train.threads import wait_asleep
 
 PROGRAM: Final = "train"
@@ -67,7 +67,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
     denoiser = None
     if isinstance(config, SignalConfig):
         if options.denoiser:
-            raise ConfigError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
+            raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
         config = signals.shaped(config, options.good)
     elif options.denoiser:
         denoiser = cleaning.load(options.denoiser, config.spec)
@@ -173,7 +173,7 @@ def _check_apart(good: Path, bad: Path | None) -> None:
         return
     one, other = good.resolve(), bad.resolve()
     if one == other or one in other.parents or other in one.parents:
-        raise ConfigError([f"--bad {bad} and --good {good} lie one in the other; put the folders side by side"])
+        raise OptionError([f"--bad {bad} and --good {good} lie one in the other; put the folders side by side"])
 
 
 def _cache(parent: Path) -> TemporaryDirectory[str]:

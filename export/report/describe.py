@@ -15,7 +15,7 @@ from edged.models import bundle as bundles
 from edged.models.sampling import DECODER, Sampler, grid
 from edged.models.scorer import Scorer
 from export import calibrate
-from export.calibrate import Outcome
+from export.calibrate import Calibrated
 from export.report import card, plots, sheets, signal_card
 from export.report import outliers as strangers
 from export.report.metrics import Scores
@@ -48,7 +48,7 @@ def describe(
     read: Reader,
     served: Scorer,
     intact: Intact,
-    outcome: Outcome,
+    outcome: Calibrated,
     warnings: Sequence[str],
     advance: Advance,
 ) -> list[Stranger]:
@@ -111,7 +111,7 @@ def describe(
 
 
 def _sections(
-    served: Scorer, read: Reader, good: Sequence[Picture], bad: Sequence[Picture], outcome: Outcome
+    served: Scorer, read: Reader, good: Sequence[Picture], bad: Sequence[Picture], outcome: Calibrated
 ) -> list[tuple[str, list[Example]]]:
     """Titles and pictures: the lowest scores, the highest, and where there are bad pictures those that went wrong."""
     pictures, scores = [*good, *bad], outcome.good
@@ -150,7 +150,7 @@ def _sections(
 
 
 def _reconstructions(
-    path: Path, *, run: Run, served: Scorer, read: Reader, intact: Intact, outcome: Outcome
+    path: Path, *, run: Run, served: Scorer, read: Reader, intact: Intact, outcome: Calibrated
 ) -> tuple[float, float] | None:
     """Draws what the model makes of a few pictures, where it gives pictures; a denoiser's PSNR before and after.
 
@@ -204,7 +204,7 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
 
 
 def _good(
-    run: Run, served: Scorer, read: Reader, intact: Intact, *, outcome: Outcome, advance: Advance
+    run: Run, served: Scorer, read: Reader, intact: Intact, *, outcome: Calibrated, advance: Advance
 ) -> dict[Part, tuple[list[Picture], Scores]]:
     """The good pictures of each part and their scores; those of fit and statistics are computed here."""
     if run.calibrates == "fit":
