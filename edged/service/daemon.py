@@ -25,7 +25,7 @@ from edged.journal.journal import Journal
 from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
 from edged.models.registry import Models
-from edged.models.runtime import runtime_version, usable_cpus
+from edged.models.runtime import runtime_version, worker_count
 from edged.service import logs
 from edged.service.memory import share_arenas
 from edged.service.metrics import Metrics, SourceObserver
@@ -133,7 +133,7 @@ class Daemon:
             journal=self._journal,
             metrics=self._metrics,
             limits=config.limits,
-            cpus=usable_cpus(),
+            workers=worker_count(),
             publishers=publishers,
             picture_sinks=pictures,
         )
