@@ -165,6 +165,8 @@ class _Decoder:
         child.kill()
         if self._socket is not None:
             self._socket.close()
+        if self._memory is not None:
+            self._memory.close()
         child.wait()
 
     def _ready(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
