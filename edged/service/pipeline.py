@@ -178,9 +178,11 @@ class Pipeline:
     def stuck(self, longer_than_s: float) -> list[str]:
         """Workers that died, or that have been at one piece of work for too long."""
         publishers = [publisher.thread for publisher in self._publishers]
-        sources = [entry[2] for entry in self._sources.copy().values()]  # of one moment: a reload may change them
-        threads = [*self._workers, self._committer, *publishers, *sources]
-        dead = [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
+        threads = [*self._workers, self._committer, *publishers]
+        dead = [thread.name for thread in threads if _has_ended(thread)]
+        # Of one moment, for a reload may change them; one that has ended since then was taken out before.
+        sources = self._sources.copy()
+        dead += [entry[2].name for name, entry in sources.items() if _has_ended(entry[2]) and name in self._sources]
         latest = time.monotonic() - longer_than_s
         return dead + [name for name, since in self._busy_since.copy().items() if since < latest]
 
@@ -393,6 +395,10 @@ class Pipeline:
             self._problems[where] = text
         elif self._problems.pop(where, None) is not None:
             self._log.info("works again", worker=where)
+
+
+def _has_ended(thread: threading.Thread) -> bool:
+    return thread.ident is not None and not thread.is_alive()
 
 
 def _join(thread: threading.Thread) -> None:
