@@ -1,5 +1,6 @@
 """Scores of good and bad pictures computed through edged itself, as it will compute them when it runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from export.report.metrics import Report, Scores
 from export.sources import Reader
 from train.data.pictures import Picture
 from train.errors import TrainError
+from train.nets.features import batch_of
 from train.progress import Advance
 
 _BATCH: Final = 8
@@ -96,10 +98,11 @@ def scores(
 ) -> tuple[Scores, NDArray[np.float64]]:
     """Scores and mean brightness, as in `Outcome`, each (n,); `advance` is called with how many are done."""
     found, brightness = [], []
-    for start in range(0, len(pictures), _BATCH):
-        image = read(pictures[start : start + _BATCH])
+    batch = batch_of(math.prod(read.spec.shape[:2]), _BATCH)
+    for start in range(0, len(pictures), batch):
+        image = read(pictures[start : start + batch])
         found.append(served.scores(image)[0].astype(np.float64))
         scale = 255.0 if image.dtype == np.uint8 else 1.0
         brightness.append(image.mean(axis=tuple(range(1, image.ndim)), dtype=np.float64) / scale)
-        advance(min(start + _BATCH, len(pictures)))
+        advance(min(start + batch, len(pictures)))
     return np.concatenate(found), np.concatenate(brightness)

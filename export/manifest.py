@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edged.models.bundle import mark_of
 from export.onnx import parity
+from train import run as runs
 from train.config.base import EFFICIENTNET
 from train.config.vae import VaeConfig
 from train.data.pictures import Part, Picture
@@ -32,7 +33,7 @@ _QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
     """The manifest's keys for `edged.models.bundle.seal`; the drift reference and the metrics are still empty."""
-    config, spec = run.config, run.config.spec
+    config, spec = run.config, run.spec
     outputs: dict[str, Any] = {
         "score": {"dtype": "float32", "shape": ["N"]},
         "anomaly_map": {"dtype": "float32", "shape": ["N", *map_size(run.detector.extractor, spec.shape)]},
@@ -50,6 +51,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "created": datetime.now(UTC),
         "input": asdict(spec),
         "outputs": outputs,
+        "mask": runs.MASK if (run.path / runs.MASK).is_file() else None,
         "map_reference": {
             "quantile": REFERENCE_QUANTILE,
             "value": run.facts["map_reference"],

@@ -15,6 +15,7 @@ from rich.console import Console
 from edged.models import bundle as bundles
 from train import command
 from train.config import kinds as configs
+from train.config.base import ModelConfig
 from train.config.explained import help_lines
 from train.config.signal import SignalConfig
 from train.errors import ConfigError
@@ -51,31 +52,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    config = configs.load(configs.KINDS[options.kind], options.config, options.set)
+    config = configs.load(configs.KINDS[options.kind], options.config, [*options.set, *_shorthands(options)])
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
     from train import progress, run
-    from train.data import cleaning, pictures, signals
+    from train.data import cleaning, masks, pictures, shapes, signals
     from train.fit import loop
 
     device = loop.choose_device(options.device)
-    denoiser = None
+    denoiser, source = None, None
     if isinstance(config, SignalConfig):
         if options.denoiser:
             raise ConfigError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
         config = signals.shaped(config, options.good)
-    elif options.denoiser:
-        denoiser = cleaning.load(options.denoiser, config.spec)
-    plural = config.spec.plural
+    else:
+        source = shapes.source_of(options.good, config.spec)
+        shapes.check_roi(config, source)
+        config = config.shaped(source)
+        if options.denoiser:
+            denoiser = cleaning.load(options.denoiser, config.spec)
+        if (words := shapes.cost(config)) is not None:
+            console.print(words)
+    spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
+    plural = spec.plural
     if options.bad is not None:
-        pictures.find(options.bad, config.spec)  # what is wrong shows before the good ones take their time
+        pictures.find(options.bad, spec)  # what is wrong shows before the good ones take their time
     track = progress.on(console)
     began = time.monotonic()
     with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
-        cache = Path(name)
+        cache, given = Path(name), config
+        if isinstance(config, ModelConfig) and config.mask is not None:
+            masks.write(Path(config.mask), spec, folder / run.MASK)
+            config = config.model_copy(update={"mask": str(folder / run.MASK)})
         with track(plural) as advance:
-            found = pictures.read(options.good, config.spec, store=cache / "good.npy", advance=advance)
+            found = pictures.read(options.good, spec, store=cache / "good.npy", advance=advance)
         if denoiser is not None:
             with track("denoising") as advance:
                 denoiser.clean(found.pixels[: len(found.pictures)], advance)
@@ -90,12 +101,13 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         bad = None
         if options.bad is not None:
             with track(f"bad {plural}") as advance:
-                found = pictures.read(options.bad, config.spec, store=cache / "bad.npy", part="bad", advance=advance)
+                found = pictures.read(options.bad, spec, store=cache / "bad.npy", part="bad", advance=advance)
             bad = pictures.without(found, good, plural=plural)
         warnings = (
             *good.warnings,
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
+            *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
         )
         for warning in warnings:
             command.say(console, PROGRAM, f"warning: {warning}")
@@ -113,11 +125,12 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         run.save(
             folder,
             options.kind,
-            config=config,
+            config=config if isinstance(given, SignalConfig) else config.model_copy(update={"mask": given.mask}),
             pictures=good.pictures + (bad.pictures if bad else ()),
             detector=trained.detector,
             facts={
                 "denoiser": denoiser.facts if denoiser else None,
+                "source_px": source,
                 "seconds": round(time.monotonic() - began, 1),
                 "warnings": list(warnings),
                 "parts": parts,
@@ -135,6 +148,22 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     words = ["python", "-m", "export", options.out, *(["--denoiser", options.denoiser] if denoiser else [])]
     words += ["--out", f"bundles/{bundles.as_name(options.out.absolute().name)}"]
     console.print(f"next: {shlex.join(map(str, words))}", markup=False)
+
+
+def _shorthands(options: argparse.Namespace) -> list[str]:
+    """What has an option of its own, as `--set` takes it."""
+    given = {"size": options.size, "defect_px": options.defect_px, "roi": options.roi}
+    found = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return found + ([] if options.mask is None else [f"mask={json.dumps(str(options.mask))}"])
+
+
+def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[Any]) -> list[str]:
+    from train.data import shapes
+
+    if isinstance(config, SignalConfig):
+        return []
+    found = shapes.coarse(config, spec.source) + shapes.others(good, spec)
+    return found + (shapes.others(bad, spec) if bad else [])
 
 
 def _loop(kind: str) -> Any:
@@ -203,6 +232,14 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="hyper-parameters in TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable"
+    )
+    parser.add_argument(
+        "--size", metavar="SIZE", help="of the model's picture, such as 640x256 (default: the pictures' own shape)"
+    )
+    parser.add_argument("--defect-px", metavar="PX", help="the smallest defect to find, px of the files: sets the size")
+    parser.add_argument("--roi", metavar="X,Y,W,H", help="the part of the pictures to look at, px of the files")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="a picture of where to look: what is black is ignored"
     )
     if kind != "denoiser":
         parser.add_argument(

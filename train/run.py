@@ -5,6 +5,7 @@ pictures.json   path, hashes and part of each picture
 weights.pt      the detector's state: weights, standardising, covariances, map reference
 run.json        kind, denoiser, what was found, warnings, package versions, git revision
 metrics.jsonl   one line an epoch, and one for the head
+mask.png        where it looks, at the model's size; where a mask was given
 """
 
 import io
@@ -20,7 +21,9 @@ from typing import Any, Final
 
 import torch
 
+from edged.media.inputs import Input
 from train.config.kinds import KINDS, Config, of_input
+from train.config.signal import SignalConfig
 from train.data.pictures import Part, Picture
 from train.errors import TrainError
 from train.nets.detector import Detector, make_denoiser, make_detector, make_vae
@@ -28,6 +31,7 @@ from train.nets.vae import VaeDetector
 
 SCHEMA_VERSION: Final = 2
 METRICS: Final = "metrics.jsonl"
+MASK: Final = "mask.png"
 
 _CONFIG, _PICTURES, _WEIGHTS, _RUN = "config.json", "pictures.json", "weights.pt", "run.json"
 _MAKERS: Final[dict[str, Callable[..., Detector | VaeDetector]]] = {
@@ -61,6 +65,14 @@ class Run:
     pictures: tuple[Picture, ...]
     detector: Detector | VaeDetector
     facts: dict[str, Any]
+
+    @property
+    def spec(self) -> Input:
+        """What the model takes, as the bundle's manifest has it."""
+        if isinstance(self.config, SignalConfig):
+            return self.config.spec
+        source = self.facts.get("source_px")
+        return self.config.spec_of(None if source is None else tuple(source))
 
     def part(self, part: Part) -> list[Picture]:
         """The pictures of one part."""

@@ -115,6 +115,8 @@ class Manifest(_Model):
     drift_reference: DriftReference
     tolerance: Tolerance
     denoiser: DenoiserReference | None = None
+    mask: str | None = None
+    """The file that shows where the model looks, at its size; the mask itself is in the graph."""
     licences: dict[str, str]
     provenance: dict[str, Any]
     fitted: list[str] = []

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from edged.media.imaging import ImageInput
 from edged.media.inputs import Input
 from edged.media.signals import SignalInput
 from edged.models.bundle import Manifest
@@ -12,6 +11,7 @@ from export.report import intervals, plots, sheets, signal_card, trust
 from export.report.metrics import Report
 from export.report.outliers import LIMIT, Stranger
 from train.config.kinds import Config
+from train.data.shapes import pixels_covered
 
 _KINDS: Final = {
     "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
@@ -107,15 +107,6 @@ def write(
     return "\n".join(blocks) + "\n"
 
 
-def pixels_covered(taken: ImageInput, source_px: tuple[float, float]) -> tuple[float, float]:
-    """Width and height, in px of a file of `source_px`, that one model pixel stands for; see `edged.media.imaging`."""
-    across, down = source_px[0] / taken.width, source_px[1] / taken.height
-    if taken.resize == "stretch":
-        return across, down
-    both = max(across, down) if taken.resize == "pad" else min(across, down)
-    return both, both
-
-
 def loss_of(kind: str, config: Config) -> str:
     """What the loss of a kind is, for an axis."""
     if kind == "vae":
@@ -140,10 +131,12 @@ def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
     if isinstance(taken, SignalInput):
         return signal_card.input_words(taken, int(manifest.outputs["anomaly_map"].shape[-1]))
     across, down = pixels_covered(taken, source_px)
+    looked_at = "" if taken.roi is None else ", of the {2} x {3} px at {0},{1} of the picture".format(*taken.roi)
     return (
         f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
-        f"{taken.filter} filter. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
+        f"{taken.filter} filter{looked_at}. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
         "trained on: **a defect smaller than that may not be seen.**\n"
+        + ("" if manifest.mask is None else f"\n![Where it looks]({manifest.mask})\n\nIt looks where this is white.\n")
     )
 
 

@@ -24,7 +24,7 @@ from train.errors import TrainError
 
 Part = Literal["fit", "statistics", "copies", "calibration", "bad"]
 
-MINIMUM: Final = 12
+MINIMUM: Final = 10
 """Good pictures below which nothing that is fitted would mean anything."""
 
 _OTHER: Final = {"image": "signal", "signal": "image"}

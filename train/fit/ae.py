@@ -12,6 +12,7 @@ from torch import Tensor
 
 from train.config.kinds import AutoencoderConfig
 from train.config.signal import SignalConfig
+from train.data import masks
 from train.data.augmentation import augmentation, with_copies
 from train.data.pictures import PictureSet
 from train.data.signals import WholeHead, fit_whole
@@ -47,6 +48,8 @@ def train_detector(
     """
     torch.manual_seed(config.seed)
     detector = make_detector(config).eval()
+    if isinstance(config, AutoencoderConfig):
+        masks.fill(detector, config)
     if change := augmentation(config, good):
         with track("copies") as advance:
             good = with_copies(good, change, seed=config.seed, store=cache / "copies.npy", advance=advance)

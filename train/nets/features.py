@@ -1,5 +1,6 @@
 """What the autoencoder sees: features of the frozen trunk, or pixels folded into patches; computed once and cached."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from train.nets import backbone
 from train.progress import Track
 
 _BATCH: Final = 16
+_COMMON_PIXELS: Final = 512 * 512
 _LEAST_DEVIATION: Final = 1e-3  # of a channel; one that never moves must not blow up
 
 
@@ -54,6 +56,23 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
+class Masked(nn.Module):
+    """An extractor that sees black where nobody shall look."""
+
+    looked_at: Tensor
+
+    def __init__(self, extractor: "TrunkFeatures | FoldedPixels", size: tuple[int, int]) -> None:
+        super().__init__()
+        self.inner = extractor
+        self.channels, self.stride = extractor.channels, extractor.stride
+        self.register_buffer("looked_at", torch.ones(size))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """As the extractor's."""
+        features: Tensor = self.inner(image * self.looked_at)
+        return features
+
+
 class FoldedPixels(nn.Module):
     """The picture itself, each patch of FOLD x FOLD pixels folded into the channels of one position."""
 
@@ -73,8 +92,13 @@ class FoldedPixels(nn.Module):
         return image.round().clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-PictureExtractor = TrunkFeatures | FoldedPixels
+PictureExtractor = TrunkFeatures | FoldedPixels | Masked
 Extractor = PictureExtractor | FoldedSamples
+
+
+def unmasked(extractor: Extractor) -> "TrunkFeatures | FoldedPixels | FoldedSamples":
+    """What a mask is put before, or the extractor itself."""
+    return extractor.inner if isinstance(extractor, Masked) else extractor
 
 
 def to_planes(values: Tensor) -> Tensor:
@@ -84,9 +108,15 @@ def to_planes(values: Tensor) -> Tensor:
 
 def make_extractor(config: ModelConfig) -> PictureExtractor:
     """The extractor that a configuration names, in evaluation mode."""
-    if config.backbone == PIXELS:
-        return FoldedPixels(config.channels).eval()
-    return TrunkFeatures(config.stages, config.stride).eval()
+    extractor: TrunkFeatures | FoldedPixels = (
+        FoldedPixels(config.channels) if config.backbone == PIXELS else TrunkFeatures(config.stages, config.stride)
+    )
+    return (extractor if config.mask is None else Masked(extractor, config.size)).eval()
+
+
+def batch_of(pixels: int, most: int) -> int:
+    """How many pictures of so many pixels pass together without taking more memory than `most` of 512 x 512 would."""
+    return max(1, min(most, most * _COMMON_PIXELS // pixels))
 
 
 def map_size(extractor: Extractor, size: tuple[int, ...]) -> tuple[int, int]:
@@ -165,10 +195,11 @@ def compute(
     # Half precision is far below the features' own noise, and halves what a large set takes on disk; but a signal has
     # any unit, and may be too large or too small for it.
     values = stores.array(store, np.float32 if is_signal else np.float16, shape)
-    for start in range(0, len(rows), _BATCH):
-        some = rows[start : start + _BATCH]
+    batch = _BATCH if is_signal else batch_of(math.prod(pixels.shape[1:3]), _BATCH)
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
         values[some] = extractor(to_planes(torch.from_numpy(pixels[some]).to(device))).cpu().numpy()
-        advance(min(start + _BATCH, len(rows)), len(rows))
+        advance(min(start + batch, len(rows)), len(rows))
     extractor.cpu()
     center, scale = (extractor.standardising if isinstance(extractor, FoldedSamples) else _moments)(values, fit)
     return Features(values, center, scale)
