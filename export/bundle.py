@@ -75,9 +75,8 @@ def export_bundle(
             detector = graph.with_half_weights(run.detector) if precision == "fp16" else run.detector
             model = _model(detector, read, intact, precision)
             (folder / bundles.MODEL).write_bytes(model)
-            pictures = (intact.part("statistics") or intact.part("calibration"))[
-                : batch_of(math.prod(read.spec.shape[:2]), PARITY_PICTURES)
-            ]
+            few = batch_of(math.prod(read.spec.shape[:2]), PARITY_PICTURES)
+            pictures = (intact.part("statistics") or intact.part("calibration"))[:few]
             expected = parity.reference(detector, read(pictures))
             difference = _prove(folder, model, read.spec.kind, expected, parity.TOLERANCES[precision])
             if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from edged.media.imaging import ImageInput
 from edged.models import bundle as bundles
 from train import command
 from train.config import kinds as configs
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:
+def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0915 -- the whole command in sight
     config = configs.load(configs.KINDS[options.kind], options.config, [*options.set, *_shorthands(options)])
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
@@ -82,7 +83,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     began = time.monotonic()
     with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
         cache, given = Path(name), config
-        if isinstance(config, ModelConfig) and config.mask is not None:
+        if isinstance(config, ModelConfig) and isinstance(spec, ImageInput) and config.mask is not None:
             masks.write(Path(config.mask), spec, folder / run.MASK)
             config = config.model_copy(update={"mask": str(folder / run.MASK)})
         with track(plural) as advance:
@@ -153,8 +154,8 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 def _shorthands(options: argparse.Namespace) -> list[str]:
     """What has an option of its own, as `--set` takes it."""
     given = {"size": options.size, "defect_px": options.defect_px, "roi": options.roi}
-    found = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return found + ([] if options.mask is None else [f"mask={json.dumps(str(options.mask))}"])
+    keys = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return keys + ([] if options.mask is None else [f"mask={json.dumps(str(options.mask))}"])
 
 
 def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[Any]) -> list[str]:
@@ -162,8 +163,8 @@ def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[A
 
     if isinstance(config, SignalConfig):
         return []
-    found = shapes.coarse(config, spec.source) + shapes.others(good, spec)
-    return found + (shapes.others(bad, spec) if bad else [])
+    warnings = shapes.coarse(config, spec.source) + shapes.others(good, spec)
+    return warnings + (shapes.others(bad, spec) if bad else [])
 
 
 def _loop(kind: str) -> Any:

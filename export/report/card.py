@@ -134,8 +134,8 @@ def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
     looked_at = "" if taken.roi is None else ", of the {2} x {3} px at {0},{1} of the picture".format(*taken.roi)
     return (
         f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
-        f"{taken.filter} filter{looked_at}. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
-        "trained on: **a defect smaller than that may not be seen.**\n"
+        f"{taken.filter} filter{looked_at}. One model pixel covers about {across:.2g} x {down:.2g} pixels of the "
+        "pictures it was trained on: **a defect smaller than that may not be seen.**\n"
         + ("" if manifest.mask is None else f"\n![Where it looks]({manifest.mask})\n\nIt looks where this is white.\n")
     )
 

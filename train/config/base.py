@@ -109,8 +109,8 @@ class ModelConfig(FitConfig):
     )
     size: tuple[Side, Side] = Field(
         (256, 256),
-        description="height and width of the model's picture, px: [256, 640], or 640x256 (width x height), or 256; not set: "
-        "as many pixels in the pictures' own shape",
+        description="height and width of the model's picture, px: [256, 640], or 640x256 (width x height), or 256; not "
+        "set: as many pixels in the pictures' own shape",
     )
     defect_px: float | None = Field(
         None, ge=1, le=10_000, description="smallest defect to find, px of the files: where size is not set, sets it"
@@ -127,8 +127,8 @@ class ModelConfig(FitConfig):
 
     regions: Split | tuple[Split, Split] = Field(
         0,
-        description="the map has this many by this many covariances, or [rows, columns]; 0: as the pictures allow, up to "
-        "256 in all",
+        description="the map has this many by this many covariances, or [rows, columns]; 0: as the pictures allow, up "
+        "to 256 in all",
     )
     shrinkage: float = Field(0.02, gt=0, le=10, description="of a covariance towards its mean variance")
     smoothing: float = Field(
@@ -211,14 +211,14 @@ class ModelConfig(FitConfig):
             return self
         width, height = source if self.roi is None else self.roi[2:]
         stride, multiple = (self.stride, 16) if self.backbone == EFFICIENTNET else (FOLD, FOLD)
-        steps = tuple(math.lcm(multiple, stride * (n or 1)) for n in grid(self.regions))
+        rows, columns = (math.lcm(multiple, stride * (n or 1)) for n in grid(self.regions))
         wanted = 0.0 if self.defect_px is None else height * width * (_DEFECT_PX / self.defect_px) ** 2
         budget = self.size[0] * self.size[1]
-        size = _fitting_size(height, width, steps=steps, pixels=max(budget, min(wanted, height * width)))
+        size = _fitting_size(height, width, steps=(rows, columns), pixels=max(budget, min(wanted, height * width)))
         return type(self).model_validate({**given, "size": size})
 
     def spec_of(self, source: tuple[int, int] | None) -> ImageInput:
-        """What the model takes, as the bundle's manifest has it, of pictures of this width and height in their files."""
+        """What the model takes, as the manifest has it, of pictures of this width and height in their files."""
         height, width = self.size
         return ImageInput(height, width, self.channels, self.resize, self.filter, roi=self.roi, source=source)
 

@@ -7,14 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
 from edged.errors import PictureError
 from edged.files import read_regular
 from edged.media.imaging import ImageInput, Limits, mask_of
 from train.config.base import ModelConfig
 from train.errors import ConfigError
+from train.nets.detector import Detector
 from train.nets.features import Masked
+from train.nets.head import Head
+from train.nets.vae import VaeDetector
 
 _WHITE: Final = 255
 
@@ -34,13 +36,16 @@ def write(given: Path, spec: ImageInput, out: Path) -> None:
     Image.fromarray(looked_at.astype(np.uint8) * _WHITE).save(out, "PNG")
 
 
-def fill(detector: nn.Module, config: ModelConfig) -> None:
+def fill(detector: Detector | VaeDetector, config: ModelConfig) -> None:
     """Puts the mask of the model's size, which `config.mask` names by now, into a detector with fresh weights."""
     if config.mask is None:
         return
     assert isinstance(detector.extractor, Masked)
+    assert isinstance(detector.head, Head)
     looked_at: NDArray[np.bool_] = np.asarray(Image.open(config.mask)) > _WHITE // 2
     detector.extractor.looked_at.copy_(torch.from_numpy(looked_at))
-    height, width = detector.head.kept.shape
+    kept = detector.head.kept
+    assert kept is not None
+    height, width = kept.shape
     share = looked_at.reshape(height, looked_at.shape[0] // height, width, -1).mean(axis=(1, 3))
-    detector.head.kept.copy_(torch.from_numpy((share >= 0.5) | (share == share.max())))
+    kept.copy_(torch.from_numpy((share >= 0.5) | (share == share.max())))

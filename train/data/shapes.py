@@ -1,4 +1,4 @@
-"""The shape of pictures before they are decoded, which the model's picture follows, and what its size costs and misses."""
+"""The shape of pictures before they are decoded, which the model's picture follows; what a size costs and misses."""
 
 import math
 from collections.abc import Sequence
@@ -66,8 +66,8 @@ def coarse(config: ModelConfig, source: Size) -> list[str]:
         return []
     smallest = math.ceil(8 * math.sqrt(across * down))
     return [
-        f"coarse: one model pixel covers {across:.2g} x {down:.2g} px of the pictures; defects below about {smallest} px "
-        "are likely to be missed. Name the smallest that matters (--defect-px), or the part to look at (--roi)"
+        f"coarse: one model pixel covers {across:.2g} x {down:.2g} px of the pictures; defects below about {smallest} "
+        "px are likely to be missed. Name the smallest that matters (--defect-px), or the part to look at (--roi)"
     ]
 
 
@@ -78,8 +78,8 @@ def cost(config: ModelConfig) -> str | None:
         return None
     memory = height * width * _BYTES_A_PIXEL / 1e9
     return (
-        f"pictures of {width}x{height} px: about {height * width / 256**2:.0f} times the time of 256x256, and {memory:.1f} "
-        "GB of memory a picture, in training and in service"
+        f"pictures of {width}x{height} px: about {height * width / 256**2:.0f} times the time of 256x256, and "
+        f"{memory:.1f} GB of memory a picture, in training and in service"
     )
 
 
@@ -91,6 +91,6 @@ def others(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:
     what = "bad" if pictures[0].part == "bad" else "good"
     path, words = found[0]
     return [
-        f"other-shape: {len(found)} of {len(pictures)} {what} pictures are shown to the model in another shape or scale "
+        f"other-shape: {len(found)} of {len(pictures)} {what} pictures come to the model in another shape or scale "
         f"than most: {path} of {words}"
     ]
