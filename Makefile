@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/python bench/demo.py $(if $(SERVE),--serve)
 
 test: lint type
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 # Looks for new examples, where `make test` tries the same ones every time; TIMES as many.
 fuzz: $(STAMP)
@@ -45,7 +45,7 @@ wheel: $(STAMP)
 	@ls -l dist
 
 bench: $(STAMP)
-	$(BIN)/python bench/footprint.py
+	$(BIN)/python bench/throughput.py
 
 clean:
 	rm -rf $(VENV) demo dist

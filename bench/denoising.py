@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from bench import datasets
 from edged.media.imaging import ImageInput, Limits, decode
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 
 ROOT: Final = Path(__file__).parents[1]
 SIGMA: Final = 25 / 255
@@ -55,7 +55,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         bundle = options.bundle or make(cells.train, options.keep or Path(temporary), options.set)
         clean = np.stack([decode(path.read_bytes(), SPEC, Limits()).pixels for path in cells.good[: options.pictures]])
-        found = measure(Detector.load(bundle, device="cpu", threads=1), clean)
+        found = measure(Scorer.load(bundle, device="cpu", threads=1), clean)
     print(json.dumps(found, indent=1))
     wins = found["ours_psnr_db"] > found["bm3d_psnr_db"] and found["times_faster"] >= 10
     print("ours is better and ten times faster" if wins else "ours does NOT win in both")
@@ -75,7 +75,7 @@ def make(pictures: Sequence[Path], folder: Path, settings: list[str]) -> Path:
     return bundle
 
 
-def measure(ours: Detector, clean: NDArray[np.uint8]) -> dict[str, Any]:
+def measure(ours: Scorer, clean: NDArray[np.uint8]) -> dict[str, Any]:
     """Both on the same noisy pictures, uint8 (n, H, W, 1)."""
     import bm3d
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from edged.scoring import find, score
 from export.report.metrics import auroc
 
@@ -57,9 +57,9 @@ def main() -> int:
     ):
         subprocess.run([sys.executable, "-m", module, *map(str, words)], cwd=ROOT, check=True)
     print(f"trained and exported in {time.monotonic() - began:.0f} s", flush=True)
-    detector = Detector.load(bundle, device="cpu")
-    good, dots = (scores(detector, options.out / part) for part in ("test", "dots"))
-    threshold = max(detector.bundle.calibration.scores)
+    scorer = Scorer.load(bundle, device="cpu")
+    good, dots = (scores(scorer, options.out / part) for part in ("test", "dots"))
+    threshold = max(scorer.bundle.calibration.scores)
     print(
         f"dots of {options.dot} px: {np.mean(dots > threshold):.2f} of {len(dots)} found; "
         f"{np.mean(good > threshold):.2f} of {len(good)} good ones flagged; AUROC {auroc(good, dots):.4f}"
@@ -82,9 +82,9 @@ def picture(seed: int, *, dot: int) -> NDArray[np.uint8]:
     return np.asarray(drawn.filter(ImageFilter.GaussianBlur(1)))
 
 
-def scores(detector: Detector, folder: Path) -> NDArray[np.float64]:
+def scores(scorer: Scorer, folder: Path) -> NDArray[np.float64]:
     """Of every picture in a folder, (n,)."""
-    found = score(detector, find([folder], detector.bundle.manifest.input.patterns))
+    found = score(scorer, find([folder], scorer.bundle.manifest.input.patterns))
     return np.array([record.score for record in found if record.score is not None])
 
 

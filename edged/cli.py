@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edged import __version__
-from edged.errors import ConfigError, EdgedError, JournalError
+from edged.errors import ConfigError, EdgedError, JournalError, RefusedError
 from edged.results import printable
 
 if TYPE_CHECKING:
@@ -147,18 +147,15 @@ def check(config: ConfigOption) -> int:
     Example: edged check -c /etc/edged/edged.toml
     """
     from edged import reports
-    from edged.config import tables as configuration
+    from edged.config import loading as configuration
+    from edged.models import registry
     from edged.service import logs
-    from edged.service.daemon import load_canaries, load_detectors, pair
 
     logs.configure("console")
     loaded, problems = configuration.examine(config)
     if loaded is not None:
         try:
-            detectors = load_detectors(loaded)
-            if not problems:
-                pair(loaded, detectors)
-                load_canaries(loaded, detectors)
+            registry.load(loaded.models, () if problems else loaded.sources)
         except ConfigError as error:
             problems += error.problems
     if problems or loaded is None:
@@ -186,16 +183,19 @@ def score(
 
     Example: edged score bundles/solar pictures/ --heatmaps heatmaps/
     """
-    from edged import scoring
+    from edged import progress, scoring
+    from edged.models import registry
 
     if target_fpr is not None and threshold is not None:
         raise ConfigError(["give --target-fpr or --threshold, not both"])
-    detector = scoring.load(bundle, device.value, target_fpr=target_fpr, threshold=threshold, denoiser=denoiser)
-    if detector.threshold.shortfall:
-        _complain(detector.threshold.shortfall)
-    pictures = scoring.find(paths, detector.bundle.manifest.input.patterns)
+    scorer = registry.load_one(bundle, device.value, target_fpr=target_fpr, threshold=threshold, denoiser=denoiser)
+    if scorer.threshold.shortfall:
+        _complain(scorer.threshold.shortfall)
+    pictures = scoring.find(paths, scorer.bundle.manifest.input.patterns)
+    if heatmaps is not None:
+        scoring.check_outputs(pictures, heatmaps)
     failed = anomalies = 0
-    for record in scoring.score(detector, pictures, heatmaps=heatmaps):
+    for record in progress.bar(scoring.score(scorer, pictures, heatmaps=heatmaps), len(pictures)):
         failed += record.error is not None
         anomalies += bool(record.is_anomaly)
         if as_json:
@@ -208,7 +208,7 @@ def score(
     if not as_json:
         scored = len(pictures) - failed
         typer.echo(
-            f"{scored} scored, {anomalies} anomalous (score above {detector.threshold.value:.4f}), {failed} failed",
+            f"{scored} scored, {anomalies} anomalous (score above {scorer.threshold.value:.4f}), {failed} failed",
             err=True,
         )
     if fail_on_anomaly and anomalies:
@@ -228,11 +228,13 @@ def denoise(
 
     Example: edged denoise bundles/clean pictures/ --out cleaned/
     """
-    from edged import scoring
+    from edged import progress, scoring
+    from edged.models import registry
 
-    denoiser = scoring.load(bundle, device.value)
+    denoiser = registry.load_one(bundle, device.value)
     done = failed = 0
-    for picture, error in scoring.denoise(denoiser, scoring.find(paths, denoiser.bundle.manifest.input.patterns), out):
+    pictures = scoring.find(paths, denoiser.bundle.manifest.input.patterns)
+    for picture, error in progress.bar(scoring.denoise(denoiser, pictures, out), len(pictures)):
         done += error is None
         failed += error is not None
         if error is not None:
@@ -261,19 +263,19 @@ def sample(
     Example: edged sample bundles/cells -n 64 --seed 0 --out grid.png
     """
     from edged import scoring
-    from edged.models import sampling
+    from edged.models import registry, sampling
 
     if around is not None and interpolate is not None:
         raise ConfigError(["give --around or --interpolate, not both"])
     inputs = [path for path in (around, *(interpolate or ())) if path is not None]
     if any(os.path.realpath(path) == os.path.realpath(out) for path in inputs):
         raise ConfigError([f"--out {out} is one of the pictures that are given; choose another name"])
-    detector = scoring.load(bundle, device.value)
-    sampler = sampling.Sampler.load(detector, device=device.value)
+    scorer = registry.load_one(bundle, device.value)
+    sampler = sampling.Sampler.load(scorer, device=device.value)
     if around is not None:
-        images = sampler.around(scoring.read(detector, around), n, seed)
+        images = sampler.around(scoring.read(scorer, around), n, seed)
     elif interpolate is not None:
-        first, second = (scoring.read(detector, path) for path in interpolate)
+        first, second = (scoring.read(scorer, path) for path in interpolate)
         images = sampler.between(first, second, n)
     else:
         images = sampler.prior(n, seed)
@@ -286,27 +288,56 @@ def sample(
 @_errors_to_exit_codes
 def calibrate(
     bundle: BundleArgument,
-    good: Annotated[Path, typer.Option(metavar="DIR", help="Good pictures that the model was not trained on.")],
+    good: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Good pictures that the model was not trained on.")
+    ] = None,
     target_fpr: RateOption = None,
     device: DeviceOption = DeviceChoice.AUTO,
     denoiser: DenoiserOption = None,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Go back to the calibration before this one, which is kept in its place.")
+    ] = False,
 ) -> int:
-    """Give a bundle a new calibration, from good pictures of your own line.
+    """Give a bundle a new calibration, from good pictures of your own line; or go back to the one before.
 
     Example: edged calibrate bundles/solar --good this-week/
     """
-    from edged import scoring
+    if (good is None) != restore:
+        raise ConfigError(["give --good DIR for a new calibration, or --restore for the previous one"])
+    code = _restore(bundle) if good is None else _calibrate(bundle, good, target_fpr, device, denoiser)
+    typer.echo(f"{bundle}: calibrated; a running daemon takes it on SIGHUP (systemctl reload edged)", err=True)
+    return code
 
-    detector = scoring.load(bundle, device.value, target_fpr=target_fpr, denoiser=denoiser)
-    plural = detector.bundle.manifest.input.plural
-    records = list(scoring.score(detector, scoring.find([good], detector.bundle.manifest.input.patterns)))
+
+def _restore(bundle: Path) -> int:
+    from edged.models import bundle as bundles
+    from edged.models.calibration import conformal_threshold
+
+    loaded = bundles.load(bundle)
+    before, now = loaded.calibration, bundles.restore_calibration(loaded)
+    old, new = (conformal_threshold(one.scores, one.target_fpr) for one in (before, now))
+    typer.echo(
+        f"threshold {old.value:.4f} -> {new.value:.4f}, from {new.n} {loaded.manifest.input.plural}, calibrated "
+        f"{now.created:%Y-%m-%d %H:%M} UTC"
+    )
+    return 0
+
+
+def _calibrate(bundle: Path, good: Path, target_fpr: float | None, device: DeviceChoice, denoiser: Path | None) -> int:
+    from edged import progress, scoring
+    from edged.models import registry
+
+    scorer = registry.load_one(bundle, device.value, target_fpr=target_fpr, denoiser=denoiser)
+    plural = scorer.bundle.manifest.input.plural
+    pictures = scoring.find([good], scorer.bundle.manifest.input.patterns)
+    records = list(progress.bar(scoring.score(scorer, pictures), len(pictures)))
     failed = [record for record in records if record.error is not None]
     for record in failed:
         _complain(f"{printable(record.path)}: {record.reason}: {record.error}; left out")
-    chosen, repeated = scoring.calibrate(detector, records, target_fpr)
+    chosen, repeated = scoring.calibrate(scorer, records, target_fpr)
     if repeated:
         _complain(f"{repeated} {plural} are repetitions of others and were counted once")
-    if known := scoring.fitted_on(detector, records):
+    if known := scoring.fitted_on(scorer, records):
         fitted = "the model or its denoiser" if denoiser else "the model"
         _complain(
             f"{fitted} was fitted on {known} of these {plural}, which score lower than new ones do: the threshold is "
@@ -315,12 +346,11 @@ def calibrate(
     flagged = sum(bool(record.is_anomaly) for record in records)
     if 2 * flagged > chosen.n:
         _complain(f"{flagged} of these {plural} were anomalous until now: are they good parts? If not, calibrate again")
-    typer.echo(f"threshold {detector.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}")
+    typer.echo(f"threshold {scorer.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}")
     if chosen.shortfall:
         _complain(chosen.shortfall)
-    if "card.md" in detector.bundle.manifest.files:
+    if "card.md" in scorer.bundle.manifest.files:
         _complain("card.md and its pictures still describe the calibration of the export, not this one")
-    typer.echo(f"{bundle}: calibrated; a running daemon takes it on SIGHUP (systemctl reload edged)", err=True)
     return 1 if failed else 0
 
 
@@ -332,6 +362,9 @@ def results(
     anomalies: Annotated[bool, typer.Option("--anomalies", help="Only anomalies.")] = False,
     quarantined: Annotated[bool, typer.Option("--quarantined", help="Only what could not be scored.")] = False,
     output: Annotated[FormatChoice, typer.Option("--format", help="How to print.")] = FormatChoice.TABLE,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="Print the records that a sink refused for good, and why.")
+    ] = False,
     requeue: Annotated[bool, typer.Option("--requeue", help="Have the files of these IDs scored again.")] = False,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Results, for --requeue.")] = None,
 ) -> int:
@@ -340,14 +373,18 @@ def results(
     Example: edged results -c /etc/edged/edged.toml --since 2h --anomalies
     """
     from edged import reports
-    from edged.config import tables as configuration
-    from edged.journal.reading import read_results
+    from edged.config import loading as configuration
+    from edged.journal.reading import read_dead_letters, read_results
 
     if requeue != bool(ids):
         raise ConfigError(["--requeue takes the ids of results, and ids are for --requeue"])
     if ids:
         return _requeue(configuration.load(config), ids)
     state_dir = configuration.load_service(config).state_dir
+    if dead_letters:
+        for line in reports.dead_letters(read_dead_letters(state_dir), output.value):
+            typer.echo(line, nl=False)
+        return 0
     rows = read_results(
         state_dir, since=None if since is None else parse_time(since), anomalies=anomalies, quarantined=quarantined
     )
@@ -357,14 +394,25 @@ def results(
 
 
 def _requeue(config: "Config", ids: list[str]) -> int:
-    from edged.sources.folder import requeue
+    from edged.journal.reading import find_record, opened
+    from edged.sources import SOURCES
 
-    places = {one.name: requeue.Place(one.path, one.after, one.done_dir) for one in config.sources}
+    tables, state_dir = {table.name: table for table in config.sources}, config.service.state_dir
     failed = False
     for id_ in dict.fromkeys(ids):
         try:
-            path = requeue.requeue(config.service.state_dir, places, id_)
-        except (requeue.RefusedError, OSError) as error:
+            with opened(state_dir) as db:
+                record = find_record(db, state_dir, id_) if db else None
+            if record is None:
+                raise RefusedError("there is no such result; `edged results` shows those that there are")
+            table = tables.get(record.source)
+            if table is None:
+                raise RefusedError(f"its source {record.source} is not in the configuration")
+            ask = SOURCES[table.type].requeue
+            if ask is None:
+                raise RefusedError(f"a source of type {table.type} keeps nothing that could be scored again")
+            path = ask(state_dir, table, id_)
+        except (RefusedError, OSError) as error:
             _complain(f"{id_}: {error}")
             failed = True
         else:
@@ -379,9 +427,10 @@ def inspect(bundle: BundleArgument, device: DeviceOption = DeviceChoice.AUTO) ->
 
     Example: edged inspect bundles/solar
     """
-    from edged import reports, scoring
+    from edged import reports
+    from edged.models import registry
 
-    for line in reports.about_bundle(scoring.load(bundle, device.value)):
+    for line in reports.about_bundle(registry.load_one(bundle, device.value)):
         typer.echo(printable(line))
     return 0
 

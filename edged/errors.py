@@ -8,7 +8,9 @@ EdgedError
 ├── JournalError    the journal cannot be opened, or belongs to another daemon
 ├── SchemaError     the journal was written by a newer edged
 ├── SourceError     a source cannot be read (its folder is gone, say)
-├── SinkError       a sink cannot take results
+├── SinkError       a sink cannot take records now
+│   └── RecordRefusedError  a sink will never take the first of them
+├── RefusedError    what a person asks for cannot be done
 └── PictureError    one picture cannot be scored; `reason` is one of REASONS
 
 Setting up raises; a picture that cannot be scored becomes a quarantined result and is counted.
@@ -67,7 +69,15 @@ class SourceError(EdgedError):
 
 
 class SinkError(EdgedError):
-    """A sink cannot take results."""
+    """A sink cannot take records now; they are given to it again."""
+
+
+class RecordRefusedError(SinkError):
+    """A sink will never take the first of the records that it was given; that one is set aside."""
+
+
+class RefusedError(EdgedError):
+    """What a person asks for cannot be done; the text says why."""
 
 
 class PictureError(EdgedError):

@@ -25,7 +25,7 @@ POINTS: Final = (
     "committing",  # the rows are in an open transaction
     "committed",  # the result is durable, the source does not know
     "told",  # the source knows, the sinks do not
-    "refreshed",  # new stamps of a kept file are durable, and nothing else
+    "refreshed",  # new fingerprint of a kept file are durable, and nothing else
     "published",  # a sink has lines, the journal does not know
     "delivered",  # the journal knows
     "disposing",  # a file is about to leave its inbox

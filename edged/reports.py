@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from edged.journal.reading import DeadLetter
 from edged.models import bundle as bundles
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from edged.results import Record, printable, rfc3339
 
 _CARD: Final = "card.md"
@@ -26,15 +27,27 @@ def lines(records: Iterable[Record], output: Literal["table", "json", "csv"]) ->
     return _csv(records) if output == "csv" else _table(records)
 
 
-def about_bundle(detector: Detector) -> Iterator[str]:
+def dead_letters(letters: Iterable[DeadLetter], output: Literal["table", "json", "csv"]) -> Iterator[str]:
+    """Records that sinks refused, as lines: when, which sink, why, and the record."""
+    for letter in letters:
+        about = {"sink": letter.sink, "refused_at": rfc3339(letter.refused_at), "error": letter.error}
+        if output == "json":
+            yield json.dumps({**about, "record": json.loads(letter.record)}, ensure_ascii=True) + "\n"
+        elif output == "csv":
+            yield from _rows([[_cell(value) for value in (*about.values(), letter.record)]])
+        else:
+            yield "  ".join(printable(value) for value in (about["refused_at"], letter.sink, letter.error)) + "\n"
+
+
+def about_bundle(scorer: Scorer) -> Iterator[str]:
     """What a loaded bundle is, file by file; its golden check has passed, or it would not be loaded."""
-    bundle, manifest = detector.bundle, detector.bundle.manifest
+    bundle, manifest = scorer.bundle, scorer.bundle.manifest
     yield f"{manifest.name}: {manifest.kind} on {manifest.backbone}, {manifest.precision}"
     yield f"made: {manifest.created:%Y-%m-%d %H:%M} UTC"
     yield f"input: {manifest.input.description}"
     for name in sorted(manifest.files):
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
-    threshold = detector.threshold
+    threshold = scorer.threshold
     yield (
         f"calibration: {threshold.n} good {manifest.input.plural}, {bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
@@ -48,16 +61,16 @@ def about_bundle(detector: Detector) -> Iterator[str]:
                 f"card: {_CARD} and its pictures describe the calibration of the export, not this one; its threshold "
                 "and rates no longer hold"
             )
-    golden = detector.golden
+    golden = scorer.golden
     yield (
-        f"golden check: passed on {detector.session.provider}: {golden.n} {manifest.input.plural}; "
+        f"golden check: passed on {scorer.session.provider}: {golden.n} {manifest.input.plural}; "
         f"the largest difference from torch is {golden.worst:.1%} of what is allowed"
     )
     image = bundle.golden().image[:1]
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
-        detector.scores(image)
+        scorer.scores(image)
         seconds.append(time.perf_counter() - began)
     yield f"speed: {np.median(seconds) * 1000:.1f} ms a {manifest.input.singular}, one at a time"
     for what, licence in sorted(manifest.licences.items()):
@@ -100,17 +113,19 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
 
 
 def _csv(records: Iterable[Record]) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")  # RFC 4180
     first = True
     for record in records:
         if first:
-            writer.writerow(_COLUMNS)
+            yield from _rows([list(_COLUMNS)])
             first = False
-        writer.writerow([_cell(value) for value in record.to_dict().values()])
+        yield from _rows([[_cell(value) for value in record.to_dict().values()]])
+
+
+def _rows(rows: Iterable[list[Any]]) -> Iterator[str]:
+    for row in rows:
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\r\n").writerow(row)  # RFC 4180
         yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
 
 
 def _cell(value: Any) -> Any:

@@ -90,6 +90,8 @@ class Record:
     reason: str | None
     error: str | None
     timings_ms: dict[str, float]
+    calibration_sha256: str | None = None
+    """Of the calibration.json that gave the threshold; None in results of an edged that did not note it."""
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's keys, times in RFC 3339."""
@@ -111,6 +113,7 @@ class Record:
             "reason": self.reason,
             "error": self.error,
             "timings_ms": self.timings_ms,
+            "calibration_sha256": self.calibration_sha256,
         }
 
     def to_json(self) -> str:
@@ -120,11 +123,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """What a record says of the model that made it."""
+    """What a record says of the model that made it, and of the calibration in force."""
 
     name: str
     sha256: str
     device: str
+    calibration_sha256: str
 
 
 def make_record(
@@ -159,6 +163,7 @@ def make_record(
         reason=error.reason if error else None,
         error=str(error) if error else None,
         timings_ms={"decode": round(decode_seconds * 1000, 3), **(scored.timings if scored else {})},
+        calibration_sha256=model.calibration_sha256,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from edged.models import bundle as bundles
-from edged.models.detector import Detector as ServedDetector
 from edged.models.sampling import DECODER
+from edged.models.scorer import Scorer
 from export import calibrate, manifest, sources
 from export.calibrate import Outcome
 from export.onnx import graph, parity, quantise
@@ -119,7 +119,7 @@ def export_bundle(
             )
         sealed = bundles.seal(folder, facts)
         bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr))
-        ServedDetector.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
+        Scorer.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
     return Exported(outcome, difference, len(model), warnings, tuple(found))
 
 

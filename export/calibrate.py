@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edged.models import bundle as bundles
 from edged.models.bundle import Bundle, Calibration, Manifest
 from edged.models.calibration import Threshold, conformal_threshold
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from export.report import metrics
 from export.report.metrics import Report, Scores
 from export.sources import Reader
@@ -43,7 +43,7 @@ class Outcome:
     report: Report | None
 
 
-def serve(folder: Path, manifest: dict[str, Any], target_fpr: float) -> Detector:
+def serve(folder: Path, manifest: dict[str, Any], target_fpr: float) -> Scorer:
     """The unfinished bundle as edged will load it, with a calibration that means nothing yet.
 
     Neither is written: what a killed export leaves behind must not pass for a bundle.
@@ -53,11 +53,11 @@ def serve(folder: Path, manifest: dict[str, Any], target_fpr: float) -> Detector
     """
     described = bundles.describe(folder, manifest)
     unfinished = Bundle(folder, described, calibration(described, np.ones(1), target_fpr))
-    return Detector.load(unfinished, device="cpu")
+    return Scorer.load(unfinished, device="cpu")
 
 
 def score(
-    served: Detector,
+    served: Scorer,
     read: Reader,
     good: Sequence[Picture],
     bad: Sequence[Picture],
@@ -94,7 +94,7 @@ def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibr
 
 
 def scores(
-    served: Detector, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
+    served: Scorer, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
 ) -> tuple[Scores, NDArray[np.float64]]:
     """Scores and mean brightness, as in `Outcome`, each (n,); `advance` is called with how many are done."""
     found, brightness = [], []

@@ -66,6 +66,48 @@ def test_imports_point_one_way(package: str, forbidden: tuple[str, ...]) -> None
     assert {path: names for path, names in wrong.items() if names} == {}
 
 
+LAYERS = (
+    {"errors", "failpoints", "files"},
+    {"results", "settings"},
+    {"media"},
+    {"models"},
+    {"journal"},
+    {"sources", "sinks"},
+    {"config"},
+    {"service", "web", "scoring", "reports", "progress"},
+    {"cli"},
+)
+"""The rooms of `edged`, from the ground up: none imports from one above it, nor from one beside it but where named."""
+BESIDE = {("failpoints", "errors"), ("service", "web")}
+
+
+def test_no_room_of_edged_imports_from_above() -> None:
+    height = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+    wrong = []
+    for path in (ROOT / "edged").rglob("*.py"):
+        here = path.relative_to(ROOT / "edged").parts[0].removesuffix(".py")
+        if here.startswith("__"):
+            continue
+        assert here in height, f"{here}: which room does it stand on?"
+        for name in imported(path):
+            there = name.split(".")[1] if name.startswith("edged.") else here
+            if there == here or there.startswith("__"):
+                continue
+            if height[there] > height[here] or (height[there] == height[here] and (here, there) not in BESIDE):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_one_class_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for package in ("edged",):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.parse(path.read_bytes()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
 def test_training_shares_data_and_statistics_with_the_runtime_but_not_the_daemon() -> None:
     daemon = (
         "edged.service.daemon",
@@ -88,7 +130,7 @@ def test_nothing_in_edged_unpickles() -> None:
 
 
 def test_decoder_processes_start_without_numpy() -> None:
-    program = "import sys, edged.media.decoding; sys.exit('numpy' in sys.modules)"
+    program = "import sys, edged.media.decoder, edged.media.decoding; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 

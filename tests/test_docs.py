@@ -14,32 +14,46 @@ import pytest
 import typer
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from edged.cli import app
+from edged.config import loading
 from edged.config import tables as config
 from edged.errors import REASONS
+from edged.media.imaging import Limits
 from edged.models import bundle
 from edged.results import Record
 from edged.service.metrics import OUTCOMES, SKIPPED, STAGES, Metrics
+from edged.settings import ModelTable, RetentionTable
+from edged.sinks import SINKS
+from edged.sources import SOURCES
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
-TABLES: dict[str, tuple[type[BaseModel], ...]] = {
-    "[service]": (config.Service,),
-    "[http]": (config.Http,),
-    "[models.NAME]": (config.Model,),
-    "[limits]": (config.DecodeLimits,),
-    "[[sources]]": (config.Source,),
-    "[[sinks]]": (config.JsonlSink, config.ImagesSink),
-    "[retention]": (config.Retention,),
+TABLES: dict[str, tuple[type[Any], ...]] = {
+    "[service]": (config.ServiceTable,),
+    "[http]": (config.HttpTable,),
+    "[models.NAME]": (ModelTable,),
+    "[limits]": (Limits,),
+    "[[sources]]": tuple(kind.table for kind in SOURCES.values()),
+    "[[sinks]]": tuple(kind.table for kind in SINKS.values()),
+    "[retention]": (RetentionTable,),
 }
+
+
+def fields_of(table: type[Any]) -> dict[str, FieldInfo]:
+    if issubclass(table, BaseModel):
+        return table.model_fields
+    return {one.name: FieldInfo(default=one.default) for one in fields(table)}
+
+
 KEYS = [
     (table, key, field)
     for table, models in TABLES.items()
-    for key, field in {key: field for model in models for key, field in model.model_fields.items()}.items()
+    for key, field in {key: field for model in models for key, field in fields_of(model).items()}.items()
 ]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -122,7 +136,7 @@ def test_the_configuration_for_operators_is_valid(tmp_path: Path) -> None:
     shutil.copytree(TINY, tmp_path / "lib" / "models" / "parts")
     file = tmp_path / "edged.toml"
     file.write_text(text)
-    loaded = config.load(file, {})
+    loaded = loading.load(file, {})
     assert [source.after for source in loaded.sources] == ["move"]
     assert [sink.type for sink in loaded.sinks] == ["jsonl", "images"]
 

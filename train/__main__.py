@@ -73,8 +73,8 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
         config = config.shaped(source)
         if options.denoiser:
             denoiser = cleaning.load(options.denoiser, config.spec)
-        if (words := shapes.cost(config)) is not None:
-            console.print(words)
+        if (cost := shapes.cost(config)) is not None:
+            console.print(cost)
     spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
     plural = spec.plural
     if options.bad is not None:

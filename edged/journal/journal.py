@@ -1,24 +1,24 @@
 """The journal: one SQLite file that holds results, what is done, and what is still owed to files and sinks.
 
-A result, the mark that its arrival is done, the disposal that its file is owed and its place in every sink's outbox
-are one transaction: the rows of `results` are the outbox, and a sink is a position in them.
+A result, what its source remembers of it and its place in every sink's outbox are one transaction: the rows of
+`results` are the outbox, and a sink is a cursor in them.
 
-    results     one row an arrival, in the order of commits
-    kept        (source, path) -> the stamps and SHA-256 that were scored last; for files that stay where they are
-    disposals   files whose result is durable and that are still to be moved or deleted
-    quarantine  where files went that could not be scored
-    places      folders in which a source holds files on their way out
-    sinks       name -> the last row that it was given
+    results        one row an arrival, in the order of commits
+    sinks          name -> the last row that it was given
+    dead_letters   records that a sink refused for good
+
+The other tables are the sources' own, such as `sources/folder/ledger.py`.
 
 `schema` makes the tables, `rows` says what stands in a row, `damage` and `salvage` are for a journal that is damaged.
 One process writes (it holds the `lock` beside the journal); any number read, with `reading`.
 """
 
 import contextlib
-import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -30,27 +30,40 @@ from edged.errors import JournalError
 from edged.journal import salvage, schema
 from edged.journal.damage import UNREADABLE, check_order, find_damage, is_damage, note_damage, noted_damage
 from edged.journal.lock import StateLock
-from edged.journal.rows import (
-    INSERT,
-    SELECT,
-    of_disposal,
-    of_record,
-    of_set_aside,
-    to_disposal,
-    to_record,
-    to_set_aside,
-)
+from edged.journal.rows import INSERT, SELECT, of_record, to_record
 from edged.journal.salvage import Salvage
 from edged.journal.schema import FILE
 from edged.results import Record
-from edged.sources.folder.arrivals import Disposal, Entry, SetAside, Stamps
 
 _PAGE: Final = 1000
 _INCREMENTAL: Final = 2
 _RESERVE_PAGES: Final = 256
 _CHECK_PROBLEMS: Final = 10
 _CHECK_STEPS: Final = 100_000
-_KEEP: Final = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, (SELECT seq FROM results WHERE id = ?))"
+
+MAX_DEAD_LETTERS: Final = 10_000
+"""Of a sink; the oldest beyond them go."""
+
+Statement = tuple[str, Sequence[Any]]
+"""SQL and its values: what a source remembers, in the transaction of a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What becomes durable together: a record, if there is one, and what its source remembers of it."""
+
+    record: Record | None
+    statements: Sequence[Statement] = ()
+
+
+def remember(source: str, key: str, value: bytes) -> Statement:
+    """What a source without a table of its own makes durable; see `Journal.remembered`."""
+    return "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?)", (source, key, value)
+
+
+def forget(source: str, key: str) -> Statement:
+    """Takes back what `remember` gave."""
+    return "DELETE FROM remembered WHERE source = ? AND key = ?", (source, key)
 
 
 class Journal:
@@ -119,7 +132,7 @@ class Journal:
             db.execute("PRAGMA journal_size_limit = 1048576")
             backup = schema.migrate(db, self.path)
             if backup is not None:
-                log.warning("the journal was brought up to date", schema=schema.VERSION, backup=str(backup))
+                log.warning("the journal was migrated", schema=schema.VERSION, backup=str(backup))
             db.execute("SELECT 1 FROM results LIMIT 1").fetchall()  # makes the write-ahead log, if there is none
         except (*UNREADABLE, OSError) as error:
             raise JournalError(f"{self.path} cannot be opened: {error}") from error
@@ -163,129 +176,30 @@ class Journal:
                 self._checking.interrupt()
 
     def commit(self, entries: Sequence[Entry]) -> None:
-        """Makes results durable together with the marks that their arrivals are done: all of them or none.
+        """Makes records durable together with what their sources remember of them: all of it or none.
 
         May be repeated with the same entries when it failed: an id that is there already is not added again.
 
         Raises:
             JournalError: the disk refuses (it is full, say); nothing was added.
         """
-        kept, owed = [], []
-        for entry in entries:
-            if entry.disposal is None:
-                path, stamps = os.fsencode(entry.record.path), entry.stamps
-                kept.append(
-                    (entry.record.source, path, stamps.size, stamps.mtime_ns, entry.record.sha256, entry.record.id)
-                )
-            else:
-                owed.append(of_disposal(entry.disposal))
-        with self._transaction() as db:
-            db.executemany(INSERT, [of_record(entry.record) for entry in entries])
-            db.executemany(_KEEP, kept)
-            db.executemany("INSERT OR REPLACE INTO disposals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", owed)
+        with self.transaction() as db:
+            db.executemany(INSERT, [of_record(entry.record) for entry in entries if entry.record is not None])
+            for entry in entries:
+                for query, values in entry.statements:
+                    db.execute(query, values)
             failpoints.reach("committing")
 
     def absent(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that no result has."""
-        return {id_ for id_ in ids if not self._fetch("SELECT 1 FROM results WHERE id = ?", (id_,))}
-
-    def refresh_kept(self, source: str, path: bytes, stamps: Stamps) -> None:
-        """Notes new stamps of a kept file whose content is what was scored: no new arrival."""
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE kept SET size = ?, mtime_ns = ? WHERE source = ? AND path = ?",
-                (stamps.size, stamps.mtime_ns, source, path),
-            )
-
-    def kept(self, source: str) -> Iterator[tuple[bytes, int, int]]:
-        """(path, size, mtime_ns) of every kept file of a source."""
-        last = b""
-        while True:
-            rows = self._fetch(
-                "SELECT path, size, mtime_ns FROM kept WHERE source = ? AND path > ? ORDER BY path LIMIT ?",
-                (source, last, _PAGE),
-            )
-            self._check_order([last, *(row[0] for row in rows)])
-            yield from rows
-            if len(rows) < _PAGE:
-                return
-            last = rows[-1][0]
-
-    def forget_kept(self, source: str, files: Iterable[tuple[bytes, int, int]]) -> None:
-        """Removes the marks of these (path, size, mtime_ns); a mark that was renewed meanwhile stays."""
-        with self._transaction() as db:
-            db.executemany(
-                "DELETE FROM kept WHERE source = ? AND path = ? AND size = ? AND mtime_ns = ?",
-                [(source, *file) for file in files],
-            )
-
-    def kept_sha256(self, source: str, path: bytes) -> str | None:
-        """SHA-256 of what was last scored under this path and is kept there."""
-        rows = self._fetch("SELECT sha256 FROM kept WHERE source = ? AND path = ?", (source, path))
-        return rows[0][0] if rows else None
-
-    def disposals(self, source: str) -> list[Disposal]:
-        """What a source still has to move or delete, oldest first."""
-        found = self._fetch("SELECT * FROM disposals WHERE source = ? ORDER BY id", (source,))
-        return [to_disposal(row) for row in found]
-
-    def keep_instead(self, disposals: Iterable[Disposal]) -> None:
-        """Turns disposals into marks that their files are kept, for a source that keeps its files from now on."""
-        with self._transaction() as db:
-            for disposal in disposals:
-                stamps = disposal.stamps
-                sha256 = db.execute("SELECT sha256 FROM results WHERE id = ?", (disposal.id,)).fetchone()
-                mark = (disposal.source, disposal.path, stamps.size, stamps.mtime_ns)
-                db.execute(_KEEP, (*mark, sha256[0] if sha256 else None, disposal.id))
-                db.execute("DELETE FROM disposals WHERE id = ?", (disposal.id,))
-
-    def disposed(self, ids: Iterable[str], set_aside: Iterable[SetAside] = ()) -> None:
-        """Strikes disposals that are done, and notes where files went that are in quarantine now."""
-        with self._transaction() as db:
-            db.executemany("DELETE FROM disposals WHERE id = ?", [(id_,) for id_ in ids])
-            values = [of_set_aside(one) for one in set_aside]
-            db.executemany("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-
-    def places(self, source: str) -> list[bytes]:
-        """Folders in which a source may hold files on their way out of its inbox."""
-        return [row[0] for row in self._fetch("SELECT path FROM places WHERE source = ? ORDER BY path", (source,))]
-
-    def add_place(self, source: str, path: bytes) -> None:
-        """Adds one of them."""
-        with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (source, path))
-
-    def forget_places(self, source: str) -> None:
-        """Forgets them all: nothing is held there."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM places WHERE source = ?", (source,))
-
-    def quarantine(
-        self, limit: int, *, moved_before: float | None = None, beside: Collection[str] = ()
-    ) -> list[SetAside]:
-        """Files in quarantine but for those of the ids `beside`, the oldest results first."""
-        marks = ", ".join("?" * len(beside))
-        found = self._fetch(
-            f"SELECT * FROM quarantine WHERE moved_at < ? AND id NOT IN ({marks}) ORDER BY id LIMIT ?",
-            (1e300 if moved_before is None else moved_before, *beside, limit),
-        )
-        return [to_set_aside(row) for row in found]
-
-    def quarantine_bytes(self) -> int:
-        """Bytes of all files in quarantine."""
-        return int(self._fetch("SELECT coalesce(sum(size), 0) FROM quarantine", ())[0][0])
-
-    def left_quarantine(self, ids: Iterable[str]) -> None:
-        """Strikes files that are in quarantine no longer."""
-        with self._transaction() as db:
-            db.executemany("DELETE FROM quarantine WHERE id = ?", [(id_,) for id_ in ids])
+        return {id_ for id_ in ids if not self.fetch("SELECT 1 FROM results WHERE id = ?", (id_,))}
 
     def add_sink(self, name: str) -> None:
-        """Gives a sink its place: a new one starts after the rows that are there.
+        """Gives a sink its cursor: a new one starts after the rows that are there.
 
-        Where damage took the positions of sinks, one that seems new is given all rows again.
+        Where damage took the cursors of sinks, one that seems new is given all rows again.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO sinks SELECT ?, iif(EXISTS (SELECT 1 FROM state WHERE name = 'resend'), 0, "
                 "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'results'), 0))",
@@ -293,48 +207,97 @@ class Journal:
             )
 
     def undelivered(self, sink: str, limit: int) -> list[tuple[int, Record]]:
-        """The next rows that a sink has not been given, in order, each with its position."""
+        """The next rows that a sink has not been given, in order, each with its number."""
         query = f"{SELECT} WHERE seq > (SELECT delivered_seq FROM sinks WHERE name = ?) ORDER BY seq LIMIT ?"
-        found = self._fetch(query, (sink, limit))
-        self._check_order([row[0] for row in found])
+        found = self.fetch(query, (sink, limit))
+        self.check_order([row[0] for row in found])
         try:
             return [(row[0], to_record(row)) for row in found]
         except UNREADABLE as error:
             raise JournalError(f"{self.path} cannot be read: {error}") from error
 
     def delivered(self, sink: str, seq: int) -> None:
-        """Moves a sink's position on: every row up to `seq` has reached it.
+        """Moves a sink's cursor on: every row up to `seq` has reached it.
 
         The next commit makes it durable; a power cut before that gives the sink the same rows again.
         """
-        with self._transaction(durable=False) as db:
+        with self.transaction(durable=False) as db:
             db.execute("UPDATE sinks SET delivered_seq = ? WHERE name = ?", (seq, sink))
 
     def backlog(self, sink: str) -> int:
-        """How many rows a sink has not been given; 0 for one that has no place yet."""
-        query = "SELECT coalesce((SELECT max(seq) FROM results), 0) - delivered_seq FROM sinks WHERE name = ?"
-        rows = self._fetch(query, (sink,))
+        """How many rows a sink has not been given; 0 for one that has no cursor yet."""
+        query = (
+            "SELECT coalesce((SELECT max(seq) FROM results), 0) - max(delivered_seq, coalesce((SELECT value FROM state "
+            "WHERE name = 'pruned_seq'), 0)) FROM sinks WHERE name = ?"
+        )
+        rows = self.fetch(query, (sink,))
         return max(0, int(rows[0][0])) if rows else 0
+
+    def drop_backlog(self, sink: str, most: int) -> int:
+        """Moves a sink's cursor on where more than `most` rows wait for it; how many it will never be given."""
+        dropped = self.backlog(sink) - most
+        if dropped <= 0:
+            return 0
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE sinks SET delivered_seq = (SELECT max(seq) FROM results) - ? WHERE name = ?", (most, sink)
+            )
+        return dropped
+
+    def set_dead(self, sink: str, seq: int, record: Record, error: str) -> None:
+        """Sets a row aside that a sink refused for good, and moves its cursor over it; the oldest beyond a bound go."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO dead_letters VALUES (?, ?, ?, ?, ?)",
+                (sink, seq, time.time(), error, record.to_json()),
+            )
+            db.execute(
+                "DELETE FROM dead_letters WHERE sink = ? AND seq NOT IN "
+                "(SELECT seq FROM dead_letters WHERE sink = ? ORDER BY seq DESC LIMIT ?)",
+                (sink, sink, MAX_DEAD_LETTERS),
+            )
+            db.execute("UPDATE sinks SET delivered_seq = ? WHERE name = ?", (seq, sink))
+
+    def dead_letters(self, sink: str) -> int:
+        """How many records are set aside that a sink refused for good."""
+        return int(self.fetch("SELECT count(*) FROM dead_letters WHERE sink = ?", (sink,))[0][0])
+
+    def remembered(self, source: str, key: str) -> bytes | None:
+        """What a source made durable under a key, with `remember`."""
+        rows = self.fetch("SELECT value FROM remembered WHERE source = ? AND key = ?", (source, key))
+        return rows[0][0] if rows else None
 
     def prune(self, older_than: float, sinks: Sequence[str], *, limit: int = _PAGE) -> int:
         """Removes up to `limit` results that were scored before `older_than` (seconds) and reached all of `sinks`.
 
-        The marks in `kept` stay: a kept file is not scored again because its result has become old.
+        The cursors of other sinks stay, for one that is configured again, but hold nothing back. Marks of kept files
+        stay: a kept file is not scored again because its result has become old.
         """
-        return self._prune("scored_at < ?", (older_than,), sinks, limit)
-
-    def prune_oldest(self, sinks: Sequence[str], *, limit: int = _PAGE) -> int:
-        """Removes up to `limit` of the oldest results, if they reached all of `sinks`; marks stay."""
-        return self._prune("seq IN (SELECT seq FROM results ORDER BY seq LIMIT ?)", (limit,), sinks, limit)
-
-    def _prune(self, which: str, values: tuple[float, ...], sinks: Sequence[str], limit: int) -> int:
         marks = ", ".join("?" * len(sinks))
-        with self._transaction() as db:
-            db.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", sinks)
+        reached = f"coalesce((SELECT min(delivered_seq) FROM sinks WHERE name IN ({marks})), 9e18)"
+        return self._prune(f"scored_at < ? AND seq <= {reached}", (older_than, *sinks), limit)
+
+    def prune_oldest(self, sinks: Sequence[str], *, limit: int = _PAGE) -> tuple[int, dict[str, int]]:
+        """Removes up to `limit` of the oldest results, whether `sinks` were given them or not; marks stay.
+
+        Returns:
+            How many went, and how many of them each sink will never be given.
+        """
+        oldest = self.fetch("SELECT seq FROM results ORDER BY seq LIMIT ?", (limit,))
+        if not oldest:
+            return 0, {}
+        lost = {}
+        for sink in sinks:
+            rows = self.fetch("SELECT delivered_seq FROM sinks WHERE name = ?", (sink,))
+            if missed := sum(seq > rows[0][0] for (seq,) in oldest) if rows else 0:
+                lost[sink] = missed
+        return self._prune("seq <= ?", (oldest[-1][0],), limit), lost
+
+    def _prune(self, which: str, values: Sequence[float | str], limit: int) -> int:
+        with self.transaction() as db:
             db.execute("DELETE FROM state WHERE name = 'resend'")
             removed = db.execute(
-                f"DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE {which} "
-                "AND seq <= coalesce((SELECT min(delivered_seq) FROM sinks), 9e18) LIMIT ?) RETURNING seq",
+                f"DELETE FROM results WHERE seq IN (SELECT seq FROM results WHERE {which} LIMIT ?) RETURNING seq",
                 (*values, limit),
             ).fetchall()
             if removed:
@@ -351,7 +314,7 @@ class Journal:
     def used_bytes(self) -> int:
         """Bytes of the journal that hold something; the rest of it is free, and used again."""
         pages, free, size = (
-            self._fetch(f"PRAGMA {what}", ())[0][0] for what in ("page_count", "freelist_count", "page_size")
+            self.fetch(f"PRAGMA {what}", ())[0][0] for what in ("page_count", "freelist_count", "page_size")
         )
         return int((pages - free) * size)
 
@@ -360,13 +323,13 @@ class Journal:
 
         A journal that an edged before schema 2 made gives none: its free pages are used again.
         """
-        free = int(self._fetch("PRAGMA freelist_count", ())[0][0])
+        free = int(self.fetch("PRAGMA freelist_count", ())[0][0])
         giving = min(free - _RESERVE_PAGES, limit)
-        if giving <= 0 or self._fetch("PRAGMA auto_vacuum", ()) != [(_INCREMENTAL,)]:
+        if giving <= 0 or self.fetch("PRAGMA auto_vacuum", ()) != [(_INCREMENTAL,)]:
             return 0
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(f"PRAGMA incremental_vacuum({giving})").fetchall()
-        return free - int(self._fetch("PRAGMA freelist_count", ())[0][0])
+        return free - int(self.fetch("PRAGMA freelist_count", ())[0][0])
 
     def size_bytes(self) -> int:
         """Bytes that the journal takes on the disk, its write-ahead log included."""
@@ -385,10 +348,20 @@ class Journal:
             self._db.close()
         self._lock.close()
 
-    def _transaction(self, *, durable: bool = True) -> "_Transaction":
+    def transaction(self, *, durable: bool = True) -> "_Transaction":
+        """A transaction of the one writer: all of the block or none.
+
+        Args:
+            durable: whether it is on the disk when the block has ended.
+        """
         return _Transaction(self._db, self._mutex, self.path, self._look_for_damage, durable=durable)
 
-    def _fetch(self, query: str, values: Sequence[Any]) -> list[Any]:
+    def fetch(self, query: str, values: Sequence[Any]) -> list[Any]:
+        """The rows of a query that only reads.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
         with self._reading:
             try:
                 return self._reader.execute(query, values).fetchall()
@@ -396,7 +369,12 @@ class Journal:
                 self._look_for_damage(error)
                 raise JournalError(f"{self.path} cannot be read: {error}") from error
 
-    def _check_order(self, keys: Sequence[Any]) -> None:
+    def check_order(self, keys: Sequence[Any]) -> None:
+        """Notices damage that has put rows out of order: `keys` of rows that were asked for in ascending order.
+
+        Raises:
+            JournalError: they are not ascending.
+        """
         try:
             check_order(keys)
         except sqlite3.DatabaseError as error:

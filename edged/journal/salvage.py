@@ -28,6 +28,8 @@ _BATCH: Final = 1000
 _KEPT_ASIDE: Final = 3
 _HEADER_PAGE_BYTES: Final = 4096
 _LAST_SEQ: Final = 1 << 62
+_LATER: Final = frozenset({"quarantine", "state", "places", "dead_letters", "remembered"})
+"""Tables that the first schema did not have: an older journal without them is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ def _copy(source: Path, target: sqlite3.Connection, damage: str) -> Salvage:
             columns = _shared_columns(db, target, table)
             rows = _Rows(db, table, columns, key)
             _insert(target, table, columns, rows if columns else ())
-            whole[table] = rows.whole and bool(columns or table in {"quarantine", "state", "places"})
+            whole[table] = rows.whole and bool(columns or table in _LATER)
         try:
             given = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'results'").fetchone()
         except sqlite3.Error:
@@ -194,7 +196,7 @@ def _reconcile(db: sqlite3.Connection, given: int, whole: dict[str, bool], damag
     # A number that any sink was given must not be given out again.
     db.execute("DELETE FROM sqlite_sequence")
     db.execute("INSERT INTO sqlite_sequence VALUES ('results', ?)", (highest,))
-    if not whole["sinks"]:  # at least once: a sink whose position is lost is given all that there is
+    if not whole["sinks"]:  # at least once: a sink whose cursor is lost is given all that there is
         db.execute("INSERT OR REPLACE INTO state VALUES ('resend', 1)")
     pruned = one("SELECT max(value) FROM state WHERE name = 'pruned_seq'")
     if not whole["state"]:
@@ -212,7 +214,7 @@ def _reconcile(db: sqlite3.Connection, given: int, whole: dict[str, bool], damag
 def _mark_anew(db: sqlite3.Connection) -> None:
     """Marks files that stand where their result says, by their SHA-256: if it is the same file, it is the same arrival.
 
-    Its stamps are not known. They are set to what no file has, so that the file is read, and compared.
+    Its fingerprint is not known. It is set to what no file has, so that the file is read, and compared.
     """
     rows = db.execute("SELECT max(seq), source, path, sha256 FROM results GROUP BY source, path")
     marks = [

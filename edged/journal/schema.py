@@ -1,4 +1,4 @@
-"""The tables of the journal, step by step: making a new one, and bringing one of an older edged up to date.
+"""The tables of the journal, step by step: making a new one, and migrating one of an older edged.
 
 `user_version` says how many steps a journal has behind it. Steps are never changed, only added: a step that was
 released has made journals out there.
@@ -93,8 +93,29 @@ STEPS: Final = (
         PRIMARY KEY (source, path)
     ) STRICT, WITHOUT ROWID;
     """,
+    # Which calibration gave a threshold. Records that a sink refused for good, for people to look at. What a source
+    # that needs no table of its own remembers.
+    """
+    ALTER TABLE results ADD COLUMN calibration_sha256 TEXT;
+    CREATE TABLE dead_letters (
+        sink TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        refused_at REAL NOT NULL,
+        error TEXT NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (sink, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE remembered (
+        source TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value BLOB NOT NULL,
+        PRIMARY KEY (source, key)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 VERSION: Final = len(STEPS)
+ADDED: Final = {"results": {"calibration_sha256": 5}}
+"""Columns that came after their table, and the version that brought them: who only reads may meet an older journal."""
 KEYS: Final = {
     "kept": ("source", "path"),
     "disposals": ("id",),
@@ -102,6 +123,8 @@ KEYS: Final = {
     "quarantine": ("id",),
     "state": ("name",),
     "places": ("source", "path"),
+    "dead_letters": ("sink", "seq"),
+    "remembered": ("source", "key"),
 }
 """The tables but `results`, whose key is seq, and what tells their rows apart."""
 TABLES: Final = frozenset({"results", *KEYS})
@@ -142,7 +165,7 @@ def create(
 
 
 def migrate(db: sqlite3.Connection, path: Path) -> Path | None:
-    """Brings an open journal up to date, with a backup beside it; a crash leaves it at the end of one step or another.
+    """Migrates an open journal, with a backup beside it; a crash leaves it at the end of one step or another.
 
     Returns:
         The backup; None when there was nothing to do.

@@ -1,37 +1,26 @@
 """`inputs` in child processes that can be killed: a crash or a hang belongs to one picture, not to the daemon.
 
-A child reads requests on its standard input and answers on its standard output:
-
-    request   one line of JSON (input, limits), then the file in frames of 4 bytes of length and that many bytes,
-              ended by a length of 0
-    answer    one line of JSON, {"reason", "message"} or {"width", "height", "mode", "pages"}, the latter followed
-              by the bytes of the values: uint8 (H, W, C) of a picture, float32 (C, T) of a signal
-
-It ends at end of file, so it does not outlive its parent; a decode that hangs is ended by its own alarm.
+What a child is given and answers stands in `decoder`. No answer is trusted: what is malformed counts as a crash.
 """
 
 import contextlib
 import hashlib
-import io
 import json
-import math
 import queue
 import signal
-import struct
 import subprocess
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from edged.errors import PictureError
-from edged.media import inputs
+from edged.errors import REASONS, PictureError
+from edged.media.decoder import ANSWER, LENGTH, LONGEST_TEXT, command
 from edged.media.imaging import Decoded, Limits
 from edged.media.inputs import Input
+from edged.media.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,11 +28,9 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS: Final = 3
 """How often a picture may cost a decoder its life before it is given up."""
 
-_CHUNK: Final = 1 << 20
-_LENGTH: Final = struct.Struct("<I")
-_GRACE_S: Final = 2.0
-_BASE_MEMORY: Final = 1 << 30
-_BYTES_PER_PIXEL: Final = 16
+_DEATHS: Final = ("decoder_crashed", "decoder_timeout")
+_CHUNK: Final = 1 << 18
+_PIPE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +59,10 @@ class DecoderPool:
 
     def __init__(self, size: int, limits: Limits) -> None:
         self._aborted = threading.Event()
-        self._decoders = [_Decoder(limits) for _ in range(size)]
-        self._free: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
+        self._watchdog = Watchdog(limits.decode_seconds)
+        self._decoders = [_Decoder(limits, self._watchdog, self._aborted) for _ in range(size)]
+        # The one that was last at work is the next one: few pictures need few processes.
+        self._free: queue.LifoQueue[_Decoder] = queue.LifoQueue()
         for decoder in self._decoders:
             self._free.put(decoder)
 
@@ -91,7 +80,7 @@ class DecoderPool:
                 sha256, answer = decoder.decode(file, spec)
                 if self._aborted.is_set():
                     raise DecodingAborted
-                died = isinstance(answer, PictureError) and answer.reason in {"decoder_crashed", "decoder_timeout"}
+                died = isinstance(answer, PictureError) and answer.reason in _DEATHS
                 if not died or attempt == MAX_ATTEMPTS:
                     break
         seconds = time.perf_counter() - began
@@ -109,6 +98,7 @@ class DecoderPool:
         """Ends every process. No thread may be decoding."""
         for decoder in self._decoders:
             decoder.close()
+        self._watchdog.close()
 
     def __enter__(self) -> "DecoderPool":
         return self
@@ -130,47 +120,35 @@ class DecoderPool:
 class _Decoder:
     """One child process; used by one thread at a time."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, watchdog: Watchdog, aborted: threading.Event) -> None:
+        self._limits, self._watchdog, self._aborted = limits, watchdog, aborted
         self._child: subprocess.Popen[bytes] | None = None
-        self._late = False
+        self._spec: Input | None = None
 
     def decode(self, file: BinaryIO, spec: Input) -> tuple[str | None, Decoded | PictureError]:
         """One attempt at one file: its SHA-256, and the picture or why there is none."""
-        child = self._child
-        if child is None or child.poll() is not None:
-            self.close()
-            child = self._child = _start()
-        self._late = False
-        timer = threading.Timer(self._limits.decode_seconds, self._expire, [child])
-        timer.daemon = True
-        timer.start()
+        child = self._ready()
+        head = LENGTH.pack(0)
+        if spec != self._spec:
+            keys = json.dumps(asdict(spec)).encode()
+            head, self._spec = LENGTH.pack(len(keys)) + keys, spec
+        self._watchdog.begin(child)
         try:
             try:
-                sha256, size = _send(child, file, spec, self._limits)
-            except OSError as error:  # of the file: a broken pipe does not get here
-                self.close()
-                return None, PictureError("unreadable", f"cannot be read: {error.strerror or error}")
-            if sha256 is None:
-                self.close()  # the request was left half-sent
-                return None, PictureError(
-                    "file_too_large", f"more than limits.max_bytes = {self._limits.max_bytes} bytes"
-                )
-            answer = _receive(child, spec)
+                sha256, size = _send(child, head, file, self._limits)
+                answer = _receive(child, spec)
+            finally:
+                late = self._watchdog.end(child)
+        except PictureError as error:  # of the file, and the rest of it was not sent
+            self.close()
+            return None, error
         except BaseException:
             self.close()
             raise
-        finally:
-            timer.cancel()
-        if answer is None:
+        if late or answer is None or (isinstance(answer, PictureError) and answer.reason in _DEATHS):
             self.close()
-            if self._late or child.returncode == -_alarm():
-                return sha256, PictureError(
-                    "decoder_timeout",
-                    f"decoding took longer than limits.decode_seconds = {self._limits.decode_seconds:g}",
-                )
-            how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-            return sha256, PictureError("decoder_crashed", f"the decoder process died ({how}) on these {size} bytes")
+        if answer is None:
+            return sha256, self._explain(child, late=late, size=size)
         return sha256, answer
 
     def kill(self) -> None:
@@ -180,7 +158,7 @@ class _Decoder:
 
     def close(self) -> None:
         """Ends the process, if there is one."""
-        child, self._child = self._child, None
+        child, self._child, self._spec = self._child, None, None
         if child is None:
             return
         child.kill()
@@ -190,49 +168,74 @@ class _Decoder:
                     pipe.close()
         child.wait()
 
-    def _expire(self, child: subprocess.Popen[bytes]) -> None:
-        self._late = True
-        child.kill()
+    def _ready(self) -> "subprocess.Popen[bytes]":
+        """The process, which lives; a new one where it does not."""
+        child = self._child
+        if child is None or child.poll() is not None:
+            self.close()
+            child = self._child = _start(self._limits)
+            if self._aborted.is_set():  # perhaps just before there was anything to kill
+                child.kill()
+        return child
+
+    def _explain(self, child: "subprocess.Popen[bytes]", *, late: bool, size: int) -> PictureError:
+        """Why a process that has ended gave no answer."""
+        if late or child.returncode == -_alarm():
+            return PictureError(
+                "decoder_timeout", f"decoding took longer than limits.decode_seconds = {self._limits.decode_seconds:g}"
+            )
+        how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+        return PictureError("decoder_crashed", f"the decoder process died ({how}) on these {size} bytes")
 
 
-def _start() -> "subprocess.Popen[bytes]":
-    # -P: nothing is imported from the working directory, which may be anybody's.
-    command = [sys.executable, "-P", "-m", "edged.media.decoding"]
-    return subprocess.Popen(
-        command,
+def _start(limits: Limits) -> "subprocess.Popen[bytes]":
+    child = subprocess.Popen(
+        command(limits),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # image libraries print there, on every damaged file
     )
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux, as far as the user's share reaches
+        import fcntl
+
+        for pipe in (child.stdin, child.stdout):  # room for one picture, so that neither side waits for the other
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
+    return child
 
 
-def _send(child: "subprocess.Popen[bytes]", file: BinaryIO, spec: Input, limits: Limits) -> tuple[str | None, int]:
-    """Sends and hashes in one read; goes on hashing when the child has died. (None, size) when there is too much."""
+def _send(child: "subprocess.Popen[bytes]", head: bytes, file: BinaryIO, limits: Limits) -> tuple[str, int]:
+    """Sends and hashes in one read, and goes on hashing when the child has died; the SHA-256, and how many bytes.
+
+    Raises:
+        PictureError: the file cannot be read, or is too large.
+    """
     assert child.stdin is not None
-    pipe: IO[bytes] | None = child.stdin
-    digest, size = hashlib.sha256(), 0
-    pipe = _write(pipe, json.dumps({"input": asdict(spec), "limits": asdict(limits)}).encode() + b"\n")
-    while chunk := file.read(_CHUNK):
+    digest, size, alive = hashlib.sha256(), 0, True
+    chunk = _read(file)
+    while True:
         size += len(chunk)
         if size > limits.max_bytes:
-            return None, size
+            raise PictureError("file_too_large", f"more than limits.max_bytes = {limits.max_bytes} bytes")
         digest.update(chunk)
-        pipe = _write(pipe, _LENGTH.pack(len(chunk)) + chunk)
-    pipe = _write(pipe, _LENGTH.pack(0))
-    if pipe is not None:
-        with contextlib.suppress(BrokenPipeError):
-            pipe.flush()
-    return digest.hexdigest(), size
+        following = _read(file) if chunk else b""
+        if alive:
+            parts = (head, LENGTH.pack(len(chunk)), chunk, b"" if following or not chunk else LENGTH.pack(0))
+            try:
+                child.stdin.write(b"".join(parts))
+                if not following:
+                    child.stdin.flush()
+            except BrokenPipeError:
+                alive = False
+        if not following:
+            return digest.hexdigest(), size
+        head, chunk = b"", following
 
 
-def _write(pipe: IO[bytes] | None, data: bytes) -> IO[bytes] | None:
-    if pipe is None:
-        return None
+def _read(file: BinaryIO) -> bytes:
     try:
-        pipe.write(data)
-    except BrokenPipeError:
-        return None
-    return pipe
+        return file.read(_CHUNK)
+    except OSError as error:
+        raise PictureError("unreadable", f"cannot be read: {error.strerror or error}") from error
 
 
 def _receive(child: "subprocess.Popen[bytes]", spec: Input) -> Decoded | PictureError | None:
@@ -240,70 +243,23 @@ def _receive(child: "subprocess.Popen[bytes]", spec: Input) -> Decoded | Picture
     import numpy as np
 
     assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line.endswith(b"\n"):
+    head = child.stdout.read(ANSWER.size)
+    if len(head) != ANSWER.size:
         return None
-    answer = json.loads(line)
-    if "reason" in answer:
-        return PictureError(answer["reason"], answer["message"])
-    dtype = np.dtype(spec.dtype)
-    size = math.prod(spec.shape) * dtype.itemsize
-    data = child.stdout.read(size)
-    if len(data) != size:
+    reason, length, width, height, pages = ANSWER.unpack(head)
+    if reason > len(REASONS) or length > LONGEST_TEXT or pages > 2:
+        return PictureError("decoder_crashed", "the decoder process gave a malformed answer")
+    text = child.stdout.read(length)
+    if len(text) != length:
         return None
-    pixels = np.frombuffer(data, dtype=dtype).reshape(spec.shape)
-    return Decoded(pixels, answer["width"], answer["height"], answer["mode"], answer["pages"])
+    words = text.decode("utf-8", "replace")
+    if reason:
+        return PictureError(REASONS[reason - 1], words)
+    values = np.empty(spec.shape, dtype=spec.dtype)
+    if child.stdout.readinto(values.data.cast("B")) != values.nbytes:  # type: ignore[attr-defined]
+        return None
+    return Decoded(values, width, height, words, pages)
 
 
 def _alarm() -> int:
     return signal.SIGALRM if hasattr(signal, "SIGALRM") else 0
-
-
-def _serve() -> None:
-    """The child: answers requests until end of file."""
-    warnings.simplefilter("ignore")
-    for name in ("SIGINT", "SIGTERM"):  # the parent ends us, once it has its answer
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    limited = False
-    while line := requests.readline():
-        request = json.loads(line)
-        spec, limits = inputs.from_dict(request["input"]), Limits(**request["limits"])
-        if not limited:
-            _limit(limits)
-            limited = True
-        _set_alarm(limits.decode_seconds + _GRACE_S)
-        data = io.BytesIO()
-        while length := _LENGTH.unpack(requests.read(_LENGTH.size))[0]:
-            data.write(requests.read(length))
-        try:
-            values, about = inputs.to_bytes(data.getvalue(), spec, limits)
-        except PictureError as error:
-            answers.write(json.dumps({"reason": error.reason, "message": str(error)}).encode() + b"\n")
-        else:
-            answers.write(json.dumps(about).encode() + b"\n" + values)
-        answers.flush()
-        _set_alarm(0)
-
-
-def _limit(limits: Limits) -> None:
-    try:
-        import resource
-    except ImportError:  # Windows has no such limits
-        return
-    memory = _BASE_MEMORY + _BYTES_PER_PIXEL * limits.max_pixels + 2 * limits.max_bytes
-    for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
-        hard = resource.getrlimit(what)[1]
-        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (value, value))
-
-
-def _set_alarm(seconds: float) -> None:
-    # The default action of SIGALRM ends the process even inside a C library that never returns to Python.
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, struct.error):  # the parent has gone
-        _serve()

@@ -14,14 +14,16 @@ three. EXIF orientation is applied. Of a file with several pages the first is ta
 """
 
 import fnmatch
+import functools
 import io
 import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+from annotated_types import Ge, Gt, Le
 from PIL import Image, UnidentifiedImageError
 
 from edged.errors import PictureError
@@ -128,11 +130,18 @@ class ImageInput:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is refused before it can cost much: `[limits]` of the configuration."""
+    """What is refused before it can cost much: `[limits]` of the configuration, which it is checked for there.
 
-    max_bytes: int = 100_000_000
-    max_pixels: int = 100_000_000
-    decode_seconds: float = 20.0
+    Attributes:
+        max_bytes: of a file, 1 to 2e9.
+        max_pixels: of a picture, before it is decoded, 1 to 2e9.
+        decode_seconds: a decoder that takes longer is killed; above 0, up to 3600.
+    """
+
+    max_bytes: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
+    max_pixels: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
+    decode_seconds: Annotated[float, Gt(0), Le(3600)] = 20.0
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 -- pydantic's name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +227,11 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
             if orientation in _SIDEWAYS:
                 width, height = height, width
             turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            plain = _to_channels(_looked_at(turned, spec, width, height), image.format or "", spec.channels)
-            return Opened(_resize(plain, spec), width, height, mode, pages)
+            seen = _looked_at(turned, spec, width, height)
+            resized = _resize(_to_channels(seen, image.format or "", spec.channels), spec)
+            if spec.channels == 3 and resized.mode == "L":
+                resized = resized.convert("RGB")
+            return Opened(resized, width, height, mode, pages)
     except PictureError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every type there is
@@ -289,20 +301,28 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
+@functools.cache
+def _scale_of_16_bits() -> list[int]:
+    return [(value * 255 + 32767) // 65535 for value in range(65536)]
+
+
 def _to_channels(image: Image.Image, file_format: str, channels: int) -> Image.Image:
+    """L where one channel is wanted, or where it is grey: grey repeated before or after resizing is the same picture.
+
+    Any other becomes RGB.
+    """
     target = "L" if channels == 1 else "RGB"
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and file_format == "PNG"):
-        scale = [(value * 255 + 32767) // 65535 for value in range(65536)]
-        return image.convert("I").point(scale, "L").convert(target)
+        return image.convert("I").point(_scale_of_16_bits(), "L")
     if mode in {"LA", "La", "PA", "RGBA", "RGBa"} or (mode in {"1", "L", "P", "RGB"} and "transparency" in image.info):
         opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
         opaque.alpha_composite(image.convert("RGBA"))
         return opaque.convert("RGB").convert(target)
-    if mode == target:
+    if mode in {"L", target}:
         return image
-    if mode in {"1", "L"}:
-        return image.convert("L").convert(target)
+    if mode == "1":
+        return image.convert("L")
     if mode in {"P", "RGB", "RGBX", "CMYK", "YCbCr"}:
         return image.convert("RGB").convert(target)
     raise PictureError(

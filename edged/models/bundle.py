@@ -28,6 +28,8 @@ from edged.media.inputs import Input
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 CALIBRATION: Final = "calibration.json"
+PREVIOUS: Final = "calibration.previous.json"
+"""The calibration that was in force before, to go back to."""
 MODEL: Final = "model.onnx"
 GOLDEN: Final = "golden.npz"
 
@@ -162,6 +164,8 @@ class Bundle:
     path: Path
     manifest: Manifest
     calibration: Calibration
+    calibration_sha256: str = ""
+    """Of calibration.json: which calibration is in force; "" while none is written."""
 
     @property
     def model_sha256(self) -> str:
@@ -213,9 +217,13 @@ def load(path: Path) -> Bundle:
         BundleError: something is missing, invalid, or does not belong together.
     """
     _check_folder(path)
-    manifest = _parse(path, MANIFEST, Manifest)
+    manifest = _parse(path, MANIFEST, Manifest, _read(path / MANIFEST, _MAX_JSON_BYTES))
     for name in manifest.files:
-        if name != os.path.basename(name) or name in {"", ".", "..", MANIFEST, CALIBRATION} or {"\\", "\0"} & {*name}:
+        if (
+            name != os.path.basename(name)
+            or name in {"", ".", "..", MANIFEST, CALIBRATION, PREVIOUS}
+            or {"\\", "\0"} & {*name}
+        ):
             raise BundleError(f"{path}: {MANIFEST}: files: {name!r} is not a plain file name")
     if MODEL not in manifest.files or GOLDEN not in manifest.files:
         raise BundleError(f"{path}: {MANIFEST}: files: {MODEL} and {GOLDEN} must be listed; export the bundle again")
@@ -224,8 +232,9 @@ def load(path: Path) -> Bundle:
             raise BundleError(f"{path}: {MANIFEST}: outputs: {name} is missing; export the bundle again")
     if manifest.kind == "denoiser" and "reconstruction" not in manifest.outputs:
         raise BundleError(f"{path}: {MANIFEST}: outputs: a denoiser has a reconstruction; export the bundle again")
-    calibration = _parse(path, CALIBRATION, Calibration)
-    bundle = Bundle(path, manifest, calibration)
+    data = _read(path / CALIBRATION, _MAX_JSON_BYTES)
+    calibration = _parse(path, CALIBRATION, Calibration, data)
+    bundle = Bundle(path, manifest, calibration, hashlib.sha256(data).hexdigest())
     if calibration.model_sha256 != bundle.model_sha256:
         raise BundleError(
             f"{path}: {CALIBRATION} is of another {MODEL}; copy the bundle's own back, or export the bundle again"
@@ -292,7 +301,7 @@ def describe(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
     files = {
         item.name: {"sha256": hashlib.sha256(item.read_bytes()).hexdigest(), "bytes": item.stat().st_size}
         for item in sorted(directory.iterdir())
-        if item.name not in {MANIFEST, CALIBRATION}
+        if item.name not in {MANIFEST, CALIBRATION, PREVIOUS}
     }
     return Manifest.model_validate({**manifest, "schema_version": SCHEMA_VERSION, "files": files})
 
@@ -306,10 +315,32 @@ def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
 
 
 def write_calibration(directory: Path, calibration: Calibration) -> None:
-    """Replaces calibration.json: whole or as it was, whatever happens in between."""
+    """Replaces calibration.json, whole or as it was, whatever happens in between; the one that it replaces is kept."""
     text = json.dumps(calibration.model_dump(mode="json"), indent=1) + "\n"
+    _replace_calibration(directory, text.encode("ascii"))
+
+
+def restore_calibration(bundle: Bundle) -> Calibration:
+    """Puts the previous calibration of a bundle in force again, and keeps the present one in its place.
+
+    Raises:
+        BundleError: there is none, or it is damaged or of another model.
+    """
+    if not os.path.exists(bundle.path / PREVIOUS):
+        raise BundleError(f"{bundle.path}: there is no previous calibration; give --good DIR, which makes a new one")
+    data = _read(bundle.path / PREVIOUS, _MAX_JSON_BYTES)
+    previous = _parse(bundle.path, PREVIOUS, Calibration, data)
+    if previous.model_sha256 != bundle.model_sha256 or previous.n != len(previous.scores):
+        raise BundleError(f"{bundle.path}: {PREVIOUS} does not belong to this {MODEL}; calibrate again")
+    _replace_calibration(bundle.path, data)
+    return previous
+
+
+def _replace_calibration(directory: Path, data: bytes) -> None:
     try:
-        write_durably(directory / CALIBRATION, text.encode("ascii"))
+        if (directory / CALIBRATION).exists():
+            write_durably(directory / PREVIOUS, read_regular(directory / CALIBRATION, _MAX_JSON_BYTES))
+        write_durably(directory / CALIBRATION, data)
     except OSError as error:
         raise BundleError(f"{directory}: {CALIBRATION} cannot be written: {error.strerror}") from error
 
@@ -329,8 +360,7 @@ def _check_folder(path: Path) -> None:
         raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; give the folder that `python -m export` wrote")
 
 
-def _parse(path: Path, name: str, schema: type[ModelT]) -> ModelT:
-    data = _read(path / name, _MAX_JSON_BYTES)
+def _parse(path: Path, name: str, schema: type[ModelT], data: bytes) -> ModelT:
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:

@@ -18,6 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CGROUP: Final = Path("/sys/fs/cgroup")
+_PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
 _NO_TELEMETRY: Final = ("ORT_DISABLE_TELEMETRY", "1")
 
 
@@ -56,7 +57,7 @@ def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = 
     Args:
         model: the bytes of an ONNX file without external data.
         device: "cuda" fails where CUDA is not what runs; "auto" takes CUDA where it works.
-        threads: 0 for the CPUs that this process may use.
+        threads: of one run; 0 for one.
         name: for messages.
 
     Raises:
@@ -98,8 +99,7 @@ def import_onnxruntime() -> Any:
     Raises:
         RuntimeMissingError: none is installed, or both are.
     """
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-    if len(installed) == 2:
+    if all(_is_installed(name) for name in _PACKAGES):
         raise RuntimeMissingError(
             "onnxruntime and onnxruntime-gpu are both installed, and the first hides the second; keep one: "
             'pip uninstall onnxruntime onnxruntime-gpu && pip install "edged[gpu]" (or "edged[cpu]")'
@@ -115,6 +115,12 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def runtime_version() -> str:
+    """Which ONNX Runtime this is: "onnxruntime-gpu 1.32.0". Builds by others go by the name of the module."""
+    name = next((name for name in _PACKAGES if _is_installed(name)), "onnxruntime")
+    return f"{name} {import_onnxruntime().__version__}"
+
+
 def usable_cpus() -> int:
     """CPUs that this process may use: its affinity, cut to its cgroup's quota (rounded up); at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -124,7 +130,7 @@ def usable_cpus() -> int:
 
 def _open(ort: Any, model: bytes, device: str, threads: int, name: str) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cpus()
+    options.intra_op_num_threads = threads or 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Threads that wait in a loop would burn whole cores between pictures.

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edged.errors import BundleError
-from edged.models.detector import Detector
 from edged.models.runtime import Device, Session, open_session
+from edged.models.scorer import Scorer
 
 DECODER: Final = "decoder.onnx"
 
@@ -32,18 +32,18 @@ class Sampler:
     by numpy's PCG64 and decoded in batches of a fixed size.
     """
 
-    detector: Detector
+    scorer: Scorer
     session: Session
     latent: int
 
     @classmethod
-    def load(cls, detector: Detector, *, device: Device = "auto", threads: int = 0) -> "Sampler":
+    def load(cls, scorer: Scorer, *, device: Device = "auto", threads: int = 0) -> "Sampler":
         """Opens the decoder of a loaded bundle.
 
         Raises:
             BundleError: the bundle has none, for only a VAE on pixels does; or it does not belong to the encoder.
         """
-        bundle = detector.bundle
+        bundle = scorer.bundle
         if DECODER not in bundle.manifest.files:
             kind, backbone = bundle.manifest.kind, bundle.manifest.backbone
             raise BundleError(
@@ -61,7 +61,7 @@ class Sampler:
                 f"{bundle.path}: {DECODER} gives {drawn.dtype} {drawn.shape}, not pictures uint8 "
                 f"{(_BATCH, *bundle.manifest.input.shape)}; export the bundle again"
             )
-        return cls(detector, session, latents[0])
+        return cls(scorer, session, latents[0])
 
     def prior(self, n: int, seed: int) -> NDArray[np.uint8]:
         """N pictures from the prior: uint8 (n, H, W, C)."""
@@ -90,11 +90,11 @@ class Sampler:
 
     def _encode(self, image: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         names = ["latent_mean", "latent_logvar"]
-        if not set(names) <= self.detector.bundle.manifest.outputs.keys():
-            raise BundleError(f"{self.detector.bundle.path} has no encoder outputs; export the bundle again")
-        latents = self.detector.session.run(names, image)
+        if not set(names) <= self.scorer.bundle.manifest.outputs.keys():
+            raise BundleError(f"{self.scorer.bundle.path} has no encoder outputs; export the bundle again")
+        latents = self.scorer.session.run(names, image)
         if any(latent.shape != (len(image), self.latent) for latent in latents):
-            raise BundleError(f"{self.detector.bundle.path}: encoder and decoder do not fit; export the bundle again")
+            raise BundleError(f"{self.scorer.bundle.path}: encoder and decoder do not fit; export the bundle again")
         return latents
 
 

@@ -6,14 +6,11 @@ stop, SIGHUP reloads models, thresholds and sources; a second SIGTERM or SIGINT 
 
 import contextlib
 import faulthandler
-import json
 import os
 import select
 import signal
 import threading
 import time
-from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -21,24 +18,26 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from edged import __version__, failpoints
-from edged.config import tables as configuration
-from edged.config.tables import Config, ImagesSink, JsonlSink
-from edged.errors import BundleError, ConfigError, DeviceError, EdgedError, JournalError
+from edged.config import loading as configuration
+from edged.config.tables import Config
+from edged.errors import EdgedError, JournalError
 from edged.journal.journal import Journal
 from edged.media.decoding import MAX_ATTEMPTS
-from edged.media.imaging import PATTERNS, Limits
-from edged.models.detector import Detector
-from edged.models.runtime import usable_cpus
-from edged.models.self_test import Canary
-from edged.service import logs, retention
+from edged.models import registry
+from edged.models.registry import Models
+from edged.models.runtime import runtime_version, usable_cpus
+from edged.service import logs
 from edged.service.memory import share_arenas
-from edged.service.metrics import Metrics, SourceEvents
+from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
+from edged.service.publisher import Publisher
 from edged.service.retention import Retention
 from edged.service.systemd import Notifier
-from edged.sinks.images import ImagesSink as ImagesWriter
-from edged.sinks.jsonl import JsonlSink as JsonlWriter
-from edged.sources.folder.source import FolderOptions, FolderSource
+from edged.settings import SourceTable
+from edged.sinks import SINKS
+from edged.sinks.contract import PictureSink, SinkContext
+from edged.sources import SOURCES
+from edged.sources.contract import SourceContext
 from edged.web.app import make_app
 from edged.web.server import Server
 
@@ -92,51 +91,25 @@ class Daemon:
         failpoints.arm()
         if not faulthandler.is_enabled():
             faulthandler.enable()  # the watchdog's SIGABRT prints every thread's stack
-        with self._notifier.starting():  # a journal that is damaged, or of an older edged, takes its time
-            self._journal = Journal(config.service.state_dir, on_damage=self._wake)
-        try:
-            self._detectors = load_detectors(config)
-            paired = pair(config, self._detectors)
-            canaries = load_canaries(config, self._detectors)
+        with contextlib.ExitStack() as started:
+            with self._notifier.starting():  # a journal that is damaged, or of an older edged, takes its time
+                self._journal = Journal(config.service.state_dir, on_damage=self._wake)
+            started.callback(self._journal.close)  # else the next start takes this one for a crash
+            self._models = registry.load(config.models, config.sources)
             self._metrics = Metrics(CollectorRegistry())
-            self._events = SourceEvents(self._metrics)
+            self._observer = SourceObserver(self._metrics)
             self._server = self._make_server(config)
-        except BaseException:
-            self._journal.close()
-            raise
-        image_sinks = [
-            ImagesWriter(
-                sink.name,
-                sink.dir,
-                anomalies_only=sink.only == "anomalies",
-                max_bytes=config.retention.images_max_bytes,
-            )
-            for sink in config.sinks
-            if isinstance(sink, ImagesSink)
-        ]
-        self._pipeline = Pipeline(
-            journal=self._journal,
-            metrics=self._metrics,
-            limits=Limits(**config.limits.model_dump()),
-            decoders=usable_cpus(),
-            record_sinks=[JsonlWriter(sink.name, sink.path) for sink in config.sinks if isinstance(sink, JsonlSink)],
-            image_sinks=image_sinks,
-        )
-        self._retention = Retention(
-            self._journal,
-            retention.Limits(**config.retention.model_dump()),
-            sinks=[sink.name for sink in config.sinks if isinstance(sink, JsonlSink)],
-            images=image_sinks,
-        )
-        self._checker = threading.Thread(target=self._check_journal, name="journal-check")
-        self._declare(config)
-        self._server.start()
+            started.callback(self._server.close)
+            self._make_workers(config)
+            self._declare(config)
+            self._server.start()
+            started.pop_all()
         try:
             self._pipeline.start()
-            self._pipeline.set_detectors(paired)
-            self._pipeline.set_canaries(canaries)
+            self._pipeline.set_scorers(self._models.of_sources)
+            self._pipeline.set_self_tests(self._models.self_tests)
             for source in config.sources:
-                self._add_source(config, source.name)
+                self._add_source(source)
         except BaseException:
             self._stop()
             raise
@@ -144,6 +117,34 @@ class Daemon:
         self._log.info("ready", http=self._server.url, sources=[source.name for source in config.sources])
         self._notifier.ready(f"watching {len(config.sources)} source(s)")
         self._checker.start()  # a look at every page takes minutes, which nobody is to wait for
+
+    def _make_workers(self, config: Config) -> None:
+        context = SinkContext(config.service.state_dir, config.retention)
+        publishers, pictures = [], []
+        for table in config.sinks:
+            sink = SINKS[table.type].make(table, context)
+            if isinstance(sink, PictureSink):
+                pictures.append(sink)
+            else:
+                publishers.append(Publisher(sink, table, self._journal, self._metrics))
+        self._outbox = [publisher.name for publisher in publishers]
+        self._pipeline = Pipeline(
+            journal=self._journal,
+            metrics=self._metrics,
+            limits=config.limits,
+            cpus=usable_cpus(),
+            publishers=publishers,
+            picture_sinks=pictures,
+        )
+        self._retention = Retention(
+            self._journal,
+            config.retention,
+            self._metrics,
+            sinks=self._outbox,
+            pictures=pictures,
+            tidy=[kind.tidy(self._journal, config.retention) for kind in SOURCES.values() if kind.tidy is not None],
+        )
+        self._checker = threading.Thread(target=self._check_journal, name="journal-check")
 
     def _loop(self) -> None:
         interval = self._notifier.watchdog_interval_s or _HOUSEKEEPING_S
@@ -203,9 +204,7 @@ class Daemon:
         before = self._config
         try:
             config = configuration.load(self._path)
-            detectors = load_detectors(config, self._detectors)
-            paired = pair(config, detectors)
-            canaries = load_canaries(config, detectors)
+            models = registry.load(config.models, config.sources, self._models)
         except Exception as error:  # noqa: BLE001 -- whatever is wrong with what is new, what runs goes on
             expected = isinstance(error, EdgedError)
             self._log.error("not reloaded; the running configuration stays", error=str(error), exc_info=not expected)
@@ -219,71 +218,77 @@ class Daemon:
                 self._log.error("not reloaded; the running configuration stays", error="\n".join(problems))
                 self._notifier.ready("reload failed; the running configuration stays")
                 return
-        leaving = [source.name for source in before.sources if source not in config.sources]
+        staying = {source.name for source in config.sources if self._stays(source, models)}
+        leaving = [source.name for source in before.sources if source.name not in staying]
         if not self._pipeline.drain(leaving, _DRAIN_PATIENCE_S):
-            self._log.error("not reloaded; pictures of a source that changes are still in work", sources=leaving)
+            self._log.error("not reloaded; pictures of a source that changes are still in flight", sources=leaving)
             self._notifier.ready("reload failed; the running configuration stays")
             return
         for name in leaving:
             self._pipeline.remove_source(name)
-            self._events.down.discard(name)
+            self._observer.down.discard(name)
             self._metrics.forget_source(name)
-        self._config, self._detectors = config, detectors
+        self._config, self._models = config, models
         self._declare(config)
-        self._pipeline.set_detectors(paired)
-        self._pipeline.set_canaries(canaries)
+        self._pipeline.set_scorers(models.of_sources)
+        self._pipeline.set_self_tests(models.self_tests)
         for source in config.sources:
-            if source not in before.sources:
-                self._add_source(config, source.name)
+            if source.name not in staying:
+                self._add_source(source)
         self._log.info("reloaded")
         self._notifier.ready(f"watching {len(config.sources)} source(s)")
 
-    def _declare(self, config: Config) -> None:
-        runtime = next(
-            f"{name} {metadata.version(name)}"
-            for name in ("onnxruntime", "onnxruntime-gpu")
-            if any(metadata.distributions(name=name))
+    def _stays(self, source: SourceTable, models: Models) -> bool:
+        """Whether a source of the new configuration runs already, and its model takes what it took."""
+        before = self._models.of_sources.get(source.name)
+        return (
+            source in self._config.sources
+            and before is not None
+            and before.bundle.manifest.input == models.of_sources[source.name].bundle.manifest.input
         )
+
+    def _declare(self, config: Config) -> None:
         self._metrics.declare(
-            onnxruntime=runtime,
+            onnxruntime=runtime_version(),
             sources={source.name: source.model for source in config.sources},
             sinks=[sink.name for sink in config.sinks],
         )
         self._metrics.forget_models()
-        for name, detector in self._detectors.items():
+        for name, scorer in self._models.by_name.items():
             self._metrics.declare_model(
                 model=name,
-                kind=detector.bundle.manifest.kind,
-                sha256=detector.bundle.model_sha256,
-                provider=detector.session.provider,
-                precision=detector.bundle.manifest.precision,
-                fell_back=detector.session.fell_back is not None,
-                threshold=detector.threshold.value,
+                kind=scorer.bundle.manifest.kind,
+                sha256=scorer.bundle.model_sha256,
+                provider=scorer.session.provider,
+                precision=scorer.bundle.manifest.precision,
+                fell_back=scorer.session.fell_back is not None,
+                threshold=scorer.threshold.value,
             )
-        self._metrics.ready.set_function(lambda: not self._troubles())
-        self._metrics.watch_journal(self._journal, [s.name for s in config.sinks if isinstance(s, JsonlSink)])
+        self._metrics.ready.set_function(lambda: not self._problems())
+        self._metrics.watch_journal(self._journal, self._outbox)
 
-    def _add_source(self, config: Config, name: str) -> None:
-        source = next(source for source in config.sources if source.name == name)
-        options = FolderOptions(**source.model_dump(exclude={"type", "model", "denoiser"}))
-        self._pipeline.add_source(FolderSource(options, self._journal, self._events, config.service.state_dir))
+    def _add_source(self, table: SourceTable) -> None:
+        spec = self._models.of_sources[table.name].bundle.manifest.input
+        context = SourceContext(self._journal, self._observer, self._config.service.state_dir, spec)
+        self._pipeline.add_source(SOURCES[table.type].make(table, context))
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
-        app = make_app(self._metrics.registry, self._troubles, token=http.token())
+        app = make_app(self._metrics.registry, self._problems, token=http.token())
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
-    def _troubles(self) -> list[str]:
+    def _problems(self) -> list[str]:
         """Why the daemon is not ready, in words."""
         if self._phase:
             return [self._phase]
-        found = self._pipeline.troubles()
+        found = self._pipeline.problems()
         if stuck := self._stuck():
             found.append(f"workers are stuck: {', '.join(stuck)}")
         if self._journal.damage is not None:
             found.append("the journal is damaged")
-        if len(self._events.down) == len(self._config.sources):
-            found.append(f"no source can be read: {', '.join(sorted(self._events.down))}")
+        down = self._observer.down.copy()  # this is another thread than the one that reloads
+        if len(down) == len(self._config.sources):
+            found.append(f"no source can be read: {', '.join(sorted(down))}")
         return found
 
     def _remove_old(self) -> bool:
@@ -306,89 +311,6 @@ class Daemon:
 
 def _note(_: int, __: object) -> None:
     """The signal is in the pipe already."""
-
-
-def load_detectors(config: Config, running: Mapping[str, Detector] | None = None) -> dict[str, Detector]:
-    """Loads every model of a configuration; says so where a threshold or a device is not what was asked for.
-
-    Raises:
-        ConfigError: models cannot be loaded; each is named.
-    """
-    log = structlog.get_logger()
-    detectors, problems = {}, []
-    for name, model in config.models.items():
-        try:
-            detectors[name] = Detector.load(
-                model.path,
-                name=name,
-                device=model.device,
-                threads=model.threads,
-                target_fpr=model.target_fpr,
-                threshold=model.threshold,
-                reuse=(running or {}).get(name),
-            )
-        except (BundleError, DeviceError) as error:
-            problems.append(f"models.{name}.{'device' if isinstance(error, DeviceError) else 'path'}: {error}")
-    if problems:
-        raise ConfigError(problems)
-    for name, detector in detectors.items():
-        log.info(
-            "model loaded",
-            model=name,
-            provider=detector.session.provider,
-            threshold=round(detector.threshold.value, 4),
-            calibration_pictures=detector.threshold.n,
-        )
-        if detector.threshold.shortfall:
-            log.warning("the false-positive rate is not promised", model=name, why=detector.threshold.shortfall)
-        if detector.session.fell_back:
-            log.warning("CUDA was expected, the CPU runs", model=name, why=detector.session.fell_back)
-    return detectors
-
-
-def pair(config: Config, detectors: Mapping[str, Detector]) -> dict[str, Detector]:
-    """The detector of each source, by the source's name, behind the source's denoiser.
-
-    Raises:
-        ConfigError: a detector was not calibrated with that denoiser.
-    """
-    paired: dict[tuple[str, str | None], Detector] = {}  # sources of the same two share one, and so their batches
-    problems = []
-    for source in config.sources:
-        wanted = detectors[source.model].bundle.manifest.input
-        if wanted.kind != "image" and source.patterns == PATTERNS:
-            problems.append(
-                f"sources.{source.name}.patterns: models.{source.model} takes a {wanted.kind}, and these are patterns "
-                f"of pictures; set patterns = {json.dumps(wanted.patterns)}"
-            )
-        denoiser = None if source.denoiser is None else detectors[source.denoiser]
-        try:
-            key = (source.model, source.denoiser)
-            paired[key] = paired.get(key) or detectors[source.model].with_denoiser(denoiser)
-        except BundleError as error:
-            problems.append(f"sources.{source.name}.denoiser: {error}")
-    if problems:
-        raise ConfigError(problems)
-    return {source.name: paired[source.model, source.denoiser] for source in config.sources}
-
-
-def load_canaries(config: Config, detectors: Mapping[str, Detector]) -> dict[str, tuple[Canary, float]]:
-    """The canary of each model that has `canary_seconds`, and that interval.
-
-    Raises:
-        ConfigError: such a model is no VAE on pixels.
-    """
-    canaries, problems = {}, []
-    for name, model in config.models.items():
-        if model.canary_seconds is None:
-            continue
-        try:
-            canaries[name] = (Canary.load(detectors[name]), model.canary_seconds)
-        except BundleError as error:
-            problems.append(f"models.{name}.canary_seconds: {error}")
-    if problems:
-        raise ConfigError(problems)
-    return canaries
 
 
 def _differs(config: Config, other: Config, key: str) -> bool:

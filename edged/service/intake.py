@@ -1,95 +1,117 @@
-"""Bounded claims of several sources, taken in turn: a flood on one does not starve another."""
+"""Deliveries of several sources, bounded and taken in turn: a flood on one does not starve another."""
 
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
-from edged.sources.folder.arrivals import Arrival
+from edged.sources.contract import Delivery, Source
+
+
+@dataclass(slots=True)
+class _Queue:
+    source: Source
+    deliveries: deque[Delivery] = field(default_factory=deque)
+    in_flight: int = 0
+    paused: bool = False
 
 
 class Intake:
-    """One short queue a source. A full queue refuses, and its source stops claiming until there is room."""
+    """One short queue a source. When it is full its source waits for room, or its oldest delivery makes room."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._queues: dict[str, deque[Arrival]] = {}
-        self._rooms: dict[str, threading.Event] = {}
-        self._in_work: dict[str, int] = {}
+    def __init__(self, capacity: int, dropped: Callable[[str], None] = lambda _: None) -> None:
+        """Prepares it.
+
+        Args:
+            capacity: of one source's queue.
+            dropped: told of every delivery that made room, by its source's name.
+        """
+        self._capacity, self._dropped = capacity, dropped
+        self._queues: dict[str, _Queue] = {}
         self._turn: deque[str] = deque()
-        self._paused: set[str] = set()
-        self._changed = threading.Condition()
+        self._mutex = threading.Lock()
+        self._arrived, self._drained = threading.Condition(self._mutex), threading.Condition(self._mutex)
         self._closed = False
 
-    def add_source(self, source: str, wake: threading.Event) -> None:
-        """Adds a source; `wake` is set when its queue, once full, has room again."""
-        with self._changed:
-            self._queues[source] = deque()
-            self._in_work[source] = 0
-            self._rooms[source] = wake
-            self._turn.append(source)
+    def add_source(self, source: Source) -> None:
+        """Adds a source; its `wake` is set when its queue, once full, has room again."""
+        with self._mutex:
+            self._queues[source.name] = _Queue(source)
+            self._turn.append(source.name)
 
     def drain(self, sources: Collection[str], patience_s: float) -> bool:
-        """Refuses arrivals of these sources and waits for those in work.
+        """Refuses deliveries of these sources and waits for those in flight.
 
         Returns:
-            Whether none is left in work; if not, all of them go on.
+            Whether none is left in flight; if not, all of them go on.
         """
-        with self._changed:
-            self._paused.update(sources)
-            drained = self._changed.wait_for(lambda: not any(self._in_work[name] for name in sources), patience_s)
+        queues = [self._queues[name] for name in sources]
+        with self._mutex:
+            for queue in queues:
+                queue.paused = True
+            drained = self._drained.wait_for(lambda: not any(queue.in_flight for queue in queues), patience_s)
             if not drained:
-                self._paused.difference_update(sources)
-                for name in sources:
-                    self._rooms[name].set()
-            self._changed.notify_all()
+                for queue in queues:
+                    queue.paused = False
+                    queue.source.wake.set()
+            self._arrived.notify_all()
             return drained
 
-    def remove_source(self, source: str) -> None:
-        """Forgets a drained source and what it has waiting, whose files are where they were."""
-        with self._changed:
-            del self._queues[source], self._rooms[source], self._in_work[source]
-            self._turn.remove(source)
-            self._paused.discard(source)
+    def remove_source(self, name: str) -> None:
+        """Forgets a drained source, and gives back what it has waiting."""
+        with self._mutex:
+            waiting = self._queues.pop(name).deliveries
+            self._turn.remove(name)
+        for delivery in waiting:
+            delivery.give_back()
 
-    def offer(self, arrival: Arrival) -> bool:
-        """Claims an arrival; False when its source's queue is full or intake has ended."""
-        with self._changed:
-            queue = self._queues.get(arrival.source)
-            if self._closed or queue is None or arrival.source in self._paused or len(queue) >= self._capacity:
+    def hand_over(self, delivery: Delivery) -> bool:
+        """Takes a delivery in; False when its source is to wait for room, or intake has ended."""
+        oldest = None
+        with self._mutex:
+            queue = self._queues.get(delivery.source)
+            if self._closed or queue is None or queue.paused:
                 return False
-            queue.append(arrival)
-            self._changed.notify_all()  # one waiter alone could be the one that drains
-            return True
+            if len(queue.deliveries) >= self._capacity:
+                if queue.source.when_full == "wait":
+                    return False
+                oldest = queue.deliveries.popleft()
+            queue.deliveries.append(delivery)
+            self._arrived.notify()
+        if oldest is not None:
+            oldest.give_back()
+            self._dropped(oldest.source)
+        return True
 
-    def take(self) -> Arrival | None:
-        """The next arrival, the sources in turn; waits for one, and counts it as in work until `done`.
+    def take(self) -> Delivery | None:
+        """The next delivery, the sources in turn; waits for one, and counts it as in flight until `done`.
 
         Returns:
             None when intake has ended.
         """
-        with self._changed:
-            while True:
-                if self._closed:
-                    return None
+        with self._mutex:
+            while not self._closed:
                 for _ in range(len(self._turn)):
-                    source = self._turn[0]
+                    queue = self._queues[self._turn[0]]
                     self._turn.rotate(-1)
-                    queue = self._queues[source]
-                    if queue and source not in self._paused:
-                        if len(queue) == self._capacity // 2:
-                            self._rooms[source].set()
-                        self._in_work[source] += 1
-                        return queue.popleft()
-                self._changed.wait()
+                    if queue.deliveries and not queue.paused:
+                        if len(queue.deliveries) == self._capacity // 2:
+                            queue.source.wake.set()
+                        queue.in_flight += 1
+                        return queue.deliveries.popleft()
+                self._arrived.wait()
+            return None
 
     def done(self, source: str) -> None:
-        """Counts one arrival of a source as no longer in work."""
-        with self._changed:
-            self._in_work[source] -= 1
-            self._changed.notify_all()
+        """Counts one delivery of a source as no longer in flight."""
+        with self._mutex:
+            queue = self._queues[source]
+            queue.in_flight -= 1
+            if queue.paused and not queue.in_flight:
+                self._drained.notify_all()
 
     def close(self) -> None:
-        """Ends intake: nothing more is taken; what waits stays in its folder and is found at the next start."""
-        with self._changed:
+        """Ends intake: nothing more is taken; what waits is found again at the next start."""
+        with self._mutex:
             self._closed = True
-            self._changed.notify_all()
+            self._arrived.notify_all()

@@ -1,4 +1,4 @@
-"""Every metric of edged on one screen, and the text that Prometheus scrapes.
+"""Every metric of edged on one screen.
 
 Labels are names from the configuration and words from fixed lists; no file name is ever one. Every labelled series
 exists at zero from the start.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
-from prometheus_client.exposition import choose_encoder
 
 from edged import __version__
 from edged.errors import REASONS, JournalError
@@ -77,7 +76,7 @@ class Metrics:
             registry=registry,
         )
         self.queue_items = Gauge(
-            "edged_queue_items", "Files that are known to wait or are in work.", ["source"], registry=registry
+            "edged_queue_items", "Pictures that are known to wait or are in flight.", ["source"], registry=registry
         )
         self.queue_oldest_age_seconds = Gauge(
             "edged_queue_oldest_age_seconds", "Time the oldest of them has waited.", ["source"], registry=registry
@@ -94,6 +93,12 @@ class Metrics:
         self.multi_page = Counter(
             "edged_multi_page_total",
             "Files with several pages, of which the first was scored.",
+            ["source"],
+            registry=registry,
+        )
+        self.frames_dropped = Counter(
+            "edged_stream_frames_dropped_total",
+            "Pictures that made room for newer ones before they were scored.",
             ["source"],
             registry=registry,
         )
@@ -118,17 +123,38 @@ class Metrics:
         self.sink_failures = Counter(
             "edged_sink_failures_total", "Tries to give results to a sink that failed.", ["sink"], registry=registry
         )
+        self.sink_dead_letters = Counter(
+            "edged_sink_dead_letters_total",
+            "Records that a sink refused for good, set aside.",
+            ["sink"],
+            registry=registry,
+        )
+        self.sink_dropped = Counter(
+            "edged_sink_dropped_total",
+            "Records that a sink will not be given: too many waited for it, or the journal was full.",
+            ["sink"],
+            registry=registry,
+        )
         self.outbox_items = Gauge(
             "edged_outbox_items", "Results that a sink has not been given.", ["sink"], registry=registry
         )
-        self.canary_ok = Gauge(
-            "edged_canary_ok",
-            "1 while sampled and golden pictures come through as they should, else 0; for models with canary_seconds.",
+        self.self_test_ok = Gauge(
+            "edged_self_test_ok",
+            "1 while sampled and golden pictures come through as they should, else 0; for models with "
+            "self_test_seconds.",
             ["model"],
             registry=registry,
         )
+        self.self_test_score_ratio = Gauge(
+            "edged_self_test_score_ratio",
+            "Score / threshold of the last sampled picture.",
+            ["model"],
+            registry=registry,
+        )
+        # The names of a release ago.
+        self.canary_ok = Gauge("edged_canary_ok", "As edged_self_test_ok.", ["model"], registry=registry)
         self.canary_score_ratio = Gauge(
-            "edged_canary_score_ratio", "Score / threshold of the last sampled picture.", ["model"], registry=registry
+            "edged_canary_score_ratio", "As edged_self_test_score_ratio.", ["model"], registry=registry
         )
         self.journal_bytes = Gauge("edged_journal_bytes", "Size of the journal on the disk.", registry=registry)
         self.journal_damaged_files = Gauge(
@@ -144,6 +170,8 @@ class Metrics:
             self.stage_seconds.labels(stage)
         for sink in sinks:
             self.sink_failures.labels(sink)
+            self.sink_dead_letters.labels(sink)
+            self.sink_dropped.labels(sink)
             self.outbox_items.labels(sink)
         for source, model in sources.items():
             self.score_ratio.labels(source, model)
@@ -158,6 +186,7 @@ class Metrics:
                 self.queue_items,
                 self.queue_oldest_age_seconds,
                 self.multi_page,
+                self.frames_dropped,
                 self.watch_overflows,
                 self.rescan_recovered,
                 self.source_up,
@@ -173,10 +202,26 @@ class Metrics:
         self.model_threshold.labels(model).set(threshold)
         self.model_fallback.labels(model).set(fell_back)
 
-    def declare_canary(self, model: str) -> None:
-        """Shows a canary that has not come through yet."""
-        self.canary_ok.labels(model).set(0)
-        self.canary_score_ratio.labels(model).set(float("nan"))
+    def stage(self, stage: str, seconds: float) -> None:
+        """Observes the time that a picture, or a batch, took in a stage."""
+        self.stage_seconds.labels(stage).observe(seconds)
+
+    def self_test(self, model: str) -> tuple[Callable[[bool], None], Callable[[float], None]]:
+        """Shows a self-test that has not come through yet; what sets whether it passes, and its ratio."""
+        ok = [family.labels(model) for family in (self.self_test_ok, self.canary_ok)]
+        ratio = [family.labels(model) for family in (self.self_test_score_ratio, self.canary_score_ratio)]
+
+        def set_ok(is_ok: bool) -> None:
+            for gauge in ok:
+                gauge.set(is_ok)
+
+        def set_ratio(value: float) -> None:
+            for gauge in ratio:
+                gauge.set(value)
+
+        set_ok(False)
+        set_ratio(math.nan)
+        return set_ok, set_ratio
 
     def forget_models(self) -> None:
         """Removes the series of all models, before others are shown."""
@@ -184,6 +229,8 @@ class Metrics:
             self.model_info,
             self.model_threshold,
             self.model_fallback,
+            self.self_test_ok,
+            self.self_test_score_ratio,
             self.canary_ok,
             self.canary_score_ratio,
         ):
@@ -200,6 +247,7 @@ class Metrics:
             self.queue_items,
             self.queue_oldest_age_seconds,
             self.multi_page,
+            self.frames_dropped,
             self.watch_overflows,
             self.rescan_recovered,
             self.source_up,
@@ -207,14 +255,14 @@ class Metrics:
         ):
             family.remove_by_labels({"source": source})
 
-    def watch_queue(self, source: str, waiting: Callable[[], tuple[int, float | None]]) -> None:
-        """Reads a source's queue at every scrape; `waiting` gives its length and the oldest's monotonic time."""
+    def watch_queue(self, source: str, pending: Callable[[], tuple[int, float | None]]) -> None:
+        """Reads a source's queue at every scrape; `pending` gives its length and the oldest's monotonic time."""
 
         def age() -> float:
-            oldest = waiting()[1]
+            oldest = pending()[1]
             return 0.0 if oldest is None else max(0.0, time.monotonic() - oldest)
 
-        self.queue_items.labels(source).set_function(lambda: waiting()[0])
+        self.queue_items.labels(source).set_function(lambda: pending()[0])
         self.queue_oldest_age_seconds.labels(source).set_function(age)
 
     def watch_journal(self, journal: Journal, sinks: Iterable[str]) -> None:
@@ -232,8 +280,8 @@ class Metrics:
             self.outbox_items.labels(sink).set_function(partial(read, partial(journal.backlog, sink)))
 
 
-class SourceEvents:
-    """What sources report while they work (`sources.Events`), as metrics."""
+class SourceObserver:
+    """What sources tell while they work (`sources.contract.Observer`), as metrics."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -255,12 +303,3 @@ class SourceEvents:
         """The source can be read, or no longer."""
         self._metrics.source_up.labels(source).set(is_up)
         (self.down.discard if is_up else self.down.add)(source)
-
-
-def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The text of all metrics in the format that `accept` (a request's header) asks for, and its content type."""
-    try:
-        encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # versions that are no numbers
-        encode, content_type = choose_encoder("")
-    return encode(registry), content_type

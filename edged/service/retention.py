@@ -1,52 +1,54 @@
-"""What is removed when it is old or too much: results, files in quarantine, overlays. In small steps, oldest first."""
+"""What is removed when it is old or too much: results, overlays, what sources leave behind. In small steps."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
 
 from edged.journal.journal import Journal
-from edged.results import display_path
-from edged.sinks.images import ImagesSink
-from edged.sources.folder.file_actions import remove_set_aside
+from edged.service.metrics import Metrics
+from edged.settings import RetentionTable
+from edged.sinks.contract import PictureSink
 
 _DAY_S: Final = 86_400.0
 _KEPT_SHARE: Final = 0.9
-_FILES: Final = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The `[retention]` table; the manual says what each key means. Without a number of days, age removes nothing."""
-
-    results_days: float
-    results_max_bytes: int
-    quarantine_days: float | None
-    quarantine_max_bytes: int
-    images_days: float
-    images_max_bytes: int
 
 
 class Retention:
-    """Removes what the limits allow no longer. The images sinks see to their bytes themselves, as they write."""
+    """Removes what the limits allow no longer. The picture sinks see to their bytes themselves, as they write."""
 
     def __init__(
-        self, journal: Journal, limits: Limits, *, sinks: Sequence[str], images: Sequence[ImagesSink] = ()
+        self,
+        journal: Journal,
+        limits: RetentionTable,
+        metrics: Metrics,
+        *,
+        sinks: Sequence[str],
+        pictures: Sequence[PictureSink] = (),
+        tidy: Sequence[Callable[[], int]] = (),
     ) -> None:
         """Prepares it.
 
         Args:
-            journal: with results and with what is in quarantine.
+            journal: with the results.
             limits: what may stay.
-            sinks: no result goes before these have it.
-            images: sinks whose old overlays go.
+            metrics: for what sinks are never given.
+            sinks: no result goes for its age before these have it.
+            pictures: sinks whose old overlays go.
+            tidy: steps of sources; each removes a little and says how much.
         """
-        self._journal, self._limits, self._sinks, self._images = journal, limits, sinks, images
+        self._journal, self._limits, self._metrics, self._sinks = journal, limits, metrics, sinks
+        self._steps: list[Callable[[], int]] = [
+            self._old_results,
+            self._too_many_results,
+            self._journal.give_back,
+            *tidy,
+            *(partial(self._old_pictures, sink) for sink in pictures),
+        ]
         self._log = structlog.get_logger()
         self._shrinking = False
-        self._stuck: set[str] = set()
 
     def run(self, seconds: float) -> bool:
         """Removes for about so long.
@@ -59,9 +61,7 @@ class Retention:
             OSError: overlays cannot be removed.
         """
         deadline = time.monotonic() + seconds
-        self._stuck.clear()
-        steps: list[Callable[[], int]] = [self._old_results, self._too_many_results, self._free_pages, self._quarantine]
-        for step in (*steps, *(self._old_images(sink) for sink in self._images)):
+        for step in self._steps:
             while step():
                 if time.monotonic() >= deadline:
                     return True
@@ -73,40 +73,17 @@ class Retention:
     def _too_many_results(self) -> int:
         used, most = self._journal.used_bytes(), self._limits.results_max_bytes
         self._shrinking = used > (most * _KEPT_SHARE if self._shrinking else most)
-        return self._journal.prune_oldest(self._sinks) if self._shrinking else 0
-
-    def _free_pages(self) -> int:
-        return self._journal.give_back()
-
-    def _quarantine(self) -> int:
-        """Removes files that journal rows name as ours, and their sidecars; never another's."""
-        if self._limits.quarantine_days is None:
-            old = []
-        else:
-            old = self._journal.quarantine(
-                _FILES, moved_before=time.time() - self._limits.quarantine_days * _DAY_S, beside=self._stuck
+        if not self._shrinking:
+            return 0
+        removed, lost = self._journal.prune_oldest(self._sinks)
+        for sink, records in lost.items():
+            self._metrics.sink_dropped.labels(sink).inc(records)
+            self._log.error(
+                "records were dropped for a sink that fails: the journal is at results_max_bytes",
+                sink=sink,
+                records=records,
             )
-        if not old:
-            excess = self._journal.quarantine_bytes() - self._limits.quarantine_max_bytes
-            for one in self._journal.quarantine(_FILES, beside=self._stuck):
-                if excess <= 0:
-                    break
-                old.append(one)
-                excess -= one.stamps.size
-        removed = []
-        for one in old:
-            try:
-                remove_set_aside(one)
-            except OSError as error:
-                self._stuck.add(one.id)
-                self._log.error(
-                    "a file cannot be removed from quarantine", path=display_path(one.path), error=error.strerror
-                )
-            else:
-                removed.append(one.id)
-                self._log.info("removed from quarantine", path=display_path(one.path), id=one.id)
-        self._journal.left_quarantine(removed)
-        return len(removed)
+        return removed
 
-    def _old_images(self, sink: ImagesSink) -> Callable[[], int]:
-        return lambda: sink.remove_older(time.time() - self._limits.images_days * _DAY_S)
+    def _old_pictures(self, sink: PictureSink) -> int:
+        return sink.remove_older(time.time() - self._limits.images_days * _DAY_S)

@@ -1,1 +1,11 @@
-"""Where results go."""
+"""Where results go: every type of sink, by the name that `type` gives it."""
+
+from typing import Final
+
+from edged.sinks import images, jsonl
+from edged.sinks.contract import SinkType
+
+SINKS: Final[dict[str, SinkType]] = {
+    "images": images.TYPE,
+    "jsonl": jsonl.TYPE,
+}

@@ -3,15 +3,17 @@
 import heapq
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from edged import failpoints
 from edged.errors import SinkError
 from edged.media import overlays
 from edged.results import Frame, Result, time_of
+from edged.settings import AbsolutePath, Place, SinkTable
+from edged.sinks.contract import SinkType
 
 _OURS: Final = re.compile(r"[0-9a-f]{26}\.png")
 _LEFTOVER: Final = re.compile(r"\.[0-9a-f]{26}\.part")
@@ -19,17 +21,42 @@ _KEPT_SHARE: Final = 0.9
 _REMOVED: Final = 1000
 
 
+class ImagesTable(SinkTable):
+    """Writes heat-map overlays."""
+
+    type: Literal["images"]
+    dir: AbsolutePath
+    only: Literal["anomalies", "all"] = "anomalies"
+
+    def places(self) -> list[Place]:
+        """The folder."""
+        return [Place("dir", self.dir, "output")]
+
+    def problems(self) -> list[str]:
+        """Whether something else stands there."""
+        if os.path.lexists(self.dir) and not os.path.isdir(self.dir):
+            return [f"dir: {self.dir} is not a folder; choose another path"]
+        return []
+
+
 class ImagesSink:
     """Writes `<id>.png`. Ids grow with time, so the oldest overlay is the first by name."""
 
-    def __init__(self, name: str, folder: Path, *, anomalies_only: bool, max_bytes: int) -> None:
-        self.name = name
-        self._folder, self._anomalies_only, self._max_bytes = folder, anomalies_only, max_bytes
+    def __init__(self, table: ImagesTable, *, max_bytes: int) -> None:
+        """Prepares it.
+
+        Args:
+            table: says where, and of which results.
+            max_bytes: of all overlays; beyond that the oldest go.
+        """
+        self.name = table.name
+        self._folder, self._only, self._max_bytes = table.dir, table.only, max_bytes
         self._bytes: int | None = None
+        self._counting = threading.Lock()
 
     def wants(self, result: Result) -> bool:
         """Whether this result gets an overlay."""
-        return result.is_anomaly or not self._anomalies_only
+        return result.is_anomaly or self._only == "all"
 
     def write(self, frame: Frame, result: Result) -> None:
         """Writes one overlay, whole or not at all, and removes the oldest when there are too many bytes.
@@ -38,19 +65,21 @@ class ImagesSink:
             SinkError: the folder cannot be written.
         """
         try:
-            if self._bytes is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                for leftover in self._names(_LEFTOVER):
-                    (self._folder / leftover).unlink()
-                self._bytes = sum(map(self._size_of, self._names(_OURS)))
+            with self._counting:
+                if self._bytes is None:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    for leftover in self._names(_LEFTOVER):
+                        (self._folder / leftover).unlink()
+                    self._bytes = sum(map(self._size_of, self._names(_OURS)))
             partial = self._folder / f".{result.frame_id}.part"
             overlays.draw(frame, result).save(partial, "PNG", compress_level=1)
             size = partial.stat().st_size
             failpoints.reach("drawing")
             partial.rename(self._folder / f"{result.frame_id}.png")
-            self._bytes += size
-            if self._bytes > self._max_bytes:
-                self._remove_oldest()
+            with self._counting:
+                self._bytes = (self._bytes or 0) + size
+                if self._bytes > self._max_bytes:
+                    self._remove_oldest()
         except OSError as error:
             if isinstance(error, FileNotFoundError):  # the folder has gone, and what was in it
                 self._bytes = None
@@ -103,3 +132,8 @@ class ImagesSink:
 
 def _id_of(name: str) -> str:
     return name.removesuffix(".png")
+
+
+TYPE: Final = SinkType(
+    ImagesTable, lambda table, context: ImagesSink(table, max_bytes=context.retention.images_max_bytes)
+)

@@ -2,16 +2,34 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 
 from edged.errors import SinkError
 from edged.results import Record
+from edged.settings import AbsolutePath, Place, SinkTable
+from edged.sinks.contract import SinkType
 
 _TAIL: Final = 1 << 16
 _HEAD: Final = 1 << 12
+
+
+class JsonlTable(SinkTable):
+    """Appends every record to a file, one JSON object a line."""
+
+    type: Literal["jsonl"]
+    path: AbsolutePath
+
+    def places(self) -> list[Place]:
+        """The file."""
+        return [Place("path", self.path, "output")]
+
+    def problems(self) -> list[str]:
+        """Whether something else stands there."""
+        if os.path.lexists(self.path) and not os.path.isfile(self.path):
+            return [f"path: {self.path} is not a file; choose another path"]
+        return []
 
 
 class JsonlSink:
@@ -21,13 +39,13 @@ class JsonlSink:
     outbox. The file may be rotated by renaming it; the next results go to a new one.
     """
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name = name
-        self._path = path
+    def __init__(self, table: JsonlTable) -> None:
+        self.name = table.name
+        self._path = table.path
         self._descriptor: int | None = None
 
-    def publish(self, records: Sequence[Record]) -> None:
-        """Appends one line a record.
+    def publish(self, records: Sequence[Record], timeout_s: float) -> int:  # noqa: ARG002 -- a local file
+        """Appends one line a record; all of them.
 
         Raises:
             SinkError: the file cannot be written; it is as it was.
@@ -47,6 +65,7 @@ class JsonlSink:
         except OSError as error:
             self.close()
             raise SinkError(f"{self._path} cannot be written: {error.strerror}") from error
+        return len(records)
 
     def close(self) -> None:
         """Closes the file."""
@@ -101,3 +120,6 @@ def _line_start(descriptor: int, end: int) -> int:
             return start + newline + 1
         end = start
     return 0
+
+
+TYPE: Final = SinkType(JsonlTable, lambda table, _: JsonlSink(table))

@@ -1,1 +1,10 @@
-"""Where pictures come from."""
+"""Where pictures come from: every type of source, by the name that `type` gives it."""
+
+from typing import Final
+
+from edged.sources.contract import SourceType
+from edged.sources.folder import type as folder
+
+SOURCES: Final[dict[str, SourceType]] = {
+    "folder": folder.TYPE,
+}

@@ -1,16 +1,101 @@
-"""Where pictures come from: what every source offers, and what it reports while it works."""
+"""What a source is: it hands over deliveries, one a picture, and each of them hears what became of it.
+
+    open         the picture: bytes to be decoded, or pixels
+    settle       record it, try it again, or it was seen before
+    statements   what the source remembers of it, in the same transaction as the record
+    acknowledge  that transaction is durable; or give_back: nothing was recorded
+
+The pipeline knows no files: what a folder remembers of its files, a camera does not.
+"""
 
 import threading
-from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
 
 from edged.errors import PictureError
+from edged.journal.journal import Journal, Statement
+from edged.media.imaging import Decoded
+from edged.media.inputs import Input
 from edged.results import Record
-from edged.sources.folder.arrivals import Arrival, Entry
+from edged.settings import RetentionTable, SourceTable
+
+WhenFull = Literal["wait", "drop_oldest"]
 
 
-class Events(Protocol):
-    """What a source reports while it works."""
+class Settlement(Enum):
+    """What is to become of a delivery that was read.
+
+    Attributes:
+        RECORD: it gets a record: scored, or quarantined.
+        AGAIN: it is given back, and comes again if the source thinks it worth it.
+        SEEN: it was recorded before; the source's statements are made durable, and no record is.
+    """
+
+    RECORD = "record"
+    AGAIN = "again"
+    SEEN = "seen"
+
+
+class Delivery(Protocol):
+    """One picture that a source hands over. It ends in exactly one way: acknowledged, or given back.
+
+    Its methods are called by one thread at a time, though not always by the same, and never by the source's own.
+
+    Attributes:
+        id: of the record to be (`results.new_id`).
+        source: name of the source.
+        path: what records call it: an absolute path, or a name below the source.
+        captured_at: when the picture was taken, seconds since 1970.
+        found_at: when the source first knew of it, `time.monotonic()`.
+    """
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def captured_at(self) -> float: ...  # noqa: D102
+    @property
+    def found_at(self) -> float: ...  # noqa: D102
+
+    def open(self) -> BinaryIO | Decoded | None:
+        """The picture: a file to be read from its start, which the pipeline closes, or pixels at the model's size.
+
+        Returns:
+            None when there is nothing any more; the delivery is then given back.
+
+        Raises:
+            PictureError: it is refused; the delivery is settled with that error.
+        """
+        ...
+
+    def settle(self, sha256: str | None, error: PictureError | None) -> Settlement:
+        """Says what is to become of the picture, once it was read; the file is still open. Writes nothing.
+
+        Args:
+            sha256: of the bytes that were read; None when not all were.
+            error: why it could not be opened or decoded.
+        """
+        ...
+
+    def statements(self, record: Record | None) -> Sequence[Statement]:
+        """What the source has to remember, for the transaction that makes `record` durable; None where it was seen."""
+        ...
+
+    def acknowledge(self, record: Record | None) -> None:
+        """Takes note that the transaction is durable."""
+
+    def give_back(self) -> None:
+        """Takes note that nothing was recorded."""
+
+
+class Observer(Protocol):
+    """What is told of a source while it works."""
 
     def skipped(self, source: str, reason: str) -> None:
         """Something that is not a picture file was passed over."""
@@ -26,41 +111,68 @@ class Events(Protocol):
 
 
 class Source(Protocol):
-    """Finds arrivals in a thread of its own, and is told by others what becomes of them."""
+    """Finds pictures in a thread of its own, and hands them over.
+
+    Attributes:
+        name: of its `[[sources]]` table.
+        wake: set by others: there is room again, or `stop` is set.
+        when_full: what happens when it hands over more than is taken: "wait" (a folder: it is the queue) or
+            "drop_oldest" (a camera: the newest counts, what is dropped is given back and counted).
+    """
 
     name: str
     wake: threading.Event
+    when_full: WhenFull
 
     def run(
-        self, offer: Callable[[Arrival], bool], stop: threading.Event, well: Callable[[], None] = lambda: None
+        self, hand_over: Callable[[Delivery], bool], stop: threading.Event, healthy: Callable[[], None] = lambda: None
     ) -> None:
-        """Finds arrivals and offers them until `stop`, set before `wake`; calls `well` after every good round."""
+        """Hands deliveries over until `stop`, set before `wake`.
 
-    def waiting(self) -> tuple[int, float | None]:
-        """How many arrivals are known to wait or are in work, and when the oldest was found (monotonic seconds)."""
+        Args:
+            hand_over: takes a delivery; False when there is no room, and `wake` is set when there is.
+            stop: ends the loop, within seconds.
+            healthy: called after every round that went well.
+
+        Raises:
+            EdgedError: or any other; it is logged, and `run` is called again after a pause.
+        """
+
+    def pending(self) -> tuple[int, float | None]:
+        """How many pictures are known to wait or are in flight, and when the oldest was found (monotonic seconds)."""
         ...
 
-    def open(self, arrival: Arrival) -> BinaryIO | None:
-        """Opens what arrived; None when it has gone or is another one now. Raises PictureError when refused."""
 
-    def unchanged(self, arrival: Arrival, file: BinaryIO) -> bool:
-        """Whether an open file is still what was found, and so was read whole."""
-        ...
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source is made with, beside its table.
 
-    def is_repetition(self, arrival: Arrival, sha256: str | None) -> bool:
-        """Whether it is no new arrival after all; it is then finished."""
-        ...
+    Attributes:
+        journal: for what it remembers.
+        observer: what it tells while it works.
+        state_dir: `service.state_dir`.
+        input: what the model takes: for sources that hand over pixels.
+    """
 
-    def defer(self, arrival: Arrival, error: PictureError) -> bool:
-        """Whether an arrival that failed will be tried again; it is given back if so."""
-        ...
+    journal: Journal
+    observer: Observer
+    state_dir: Path
+    input: Input
 
-    def release(self, arrival: Arrival) -> None:
-        """Gives back an arrival that is not to be recorded."""
 
-    def entry(self, arrival: Arrival, record: Record) -> Entry:
-        """What is to become durable for an arrival."""
-        ...
+@dataclass(frozen=True, slots=True)
+class SourceType:
+    """One type of source: a row of `SOURCES`.
 
-    def committed(self, arrival: Arrival, entry: Entry) -> None:
-        """Takes note that an entry is durable."""
+    Attributes:
+        table: its `[[sources]]` table.
+        make: a source of that table.
+        tidy: a step of retention for all sources of the type: removes a little of what is old, says how much; 0 for
+            nothing. None where nothing is left behind.
+        requeue: asks for a result's picture to be scored again, and says under which name. None where that cannot be.
+    """
+
+    table: type[SourceTable]
+    make: Callable[[Any, SourceContext], Source]
+    tidy: Callable[[Journal, RetentionTable], Callable[[], int]] | None = None
+    requeue: Callable[[Path, Any, str], str] | None = None

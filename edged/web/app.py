@@ -9,15 +9,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edged.service.metrics import exposition
+from edged.web.exposition import exposition
 
 
-def make_app(registry: CollectorRegistry, troubles: Callable[[], list[str]], *, token: str | None = None) -> Starlette:
+def make_app(registry: CollectorRegistry, problems: Callable[[], list[str]], *, token: str | None = None) -> Starlette:
     """Builds the application.
 
     Args:
         registry: what /metrics shows.
-        troubles: why the daemon is not ready; empty when it is. Called from the server's thread.
+        problems: why the daemon is not ready; empty when it is. Called from the server's thread.
         token: when given, /metrics takes it as a bearer token. Health is open: it says nothing of pictures.
     """
 
@@ -43,7 +43,7 @@ def make_app(registry: CollectorRegistry, troubles: Callable[[], list[str]], *, 
         return PlainTextResponse("ok\n")
 
     async def ready(request: Request) -> Response:
-        found = troubles()
+        found = problems()
         if found and not allowed(request):
             found = ["not ready"]  # the reasons name files and folders
         return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)

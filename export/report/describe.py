@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edged.media.signals import SignalInput
 from edged.models import bundle as bundles
-from edged.models.detector import Detector
 from edged.models.sampling import DECODER, Sampler, grid
+from edged.models.scorer import Scorer
 from export import calibrate
 from export.calibrate import Outcome
 from export.report import card, plots, sheets, signal_card
@@ -46,7 +46,7 @@ def describe(
     *,
     run: Run,
     read: Reader,
-    served: Detector,
+    served: Scorer,
     intact: Intact,
     outcome: Outcome,
     warnings: Sequence[str],
@@ -111,7 +111,7 @@ def describe(
 
 
 def _sections(
-    served: Detector, read: Reader, good: Sequence[Picture], bad: Sequence[Picture], outcome: Outcome
+    served: Scorer, read: Reader, good: Sequence[Picture], bad: Sequence[Picture], outcome: Outcome
 ) -> list[tuple[str, list[Example]]]:
     """Titles and pictures: the lowest scores, the highest, and where there are bad pictures those that went wrong."""
     pictures, scores = [*good, *bad], outcome.good
@@ -150,7 +150,7 @@ def _sections(
 
 
 def _reconstructions(
-    path: Path, *, run: Run, served: Detector, read: Reader, intact: Intact, outcome: Outcome
+    path: Path, *, run: Run, served: Scorer, read: Reader, intact: Intact, outcome: Outcome
 ) -> tuple[float, float] | None:
     """Draws what the model makes of a few pictures, where it gives pictures; a denoiser's PSNR before and after.
 
@@ -204,7 +204,7 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
 
 
 def _good(
-    served: Detector, read: Reader, intact: Intact, outcome: Outcome, advance: Advance
+    served: Scorer, read: Reader, intact: Intact, outcome: Outcome, advance: Advance
 ) -> dict[Part, tuple[list[Picture], Scores]]:
     """The good pictures of each part and their scores; those of fit and statistics are computed here."""
     fit, statistics = intact.part("fit"), intact.part("statistics")

@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edged.errors import RefusedError
 from edged.journal.schema import FILE
 from edged.results import OK
-from edged.sources.folder.requeue import Place, RefusedError, requeue
+from edged.sources.folder.requeue import requeue
+from edged.sources.folder.table import FolderTable
 from tests.edged.daemons import Site
 from tests.edged.making import until
 from tests.edged.producing import Inbox, Producer
@@ -143,14 +145,17 @@ class Line:
 
     def ask_again(self, number: int) -> None:
         """Asks that the file of one result be scored again, unless that was done; the daemon must not run."""
-        results = self.ask("SELECT id, sha256 FROM results ORDER BY id")
+        results = self.ask("SELECT id, sha256, source FROM results ORDER BY id")
         fresh = [result for result in results if result[0] not in self._asked]
         if not fresh:
             return
-        id_, sha256 = fresh[number % len(fresh)]
-        places = {inbox.source: Place(inbox.folder, inbox.after, inbox.done) for inbox in self.inboxes}
+        id_, sha256, source = fresh[number % len(fresh)]
+        (inbox,) = [inbox for inbox in self.inboxes if inbox.source == source]
+        table = FolderTable(
+            name=source, type="folder", path=inbox.folder, after=inbox.after, done_dir=inbox.done, model="tiny"
+        )
         with contextlib.suppress(RefusedError):  # its file was deleted, or is still to leave, say
-            requeue(self.site.state, places, id_)
+            requeue(self.site.state, table, id_)
             self._asked[id_] = sha256
 
     @property

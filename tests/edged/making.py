@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edged.journal.journal import Entry
 from edged.results import Record, new_id
-from edged.sources.folder.arrivals import Entry, Stamps
+from edged.sources.folder import ledger
+from edged.sources.folder.files import FileAction, Fingerprint
 
 GREY = 128
 
@@ -105,7 +107,13 @@ def quarantined(**changes: Any) -> Record:
 
 def entry(**changes: Any) -> Entry:
     """What the journal is given for a picture that stays where it is."""
-    return Entry(record(**changes), Stamps(1, 100, 10**18))
+    return entry_of(record(**changes))
+
+
+def entry_of(one: Record, fingerprint: Fingerprint | None = None, action: FileAction | None = None) -> Entry:
+    """What the journal is given for a file: that it is known, or what is to happen to it."""
+    path, fingerprint = os.fsencode(one.path), fingerprint or Fingerprint(1, 100, 10**18)
+    return Entry(one, [ledger.keep(one, path, fingerprint) if action is None else ledger.owe(action)])
 
 
 def kill_child(pid: int) -> bool:

@@ -21,11 +21,12 @@ from edged import __version__, scoring
 from edged.cli import app, parse_time
 from edged.errors import ConfigError
 from edged.journal.journal import Journal
+from edged.models import registry
 from edged.results import Record
-from edged.sources.folder.arrivals import Entry, Stamps
+from edged.sources.folder.files import Fingerprint
 from tests.conftest import TINY
 from tests.edged.daemons import AS_ORDINARY_USER, Site
-from tests.edged.making import BAD_SCORE, bad, encode, good, quarantined, record
+from tests.edged.making import BAD_SCORE, bad, encode, entry_of, good, quarantined, record
 
 
 def edged(*arguments: str | Path, prefix: tuple[str, ...] = (), **options: Any) -> "subprocess.CompletedProcess[str]":
@@ -280,10 +281,10 @@ def test_calibrate_says_when_pictures_were_trained_on(tiny_copy: Path, tmp_path:
 
 def test_calibrate_refuses_scores_that_are_not_above_zero(tiny_copy: Path, pictures: Path) -> None:
     before = (tiny_copy / "calibration.json").read_bytes()
-    detector = scoring.load(tiny_copy, "cpu")
-    records = [replace(record, score=0.0) for record in scoring.score(detector, scoring.find([pictures], ["*.png"]))]
+    scorer = registry.load_one(tiny_copy, "cpu")
+    records = [replace(record, score=0.0) for record in scoring.score(scorer, scoring.find([pictures], ["*.png"]))]
     with pytest.raises(ConfigError, match="gives scores that are not above 0; the calibration is as it was"):
-        scoring.calibrate(detector, records, None)
+        scoring.calibrate(scorer, records, None)
     assert (tiny_copy / "calibration.json").read_bytes() == before
 
 
@@ -365,7 +366,7 @@ def history(tmp_path: Path) -> tuple[Path, list[Record]]:
         quarantined(id="3", scored_at=now - 10, path=os.fsdecode(b"/in/\xff\n.png")),
     ]
     journal = Journal(site.state)
-    journal.commit([Entry(row, Stamps(1, 1, 1)) for row in rows])
+    journal.commit([entry_of(row, Fingerprint(1, 1, 1)) for row in rows])
     journal.close()
     return site.config, rows
 

@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 from onnx import TensorProto
 
 from edged.errors import BundleError
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from tests import tiny_kinds
 from tests.conftest import TINY
 from tests.edged.daemons import Site
@@ -78,8 +78,8 @@ def test_score_behind_the_right_denoiser_and_no_other(clean: Path, behind: Path,
     done = edged("score", behind, tmp_path / "a.png", "--denoiser", clean, "--json")
     assert done.returncode == 0, done.stderr
     raw = np.asarray(Image.open(tmp_path / "a.png"))
-    cleaned = Detector.load(clean, device="cpu").reconstruct(raw[None, ..., None])
-    (expected,), _ = Detector.load(behind, device="cpu").scores(cleaned)
+    cleaned = Scorer.load(clean, device="cpu").reconstruct(raw[None, ..., None])
+    (expected,), _ = Scorer.load(behind, device="cpu").scores(cleaned)
     told = json.loads(done.stdout)
     assert told["score"] == pytest.approx(float(expected), rel=1e-6)
     assert told["score"] < 0.9 * BAD_SCORE  # the white patch is softer at its edges
@@ -110,7 +110,7 @@ def test_a_source_behind_its_denoiser(site: Site, clean: Path, behind: Path) -> 
     for number in range(3):
         drop(site.inbox / f"{number}.png", bad(number))
     rows = site.wait_for_rows(3)
-    cleaner, scorer = (Detector.load(path, device="cpu") for path in (clean, behind))
+    cleaner, scorer = (Scorer.load(path, device="cpu") for path in (clean, behind))
     raw = np.stack([np.asarray(Image.open(row.path))[..., None] for row in rows])
     cleaned = cleaner.reconstruct(raw)
     np.testing.assert_allclose([row.score for row in rows], scorer.scores(cleaned)[0], rtol=1e-6)
@@ -151,4 +151,4 @@ def test_check_takes_the_right_pair(site: Site, clean: Path, behind: Path) -> No
 def test_a_denoiser_that_gives_no_picture_is_refused(tmp_path: Path) -> None:
     path = tiny_kinds.denoiser(tmp_path / "clean", TensorProto.FLOAT)
     with pytest.raises(BundleError, match=r"makes float32 \(1, 32, 32, 1\) of a picture uint8"):
-        Detector.load(path, device="cpu")
+        Scorer.load(path, device="cpu")

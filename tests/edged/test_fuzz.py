@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edged.config import tables as configuration
+from edged.config import loading as configuration
 from edged.errors import REASONS, EdgedError, PictureError
 from edged.journal.journal import Journal
 from edged.journal.reading import read_results
@@ -29,12 +29,13 @@ from edged.media import inputs
 from edged.media.decoding import DecoderPool
 from edged.media.imaging import ImageInput, Limits
 from edged.media.signals import SignalInput
-from edged.models.detector import Detector
-from edged.sources.folder.arrivals import Disposal, Entry, Stamps
+from edged.models.scorer import Scorer
+from edged.sources.folder.files import FileAction, Fingerprint
+from edged.sources.folder.ledger import Ledger
 from tests import broken_pictures
 from tests.conftest import TINY
 from tests.edged.config.test_config import Files
-from tests.edged.making import TIMES, quarantined, record
+from tests.edged.making import TIMES, entry_of, quarantined, record
 from tests.edged.models.test_bundle import reseal
 
 fuzz = settings(
@@ -141,7 +142,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def load_whole(path: Path) -> None:
-    Detector.load(path, device="cpu")
+    Scorer.load(path, device="cpu")
 
 
 @fuzz
@@ -237,9 +238,9 @@ def journal_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     journal.add_sink("lines")
     for number in range(30):
         one = (quarantined if number % 3 == 0 else record)(path=f"/in/{number}.png")
-        stamps = Stamps(number, 100, 10**18)
-        owed = Disposal(one.id, "line1", os.fsencode(one.path), stamps, "move") if number % 2 else None
-        journal.commit([Entry(one, stamps, owed)])
+        fingerprint = Fingerprint(number, 100, 10**18)
+        owed = FileAction(one.id, "line1", os.fsencode(one.path), fingerprint, "move") if number % 2 else None
+        journal.commit([entry_of(one, fingerprint, owed)])
     journal.close()
     return folder / FILE
 
@@ -249,11 +250,11 @@ def read_everything(folder: Path) -> None:
     journal = Journal(folder)
     try:
         journal.undelivered("lines", 100)
-        list(journal.kept("line1"))
-        journal.disposals("line1")
+        list(Ledger(journal, "line1").kept())
+        Ledger(journal, "line1").actions()
         journal.backlog("lines")
         journal.absent(["a"])
-        journal.commit([Entry(record(), Stamps(1, 1, 1))])
+        journal.commit([entry_of(record(), Fingerprint(1, 1, 1))])
         journal.prune(1e12, ["lines"])
     finally:
         journal.close()

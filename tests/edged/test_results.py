@@ -37,6 +37,7 @@ KEYS = [
     "reason",
     "error",
     "timings_ms",
+    "calibration_sha256",
 ]
 
 
@@ -48,7 +49,7 @@ def make(result: Result | PictureError) -> Record:
         path="/in/a.png",
         sha256=None,
         captured_at=1.0,
-        model=ModelIdentity("tiny", "ab", "cpu"),
+        model=ModelIdentity("tiny", "ab", "cpu", "ef"),
         decode_seconds=0.0021,
     )
 
@@ -74,6 +75,7 @@ def test_the_contract_of_one_result() -> None:
         "reason": None,
         "error": None,
         "timings_ms": {"decode": 2.1, "infer": 9.8},
+        "calibration_sha256": None,
     }
 
 
@@ -96,6 +98,7 @@ def test_make_record_of_a_result() -> None:
     assert (made.score, made.threshold, made.p_value, made.is_anomaly) == (2.0, 0.5, 0.01, True)
     assert (made.status, made.reason, made.error) == ("ok", None, None)
     assert made.timings_ms == {"decode": 2.1, "infer": 9.8}
+    assert made.calibration_sha256 == "ef"
     assert abs(made.scored_at - datetime.now(UTC).timestamp()) < 60
 
 

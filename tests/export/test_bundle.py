@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from edged.cli import app
 from edged.media.imaging import Limits, decode
 from edged.models import bundle as bundles
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from edged.reports import about_bundle
 from export.__main__ import main
 from export.onnx import parity
@@ -70,7 +70,7 @@ def moving(tmp_path, pixels):
 def test_edged_scores_as_torch_does(tmp_path, request, kind, precision):
     source = request.getfixturevalue(kind)
     assert main([str(source), "--out", str(tmp_path / "b"), "--precision", precision]) == 0
-    served, trained = Detector.load(tmp_path / "b", device="cpu"), run.load(source)
+    served, trained = Scorer.load(tmp_path / "b", device="cpu"), run.load(source)
     size, channels = trained.config.size[0], trained.config.channels
     image = np.stack([np.repeat(part(700 + n, size=size, blot=n > 2)[..., None], channels, axis=2) for n in range(5)])
     score, anomaly_map, *_ = trained.detector(torch.from_numpy(image))
@@ -85,7 +85,7 @@ def test_edged_scores_as_torch_does(tmp_path, request, kind, precision):
 def test_every_way_to_join_features_is_exported(tmp_path, settings):
     source = make_run(tmp_path, [*FEATURES, *settings.split()])
     assert main([str(source), "--out", str(tmp_path / "b")]) == 0
-    served, trained = Detector.load(tmp_path / "b", device="cpu"), run.load(source)
+    served, trained = Scorer.load(tmp_path / "b", device="cpu"), run.load(source)
     image = np.stack([np.repeat(part(700 + n, size=64)[..., None], 3, axis=2) for n in range(2)])
     np.testing.assert_allclose(
         served.scores(image)[0], trained.detector(torch.from_numpy(image))[0].numpy(), rtol=1e-3, atol=1e-3
@@ -152,12 +152,12 @@ def test_a_run_without_metrics_has_no_curves(tmp_path, moving):
 
 def test_inspect_says_which_calibration_the_card_describes(tmp_path, exported):
     copy = shutil.copytree(exported, tmp_path / "plate")
-    about = list(about_bundle(Detector.load(copy, device="cpu")))
+    about = list(about_bundle(Scorer.load(copy, device="cpu")))
     assert "card: card.md and its pictures describe this calibration, which was made at export" in about
     told = CliRunner().invoke(app, ["calibrate", str(copy), "--good", str(exported.parent / "good")])
     assert told.exit_code == 0
     assert "card.md and its pictures still describe the calibration of the export" in told.stderr
-    about = "\n".join(about_bundle(Detector.load(copy, device="cpu")))
+    about = "\n".join(about_bundle(Scorer.load(copy, device="cpu")))
     assert "card: card.md and its pictures describe the calibration of the export, not this one" in about
 
 
@@ -172,7 +172,7 @@ def test_the_graph(exported):
 
 
 def test_calibration_scores_are_those_that_edged_gives(exported, pixels):
-    served, trained = Detector.load(exported, device="cpu"), run.load(pixels)
+    served, trained = Scorer.load(exported, device="cpu"), run.load(pixels)
     spec = trained.config.spec
     pictures = [Path(picture.path).read_bytes() for picture in trained.part("calibration")]
     again = served.scores(np.stack([decode(data, spec, Limits()).pixels for data in pictures]))[0]

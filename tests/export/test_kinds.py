@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from edged.cli import app
 from edged.errors import BundleError
 from edged.models import bundle as bundles
-from edged.models.detector import Detector
 from edged.models.sampling import Sampler
+from edged.models.scorer import Scorer
 from export.__main__ import main as export
 from tests.train.making import save, stripes
 from train import run
@@ -65,7 +65,7 @@ def both(made, image):
     source, bundle = made
     detector = run.load(source).detector
     expected = [value.numpy() for value in detector(torch.from_numpy(image))]
-    served = Detector.load(bundle, device="cpu", threads=1)
+    served = Scorer.load(bundle, device="cpu", threads=1)
     return expected, served.session.run(list(detector.output_names), image)
 
 
@@ -111,7 +111,7 @@ def test_a_vaes_manifest_and_decoder(vae):
 
 def test_the_decoder_draws_what_torch_draws(vae):
     source, bundle = vae
-    sampler = Sampler.load(Detector.load(bundle, device="cpu"), device="cpu", threads=1)
+    sampler = Sampler.load(Scorer.load(bundle, device="cpu"), device="cpu", threads=1)
     assert sampler.latent == 4
     z = np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32)
     expected = Decoder(run.load(source).detector)(torch.from_numpy(z)).numpy()
@@ -119,13 +119,13 @@ def test_the_decoder_draws_what_torch_draws(vae):
     assert (got.dtype, got.shape) == (np.uint8, (5, 32, 32, 1))
     assert np.abs(got.astype(int) - expected.astype(int)).max() <= 1
     np.testing.assert_array_equal(sampler.prior(9, seed=3), sampler.prior(9, seed=3))
-    two = Sampler.load(Detector.load(bundle, device="cpu"), device="cpu", threads=2)
+    two = Sampler.load(Scorer.load(bundle, device="cpu"), device="cpu", threads=2)
     assert np.abs(two.prior(9, seed=3).astype(int) - sampler.prior(9, seed=3).astype(int)).max() <= 1
     assert (sampler.prior(9, seed=3) != sampler.prior(9, seed=4)).any()
 
 
 def test_the_elbo_is_the_score_and_the_same_every_time(vae):
-    served = Detector.load(vae[1], device="cpu", threads=1)
+    served = Scorer.load(vae[1], device="cpu", threads=1)
     image = stripes(6, seed=7)
     np.testing.assert_array_equal(served.scores(image)[0], served.scores(image)[0])
     strange = np.random.default_rng(0).integers(0, 256, image.shape, dtype=np.uint8)
@@ -133,8 +133,8 @@ def test_the_elbo_is_the_score_and_the_same_every_time(vae):
 
 
 def test_a_detector_behind_a_denoiser_says_which(denoiser, behind):
-    served = Detector.load(behind[1], device="cpu", threads=1)
-    first = Detector.load(denoiser[1], device="cpu", threads=1)
+    served = Scorer.load(behind[1], device="cpu", threads=1)
+    first = Scorer.load(denoiser[1], device="cpu", threads=1)
     wanted = served.bundle.manifest.denoiser
     assert (wanted.name, wanted.sha256) == ("denoiser", first.bundle.model_sha256)
     assert json.loads((behind[0] / "run.json").read_text())["denoiser"] == {"name": "denoiser", "sha256": wanted.sha256}
@@ -146,8 +146,8 @@ def test_a_detector_behind_a_denoiser_says_which(denoiser, behind):
 def test_it_was_calibrated_on_what_the_denoiser_gives(root, denoiser, behind):
     from PIL import Image
 
-    served = Detector.load(behind[1], device="cpu", threads=1)
-    first = Detector.load(denoiser[1], device="cpu", threads=1)
+    served = Scorer.load(behind[1], device="cpu", threads=1)
+    first = Scorer.load(denoiser[1], device="cpu", threads=1)
     paths = [picture.path for picture in run.load(behind[0]).part("calibration")]
     image = np.stack([np.asarray(Image.open(path))[..., None] for path in paths])
     cleaned = np.sort(served.scores(first.reconstruct(image))[0])
@@ -196,7 +196,7 @@ def test_another_denoiser_or_none_is_refused(root, denoiser, behind, vae, tmp_pa
 
 def test_half_precision(vae, tmp_path):
     assert export([str(vae[0]), "--out", str(tmp_path / "half"), "--precision", "fp16"]) == 0
-    half, full = (Detector.load(path, device="cpu", threads=1) for path in (tmp_path / "half", vae[1]))
+    half, full = (Scorer.load(path, device="cpu", threads=1) for path in (tmp_path / "half", vae[1]))
     assert (tmp_path / "half" / "decoder.onnx").stat().st_size < (vae[1] / "decoder.onnx").stat().st_size
     image = stripes(5, seed=7)
     np.testing.assert_allclose(half.scores(image)[0], full.scores(image)[0], rtol=0.05)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edged.media.imaging import Limits, decode
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from export.__main__ import main as export
 from train.__main__ import main as train
 
@@ -26,7 +26,7 @@ def test_what_is_outside_roi_and_mask_changes_nothing(tmp_path, kind):
     assert train([kind, "--good", str(good), *options, *where, "--out", run]) == 0
     assert export([run, "--out", str(out)]) == 0
 
-    detector = Detector.load(out, device="cpu")
+    detector = Scorer.load(out, device="cpu")
     spec = detector.bundle.manifest.input
     assert (spec.roi, spec.source) == ((10, 0, 40, 40), (60, 40))
     assert detector.bundle.manifest.mask == "mask.png"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edged.cli import app
 from edged.media.signals import SignalInput
 from edged.models import bundle as bundles
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from export.__main__ import main as export
 from tests.edged.daemons import Site
 from tests.train.beats import beat, folder
@@ -62,7 +62,7 @@ def test_what_a_bundle_of_signals_holds(root):
 
 
 def test_edged_scores_as_torch_does(root):
-    served, trained = Detector.load(root / "beats", device="cpu"), run.load(root / "run")
+    served, trained = Scorer.load(root / "beats", device="cpu"), run.load(root / "run")
     signals = np.stack([beat(700 + n, bad=n > 2) for n in range(5)])
     expected = [output.numpy() for output in trained.detector(torch.from_numpy(signals))]
     got = (*served.scores(signals), served.reconstruct(signals))
@@ -79,7 +79,7 @@ def test_half_precision_keeps_a_signals_unit(tmp_path):
     good = ["--good", str(tmp_path / "good"), "--set", "patch=300", "--out", str(tmp_path / "run")]
     assert train(["ae", *given, *good]) == 0
     assert export([str(tmp_path / "run"), "--out", str(tmp_path / "b"), "--precision", "fp16"]) == 0
-    served, signals = Detector.load(tmp_path / "b", device="cpu"), np.stack([beat(500, length=600) * np.float32(1e-8)])
+    served, signals = Scorer.load(tmp_path / "b", device="cpu"), np.stack([beat(500, length=600) * np.float32(1e-8)])
     expected = run.load(tmp_path / "run").detector(torch.from_numpy(signals))[2].numpy()
     np.testing.assert_allclose(served.reconstruct(signals), expected, atol=0.02e-8)
 

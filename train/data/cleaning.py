@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edged.errors import EdgedError
 from edged.media.imaging import ImageInput
 from edged.models.bundle import mark_of
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from train.data.pictures import PictureSet
 from train.errors import TrainError
 from train.progress import Advance, silent
@@ -25,7 +25,7 @@ _BATCH: Final = 8
 class Denoiser:
     """A loaded denoiser bundle."""
 
-    served: Detector
+    served: Scorer
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def load(path: Path, spec: ImageInput) -> Denoiser:
         TrainError: the bundle is none, or of another kind, or takes other pictures.
     """
     try:
-        served = Detector.load(path, device="cpu")
+        served = Scorer.load(path, device="cpu")
     except EdgedError as error:
         raise TrainError(str(error)) from error
     manifest = served.bundle.manifest

@@ -17,7 +17,7 @@ from typing import Final
 
 from edged import failpoints
 from edged.files import sync
-from edged.sources.folder.arrivals import Disposal, SetAside, Stamps
+from edged.sources.folder.files import FileAction, Fingerprint, SetAside
 from edged.sources.folder.private import PrivateFolder
 from edged.sources.folder.requests import Request
 
@@ -29,8 +29,8 @@ _COARSEST_MTIME_NS: Final = 2_000_000_000
 _MAX_SIDECAR: Final = 1 << 20
 
 
-class Disposer:
-    """Does the disposals of one source."""
+class FileMover:
+    """Does the file actions of one source."""
 
     def __init__(self, root: bytes, private: PrivateFolder, *, done: bytes | None, quarantine: bytes) -> None:
         """Prepares the folders.
@@ -44,7 +44,7 @@ class Disposer:
         self._root, self._private = root, private
         self._targets = {"move": done, "quarantine": quarantine}
 
-    def dispose(self, disposal: Disposal) -> bytes | None:
+    def dispose(self, action: FileAction) -> bytes | None:
         """Moves or deletes one file; does nothing when it has gone, or when another stands under its name.
 
         May be repeated after a crash at any instruction.
@@ -56,38 +56,38 @@ class Disposer:
         Raises:
             OSError: the system refuses; the file is in the inbox, or under its private name for the next try.
         """
-        held = self._held(disposal)
+        held = self._held(action)
         if os.path.lexists(_copied(held)):
-            return self._deliver(held, disposal)
-        if _same_file(held, disposal.path):  # a crash came between link and unlink
+            return self._deliver(held, action)
+        if _same_file(held, action.path):  # a crash came between link and unlink
             os.unlink(held)
         if not os.path.lexists(held):
-            if not stands(disposal):
-                return self._quarantined_before(disposal)
+            if not stands(action):
+                return self._quarantined_before(action)
             self._private.make()
             failpoints.reach("disposing")
             try:
-                rename_new(disposal.path, held)
+                rename_new(action.path, held)
             except FileNotFoundError:
-                if os.path.lexists(disposal.path):
+                if os.path.lexists(action.path):
                     raise  # it is the private folder that has gone
                 return None
         failpoints.reach("held")
-        if Stamps.of(os.lstat(held)) != disposal.stamps:
-            self._put_back(held, disposal.path)
+        if Fingerprint.of(os.lstat(held)) != action.fingerprint:
+            self._put_back(held, action.path)
             return None
-        if disposal.action == "delete":
+        if action.action == "delete":
             os.unlink(held)
             return None
-        return self._deliver(held, disposal)
+        return self._deliver(held, action)
 
-    def holds(self, disposal: Disposal) -> bool:
+    def holds(self, action: FileAction) -> bool:
         """Whether the file has its private name, on its way out of the inbox."""
-        held = self._held(disposal)
+        held = self._held(action)
         return os.path.lexists(held) or os.path.lexists(_copied(held))
 
-    def _held(self, disposal: Disposal) -> bytes:
-        name = os.fsencode(disposal.id)
+    def _held(self, action: FileAction) -> bytes:
+        name = os.fsencode(action.id)
         return self._private.name_of(name, _copied(name))
 
     def sync(self, folders: Sequence[bytes]) -> None:
@@ -95,17 +95,17 @@ class Disposer:
         for folder in {*folders, *self._private.all}:
             sync_folder(folder)
 
-    def _deliver(self, held: bytes, disposal: Disposal) -> bytes:
-        directory = self._targets[disposal.action]
+    def _deliver(self, held: bytes, action: FileAction) -> bytes:
+        directory = self._targets[action.action]
         if directory is None:
             raise OSError(errno.ENOENT, "there is no folder to move to any more; configure done_dir again")
-        wanted = os.path.join(directory, self._name_of(disposal))
+        wanted = os.path.join(directory, self._name_of(action))
         folder = os.path.dirname(wanted)
         os.makedirs(folder, exist_ok=True)
         copied, partial = _copied(held), os.path.join(folder, b"." + os.path.basename(held) + b".part")
         if not os.path.lexists(copied):
             try:
-                return self._place(held, wanted, disposal)
+                return self._place(held, wanted, action)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
@@ -117,31 +117,31 @@ class Disposer:
             sync_folder(os.path.dirname(held))
             failpoints.reach("marked")
         if os.path.lexists(partial):
-            target = self._place(partial, wanted, disposal)
+            target = self._place(partial, wanted, action)
             sync_folder(folder)
             failpoints.reach("placed")
         else:
-            target = next((name for name in (with_id(wanted, disposal.id), wanted) if _is_copy(name, disposal)), b"")
+            target = next((name for name in (with_id(wanted, action.id), wanted) if _is_copy(name, action)), b"")
             if not target:  # the targets are others by now
                 os.rename(copied, held)
-                return self._deliver(held, disposal)
+                return self._deliver(held, action)
         os.unlink(copied)
         return target
 
-    def _name_of(self, disposal: Disposal) -> bytes:
+    def _name_of(self, action: FileAction) -> bytes:
         """Where a file belongs below its target: as below the inbox, or by its name if that was another inbox."""
-        below = os.path.relpath(disposal.path, self._root)
+        below = os.path.relpath(action.path, self._root)
         return os.path.basename(below) if below.startswith(b"..") else below
 
-    def _place(self, file: bytes, wanted: bytes, disposal: Disposal) -> bytes:
+    def _place(self, file: bytes, wanted: bytes, action: FileAction) -> bytes:
         """Renames a file to the name that it wants, or to one with its id; over nothing."""
-        for target in (wanted, with_id(wanted, disposal.id)):
+        for target in (wanted, with_id(wanted, action.id)):
             if _same_file(file, target):  # a crash came between link and unlink
                 os.unlink(file)
                 return target
-            sidecar = sidecar_of(target) if disposal.sidecar else None
+            sidecar = sidecar_of(target) if action.sidecar else None
             if sidecar is not None:
-                if not _claim(sidecar, disposal.sidecar):
+                if not _claim(sidecar, action.sidecar):
                     continue
                 failpoints.reach("explained")
             try:
@@ -153,17 +153,20 @@ class Disposer:
             return target
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(wanted))
 
-    def _quarantined_before(self, disposal: Disposal) -> bytes | None:
-        if not disposal.sidecar:
+    def _quarantined_before(self, action: FileAction) -> bytes | None:
+        if not action.sidecar:
             return None
-        wanted = os.path.join(self._targets[disposal.action] or b"", self._name_of(disposal))
-        for target in (wanted, with_id(wanted, disposal.id)):
+        wanted = os.path.join(self._targets[action.action] or b"", self._name_of(action))
+        for target in (wanted, with_id(wanted, action.id)):
             with contextlib.suppress(OSError):
-                stamps = Stamps.of(os.lstat(target))
-                if (stamps.size, stamps.mtime_ns) != (disposal.stamps.size, disposal.stamps.mtime_ns):
+                fingerprint = Fingerprint.of(os.lstat(target))
+                if (fingerprint.size, fingerprint.mtime_ns) != (
+                    action.fingerprint.size,
+                    action.fingerprint.mtime_ns,
+                ):
                     continue
                 with open(sidecar_of(target), "rb") as file:
-                    if file.read(len(disposal.sidecar) + 1) == disposal.sidecar.encode("ascii"):
+                    if file.read(len(action.sidecar) + 1) == action.sidecar.encode("ascii"):
                         return target
         return None
 
@@ -174,9 +177,9 @@ class Disposer:
             rename_new(held, with_id(path, os.path.basename(held).decode("ascii")))
 
 
-def stands(disposal: Disposal) -> bool:
+def stands(action: FileAction) -> bool:
     """Whether the file that was scored is still under its name."""
-    return _is(disposal.path, disposal.stamps)
+    return _is(action.path, action.fingerprint)
 
 
 def remove_set_aside(one: SetAside) -> None:
@@ -191,10 +194,10 @@ def remove_set_aside(one: SetAside) -> None:
     held = os.path.join(folder, held)
     try:
         if not os.path.lexists(held):
-            if Stamps.of(os.lstat(one.path)) != one.stamps:
+            if Fingerprint.of(os.lstat(one.path)) != one.fingerprint:
                 return
             rename_new(one.path, held)
-        if Stamps.of(os.lstat(held)) != one.stamps:
+        if Fingerprint.of(os.lstat(held)) != one.fingerprint:
             rename_new(held, one.path)
             return
         os.unlink(held)
@@ -210,7 +213,7 @@ def bring_back(request: Request, private: PrivateFolder) -> bytes | None:
 
     Args:
         request: says where it is, and which file is meant.
-        private: as of `Disposer`.
+        private: as of `FileMover`.
 
     Returns:
         Where it is now; None when another file stands where it was, or none.
@@ -220,7 +223,7 @@ def bring_back(request: Request, private: PrivateFolder) -> bytes | None:
     """
     held = private.name_of(request.id.encode("ascii") + b".back")
     if not os.path.lexists(held):
-        if not _is(request.now_at, request.stamps):
+        if not _is(request.now_at, request.fingerprint):
             return None
         private.make()
         try:
@@ -232,10 +235,10 @@ def bring_back(request: Request, private: PrivateFolder) -> bytes | None:
             os.rename(held + b".part", held)
             sync_folder(os.path.dirname(held))
         else:
-            if Stamps.of(os.lstat(held)) != request.stamps:
+            if Fingerprint.of(os.lstat(held)) != request.fingerprint:
                 rename_new(held, request.now_at)
                 return None
-    if _is(request.now_at, request.stamps):  # it was copied
+    if _is(request.now_at, request.fingerprint):  # it was copied
         os.unlink(request.now_at)
     os.makedirs(os.path.dirname(request.path), exist_ok=True)
     target = request.path
@@ -250,9 +253,9 @@ def bring_back(request: Request, private: PrivateFolder) -> bytes | None:
     return target
 
 
-def _is(path: bytes, stamps: Stamps) -> bool:
+def _is(path: bytes, fingerprint: Fingerprint) -> bool:
     try:
-        return Stamps.of(os.lstat(path)) == stamps
+        return Fingerprint.of(os.lstat(path)) == fingerprint
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -314,14 +317,14 @@ def _copied(held: bytes) -> bytes:
     return held + b".copied"
 
 
-def _is_copy(path: bytes, disposal: Disposal) -> bool:
-    """Whether this is, by its stamps, a copy of the file that was scored."""
+def _is_copy(path: bytes, action: FileAction) -> bool:
+    """Whether this is, by its fingerprint, a copy of the file that was scored."""
     try:
-        there = Stamps.of(os.lstat(path))
+        there = Fingerprint.of(os.lstat(path))
     except OSError:
         return False
-    stamps = disposal.stamps
-    return there.size == stamps.size and abs(there.mtime_ns - stamps.mtime_ns) < _COARSEST_MTIME_NS
+    fingerprint = action.fingerprint
+    return there.size == fingerprint.size and abs(there.mtime_ns - fingerprint.mtime_ns) < _COARSEST_MTIME_NS
 
 
 def _same_file(one: bytes, other: bytes) -> bool:

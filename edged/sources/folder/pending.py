@@ -1,6 +1,6 @@
 """Files that were seen and are not done: which of them have settled, and whose turn it is.
 
-A file has settled when it was renamed into place, or when its stamps held still for `settle_seconds`. Times are
+A file has settled when it was renamed into place, or when its fingerprint was stable for `settle_seconds`. Times are
 monotonic seconds.
 """
 
@@ -9,24 +9,24 @@ import os
 import time
 from dataclasses import dataclass
 
-from edged.sources.folder.arrivals import Stamps
+from edged.sources.folder.files import Fingerprint
 
 
 @dataclass(slots=True)
 class _Candidate:
-    """`still_since`: when its stamps were last seen to change; `due`: when it is looked at; `ready`: it has settled."""
+    """`stable_since`: when it was last seen to change; `due`: when it is looked at; `ready`: it has settled."""
 
-    stamps: Stamps
+    fingerprint: Fingerprint
     found_at: float
-    still_since: float
+    stable_since: float
     due: float
     whole: bool
     ready: bool = False
     tries: int = 0
 
 
-class WaitingFiles:
-    """Of one source; the oldest first. Only `waiting` and `still_since` may be called from other threads."""
+class PendingFiles:
+    """Of one source; the oldest first. Only `count` and `stable_since` may be called from other threads."""
 
     def __init__(self, settle_seconds: float, retry_seconds: float) -> None:
         self._settle_seconds, self._retry_seconds = settle_seconds, retry_seconds
@@ -40,26 +40,26 @@ class WaitingFiles:
     def __len__(self) -> int:
         return len(self._candidates)
 
-    def waiting(self) -> tuple[int, float | None]:
+    def count(self) -> tuple[int, float | None]:
         """How many there are, and when the oldest was found."""
         times = [candidate.found_at for candidate in list(self._candidates.values())]  # one step under the GIL
         return len(times), min(times, default=None)
 
-    def still_since(self, path: bytes) -> float | None:
+    def stable_since(self, path: bytes) -> float | None:
         """Since when a file has not changed; None for one that does not wait."""
         candidate = self._candidates.get(path)
-        return None if candidate is None else candidate.still_since
+        return None if candidate is None else candidate.stable_since
 
-    def note(self, path: bytes, stamps: Stamps, *, whole: bool) -> None:
-        """A file was seen with these stamps; `whole`: it was renamed into place."""
+    def note(self, path: bytes, fingerprint: Fingerprint, *, whole: bool) -> None:
+        """A file was seen with this fingerprint; `whole`: it was renamed into place."""
         now = time.monotonic()
         candidate = self._candidates.get(path)
         if candidate is None:
-            candidate = self._candidates[path] = _Candidate(stamps, now, now, 0.0, whole=whole)
-        elif candidate.stamps == stamps and not (whole and not candidate.whole):
+            candidate = self._candidates[path] = _Candidate(fingerprint, now, now, 0.0, whole=whole)
+        elif candidate.fingerprint == fingerprint and not (whole and not candidate.whole):
             return
         else:
-            candidate.stamps, candidate.still_since, candidate.tries = stamps, now, 0
+            candidate.fingerprint, candidate.stable_since, candidate.tries = fingerprint, now, 0
             candidate.whole = whole
         self._schedule(path, candidate, now if whole else now + self._settle_seconds)
 
@@ -75,35 +75,35 @@ class WaitingFiles:
         candidate.tries += 1
         candidate.whole = False
         now = time.monotonic()
-        last = candidate.still_since + self._retry_seconds
+        last = candidate.stable_since + self._retry_seconds
         wait = max(self._settle_seconds, 0.5) * 2 ** min(candidate.tries - 1, 10)
         self._schedule(path, candidate, min(now + wait, max(last, now)))
 
     def settle(self, now: float) -> None:
-        """Makes ready what has held still; what changed meanwhile starts anew."""
+        """Makes ready what is stable; what changed meanwhile starts anew."""
         while self._due and self._due[0][0] <= now:
             due, path = heapq.heappop(self._due)
             candidate = self._candidates.get(path)
             if candidate is None or candidate.due != due:
                 continue  # an older appointment of this path
             try:
-                stamps = Stamps.of(os.lstat(path))
+                fingerprint = Fingerprint.of(os.lstat(path))
             except OSError:
                 del self._candidates[path]
                 continue
-            if stamps == candidate.stamps:
+            if fingerprint == candidate.fingerprint:
                 candidate.ready = True
-                heapq.heappush(self._ready, (stamps.mtime_ns, path))
+                heapq.heappush(self._ready, (fingerprint.mtime_ns, path))
             else:
-                self.note(path, stamps, whole=False)
+                self.note(path, fingerprint, whole=False)
 
-    def first_ready(self) -> tuple[bytes, Stamps, float] | None:
-        """Of the files that have settled the one that was written first: path, stamps, when it was found."""
+    def first_ready(self) -> tuple[bytes, Fingerprint, float] | None:
+        """Of the files that have settled the one that was written first: path, fingerprint, when it was found."""
         while self._ready:
             path = self._ready[0][1]
             candidate = self._candidates.get(path)
             if candidate is not None and candidate.ready:
-                return path, candidate.stamps, candidate.found_at
+                return path, candidate.fingerprint, candidate.found_at
             heapq.heappop(self._ready)
         return None
 

@@ -9,55 +9,55 @@ from typing import Final
 import structlog
 
 from edged import failpoints
-from edged.journal.journal import Journal
 from edged.results import display_path
-from edged.sources.folder.arrivals import Disposal, SetAside, Stamps
-from edged.sources.folder.file_actions import Disposer, stands
+from edged.sources.folder.file_actions import FileMover, stands
+from edged.sources.folder.files import FileAction, Fingerprint, SetAside
+from edged.sources.folder.ledger import Ledger
 
-_RETRY_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 30.0
 _AWAY_SECONDS: Final = 2.0
 
 
-class LeavingFiles:
+class PendingActions:
     """Of one source; used by the scanner's thread."""
 
-    def __init__(self, source: str, journal: Journal) -> None:
-        """There are none yet; see `load`."""
-        self._source, self._journal = source, journal
+    def __init__(self, source: str, ledger: Ledger, *, retry_seconds: float = RETRY_SECONDS) -> None:
+        """There are none yet; see `load`. What fails is tried again after `retry_seconds`."""
+        self._source, self._ledger, self._retry_seconds = source, ledger, retry_seconds
         self._log = structlog.get_logger().bind(source=source)
-        self._owed: dict[bytes, list[Disposal]] = {}
+        self._owed: dict[bytes, list[FileAction]] = {}
         self._due = 0.0
-        self._fresh: list[Disposal] = []
+        self._fresh: list[FileAction] = []
         self._stuck: dict[str, str] = {}
         self._out_of_sight: set[str] = set()
 
-    def load(self, owed: Iterable[Disposal]) -> None:
+    def load(self, owed: Iterable[FileAction]) -> None:
         """Takes what the journal says is owed, in place of what it said before."""
         self._owed, self._fresh, self._out_of_sight = {}, [], set()
-        for disposal in owed:
-            self._owed.setdefault(disposal.path, []).append(disposal)
+        for action in owed:
+            self._owed.setdefault(action.path, []).append(action)
 
-    def add(self, disposal: Disposal) -> None:
+    def add(self, action: FileAction) -> None:
         """A file's result has become durable."""
-        self._owed.setdefault(disposal.path, []).append(disposal)
-        self._fresh.append(disposal)
+        self._owed.setdefault(action.path, []).append(action)
+        self._fresh.append(action)
 
-    def holds(self, path: bytes, stamps: Stamps) -> bool:
+    def holds(self, path: bytes, fingerprint: Fingerprint) -> bool:
         """Whether a file is one that is to leave."""
-        return any(disposal.stamps == stamps for disposal in self._owed.get(path, ()))
+        return any(action.fingerprint == fingerprint for action in self._owed.get(path, ()))
 
     def in_sight(self) -> int:
         """How many there are about, without those that are out of sight."""
         return len(self._owed) - len(self._out_of_sight)
 
-    def take_standing(self) -> list[Disposal]:
+    def take_standing(self) -> list[FileAction]:
         """Those whose file stands in the inbox, for a source that keeps its files from now on; again after a while."""
         if time.monotonic() < self._due:
             return []
-        self._due = time.monotonic() + _RETRY_SECONDS
-        standing = [disposal for owed in self._owed.values() for disposal in owed if stands(disposal)]
-        for disposal in standing:
-            self._remove(disposal)
+        self._due = time.monotonic() + self._retry_seconds
+        standing = [action for owed in self._owed.values() for action in owed if stands(action)]
+        for action in standing:
+            self._remove(action)
         return standing
 
     def next_due(self) -> float | None:
@@ -68,11 +68,11 @@ class LeavingFiles:
         """Has the next `dispose` try all of them: what was out of sight may be there again."""
         self._due = 0.0
 
-    def dispose(self, disposer: Disposer, root_inode: int | None, root_stands: Callable[[], bool]) -> list[bytes]:
+    def dispose(self, mover: FileMover, root_inode: int | None, root_stands: Callable[[], bool]) -> list[bytes]:
         """Moves and deletes what is due.
 
         Args:
-            disposer: for the folder that stands at the root.
+            mover: for the folder that stands at the root.
             root_inode: of that folder.
             root_stands: whether it still does.
 
@@ -91,65 +91,65 @@ class LeavingFiles:
             return []
         todo, self._fresh = self._fresh, []
         if retry:  # what failed before has its own time, lest every picture tries all of it again
-            todo = [disposal for owed in self._owed.values() for disposal in owed]
-            self._due = time.monotonic() + _RETRY_SECONDS
+            todo = [action for owed in self._owed.values() for action in owed]
+            self._due = time.monotonic() + self._retry_seconds
         done, folders, quarantined = [], [], []
-        for disposal in todo:
+        for action in todo:
             try:
-                if self._is_out_of_sight(disposal, disposer, root_inode):
+                if self._is_out_of_sight(action, mover, root_inode):
                     continue
-                target = disposer.dispose(disposal)
+                target = mover.dispose(action)
             except OSError as error:
-                self._note_stuck(disposal, error)
+                self._note_stuck(action, error)
                 continue
-            done.append(disposal)
-            folders.append(os.path.dirname(disposal.path))
+            done.append(action)
+            folders.append(os.path.dirname(action.path))
             if target is not None:
                 folders.append(os.path.dirname(target))
-                if disposal.action == "quarantine":
+                if action.action == "quarantine":
                     with contextlib.suppress(OSError):  # somebody took it away already
-                        stamps = Stamps.of(os.lstat(target))
-                        quarantined.append(SetAside(disposal.id, self._source, target, stamps, time.time()))
+                        fingerprint = Fingerprint.of(os.lstat(target))
+                        quarantined.append(SetAside(action.id, self._source, target, fingerprint, time.time()))
         if not done or not root_stands():
             return []  # with the folder unmounted, every file seems to have left it
         failpoints.reach("moved")
-        disposer.sync(folders)
+        mover.sync(folders)
         failpoints.reach("synced")
-        self._journal.disposed([disposal.id for disposal in done], quarantined)
+        self._ledger.done([action.id for action in done], quarantined)
         failpoints.reach("struck")
-        for disposal in done:
-            if self._stuck.pop(disposal.id, None) is not None and not self._stuck:
+        for action in done:
+            if self._stuck.pop(action.id, None) is not None and not self._stuck:
                 self._log.info("scored files leave the inbox again")
-            self._remove(disposal)
-        return [disposal.path for disposal in done]
+            self._remove(action)
+        return [action.path for action in done]
 
-    def _remove(self, disposal: Disposal) -> None:
-        self._owed[disposal.path].remove(disposal)
-        if not self._owed[disposal.path]:
-            del self._owed[disposal.path]
+    def _remove(self, action: FileAction) -> None:
+        self._owed[action.path].remove(action)
+        if not self._owed[action.path]:
+            del self._owed[action.path]
 
-    def _note_stuck(self, disposal: Disposal, error: OSError) -> None:
-        fault = f"{disposal.action}: {error.strerror}"
+    def _note_stuck(self, action: FileAction, error: OSError) -> None:
+        fault = f"{action.action}: {error.strerror}"
         if fault not in self._stuck.values():  # one fault is named once, not once a file
             self._log.error(
                 "a scored file cannot leave the inbox; it is tried again",
-                path=display_path(disposal.path),
-                action=disposal.action,
+                path=display_path(action.path),
+                action=action.action,
                 error=str(error),
             )
-        self._stuck[disposal.id] = fault
+        self._stuck[action.id] = fault
 
-    def _is_out_of_sight(self, disposal: Disposal, disposer: Disposer, root_inode: int | None) -> bool:
+    def _is_out_of_sight(self, action: FileAction, mover: FileMover, root_inode: int | None) -> bool:
         """Whether a file is not found because another folder stands where its inbox was: a disk is not mounted, say."""
-        elsewhere = disposal.root is not None and disposal.root != root_inode
-        if not elsewhere or stands(disposal) or disposer.holds(disposal):
-            self._out_of_sight.discard(disposal.id)
+        elsewhere = action.root is not None and action.root != root_inode
+        if not elsewhere or stands(action) or mover.holds(action):
+            self._out_of_sight.discard(action.id)
             return False
         if not self._out_of_sight:
             self._log.warning(
                 "scored files are out of sight, for another folder stands where their inbox was; they leave it when it "
                 "is back",
-                path=display_path(disposal.path),
+                path=display_path(action.path),
             )
-        self._out_of_sight.add(disposal.id)
+        self._out_of_sight.add(action.id)
         return True

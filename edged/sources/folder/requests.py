@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from edged.files import sync, write_durably
-from edged.sources.folder.arrivals import Stamps
+from edged.sources.folder.files import Fingerprint
 
 FOLDER: Final = "requeue"
 
@@ -28,14 +28,14 @@ class Request:
         source: of the result.
         path: where the file arrived, absolute.
         now_at: where it is now; `path` itself for a kept file.
-        stamps: of the file that is meant; no other is touched.
+        fingerprint: of the file that is meant; no other is touched.
     """
 
     id: str
     source: str
     path: bytes
     now_at: bytes
-    stamps: Stamps
+    fingerprint: Fingerprint
 
 
 def ask(state_dir: Path, request: Request) -> None:
@@ -52,7 +52,7 @@ def ask(state_dir: Path, request: Request) -> None:
             "source": request.source,
             "path": os.fsdecode(request.path),
             "now_at": os.fsdecode(request.now_at),
-            "stamps": [request.stamps.inode, request.stamps.size, request.stamps.mtime_ns],
+            "stamps": [request.fingerprint.inode, request.fingerprint.size, request.fingerprint.mtime_ns],
         }
     )
     write_durably(folder / f"{request.id}.json", text.encode("ascii"))
@@ -73,7 +73,7 @@ def asked(state_dir: Path, source: str) -> Iterator[Request]:
             if about["source"] == source and file.stem == about["id"]:
                 path, now_at = os.fsencode(about["path"]), os.fsencode(about["now_at"])
                 inode, size, mtime_ns = about["stamps"]
-                yield Request(about["id"], source, path, now_at, Stamps(inode, size, mtime_ns))
+                yield Request(about["id"], source, path, now_at, Fingerprint(inode, size, mtime_ns))
 
 
 def strike(state_dir: Path, request: Request) -> None:

@@ -8,38 +8,44 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from edged.journal.reading import Standing, look_up
-from edged.results import display_path
-from edged.sources.folder import requests
-from edged.sources.folder.arrivals import Stamps
+from edged.errors import RefusedError
+from edged.journal.reading import find_record, opened
+from edged.results import Record, display_path
+from edged.sources.folder import ledger, requests
 from edged.sources.folder.file_actions import with_id
+from edged.sources.folder.files import Fingerprint, SetAside
 from edged.sources.folder.requests import Request
+from edged.sources.folder.table import FolderTable
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What is needed of a source: a `[[sources]]` table."""
+class Standing:
+    """What a journal knows of one result and its file.
 
-    path: Path
-    after: Literal["keep", "move", "delete"]
-    done_dir: Path | None
+    Attributes:
+        record: the result.
+        owed: whether its file is still to leave the inbox.
+        mark: (size, mtime_ns) of the kept file that its path is known by; None without a mark.
+        is_latest: whether that mark is of this result, and not of a later one.
+        set_aside: where its file is in quarantine, if it is.
+    """
+
+    record: Record
+    owed: bool
+    mark: tuple[int, int] | None
+    is_latest: bool
+    set_aside: SetAside | None
 
 
-class RefusedError(Exception):
-    """The file of a result cannot be scored again; the text says why."""
-
-
-def requeue(state_dir: Path, places: Mapping[str, Place], id_: str) -> str:
+def requeue(state_dir: Path, table: FolderTable, id_: str) -> str:
     """Asks for one file to be scored again.
 
     Args:
         state_dir: `service.state_dir`.
-        places: the sources, by name.
+        table: of the source that the result is of.
         id_: of the result.
 
     Returns:
@@ -50,62 +56,57 @@ def requeue(state_dir: Path, places: Mapping[str, Place], id_: str) -> str:
         JournalError: the journal cannot be read.
         OSError: the request cannot be written.
     """
-    standing = look_up(state_dir, id_)
-    if standing is None:
-        raise RefusedError("there is no such result; `edged results` shows those that there are")
-    record = standing.record
-    place = places.get(record.source)
-    if place is None:
-        raise RefusedError(f"its source {record.source} is not in the configuration")
+    with opened(state_dir) as db:
+        record = find_record(db, state_dir, id_) if db else None
+        if db is None or record is None:
+            raise RefusedError("there is no such result; `edged results` shows those that there are")
+        standing = Standing(record, *ledger.look_up(db, record))
     if standing.owed:
         raise RefusedError("its file has not left the inbox yet; ask again in a minute")
     path = os.fsencode(record.path)
-    if place.after == "keep":
-        now_at, stamps = path, _kept(standing, path)
-    else:
-        now_at, stamps = _moved(standing, place, path)
-    requests.ask(state_dir, Request(record.id, record.source, path, now_at, stamps))
+    now_at, fingerprint = _kept(standing, path) if table.after == "keep" else _moved(standing, table, path)
+    requests.ask(state_dir, Request(record.id, record.source, path, now_at, fingerprint))
     return record.path
 
 
-def _kept(standing: Standing, path: bytes) -> Stamps:
+def _kept(standing: Standing, path: bytes) -> tuple[bytes, Fingerprint]:
     if standing.set_aside is not None:
         raise RefusedError(
             f"its file was moved to {display_path(standing.set_aside.path)} and its source keeps files now: put it "
             "into the inbox under a new name"
         )
-    stamps = _stamps(path)
+    fingerprint = _stamps(path)
     if standing.mark is None:
         raise RefusedError("its file waits to be scored again already")
     if not standing.is_latest:
         raise RefusedError("its file was scored again since; ask for the latest result of that path")
-    if (stamps.size, stamps.mtime_ns) != standing.mark:
+    if (fingerprint.size, fingerprint.mtime_ns) != standing.mark:
         raise RefusedError("its file has changed since, and is scored again as it is")
-    return stamps
+    return path, fingerprint
 
 
-def _moved(standing: Standing, place: Place, path: bytes) -> tuple[bytes, Stamps]:
+def _moved(standing: Standing, table: FolderTable, path: bytes) -> tuple[bytes, Fingerprint]:
     """Where a file is that left its inbox, and the file that stands there."""
     record, aside = standing.record, standing.set_aside
     if aside is not None:
-        if _stamps(aside.path) != aside.stamps:
+        if _stamps(aside.path) != aside.fingerprint:
             raise RefusedError(f"another file stands at {display_path(aside.path)}, where its file was put")
-        return aside.path, aside.stamps
-    if record.reason is None and place.after == "move" and place.done_dir is not None and record.sha256 is not None:
-        relative = os.path.relpath(path, os.fsencode(os.path.realpath(place.path)))
-        done = os.path.join(os.fsencode(place.done_dir), relative)
+        return aside.path, aside.fingerprint
+    if record.reason is None and table.after == "move" and table.done_dir is not None and record.sha256 is not None:
+        relative = os.path.relpath(path, os.fsencode(os.path.realpath(table.path)))
+        done = os.path.join(os.fsencode(table.done_dir), relative)
         for candidate in (with_id(done, record.id), done):
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(os.lstat(candidate).st_mode):
                     with open(candidate, "rb") as file:
                         if hashlib.file_digest(file, "sha256").hexdigest() == record.sha256:
-                            return candidate, Stamps.of(os.fstat(file.fileno()))
-        raise RefusedError(f"its file is not in {place.done_dir} any more, or was changed")
+                            return candidate, Fingerprint.of(os.fstat(file.fileno()))
+        raise RefusedError(f"its file is not in {table.done_dir} any more, or was changed")
     raise RefusedError("its file was deleted, or taken away")
 
 
-def _stamps(path: bytes) -> Stamps:
+def _stamps(path: bytes) -> Fingerprint:
     try:
-        return Stamps.of(os.lstat(path))
+        return Fingerprint.of(os.lstat(path))
     except OSError as error:
         raise RefusedError(f"its file {display_path(path)} cannot be found: {error.strerror}") from error

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from edged.results import display_path
-from edged.sources.contract import Events
+from edged.sources.contract import Observer
 
 _MOST_REMEMBERED: Final = 10_000
 
@@ -19,7 +19,9 @@ _MOST_REMEMBERED: Final = 10_000
 class Tree:
     """Files under a folder whose names match; of everything that is skipped, each is named and counted once."""
 
-    def __init__(self, root: bytes, patterns: Sequence[str], *, recursive: bool, source: str, events: Events) -> None:
+    def __init__(
+        self, root: bytes, patterns: Sequence[str], *, recursive: bool, source: str, observer: Observer
+    ) -> None:
         """Prepares it; nothing is read.
 
         Args:
@@ -27,9 +29,9 @@ class Tree:
             patterns: of file names, as the shell has them; case does not matter.
             recursive: whether subfolders count.
             source: whose folder it is, for the log and the counts.
-            events: is told what is skipped.
+            observer: is told what is skipped.
         """
-        self._root, self._recursive, self._source, self._events = root, recursive, source, events
+        self._root, self._recursive, self._source, self._observer = root, recursive, source, observer
         lowered = [pattern.lower() for pattern in patterns]
         # A million names a scan: where all that a pattern asks for is an ending, that is compared.
         endings = {pattern for pattern in lowered if re.fullmatch(r"\*[^*?\[]+", pattern)}
@@ -95,7 +97,7 @@ class Tree:
         if path not in self._skipped and path not in skipped:
             reason = "symlink" if stat.S_ISLNK(status.st_mode) else "not_a_file"
             self._log.info("skipped", path=display_path(path), reason=reason)
-            self._events.skipped(self._source, reason)
+            self._observer.skipped(self._source, reason)
         if len(skipped) < _MOST_REMEMBERED:
             skipped.add(path)
         return False
@@ -103,5 +105,5 @@ class Tree:
     def _skip_folder(self, folder: bytes, error: OSError, skipped: set[bytes]) -> None:
         if error.errno != errno.ENOENT and folder not in self._skipped and folder not in skipped:
             self._log.warning("folder skipped", path=display_path(folder), error=error.strerror)
-            self._events.skipped(self._source, "unreadable_folder")
+            self._observer.skipped(self._source, "unreadable_folder")
         skipped.add(folder)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edged.config import tables as configuration
+from edged.config import loading as configuration
 from edged.config.tables import Config
 from edged.errors import ConfigError
 

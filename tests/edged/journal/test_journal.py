@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from edged.errors import JournalError, SchemaError
-from edged.journal.journal import Journal
+from edged.journal.journal import Entry, Journal
 from edged.journal.reading import read_results
 from edged.journal.schema import FILE
-from edged.sources.folder.arrivals import Disposal, Entry, Stamps
-from tests.edged.making import entry, quarantined, record
+from edged.sources.folder.files import FileAction, Fingerprint
+from edged.sources.folder.ledger import Ledger
+from tests.edged.making import entry, entry_of, quarantined, record
 
-STAMPS = Stamps(7, 100, 10**18)
+STAMPS = Fingerprint(7, 100, 10**18)
 
 
 @pytest.fixture
@@ -29,14 +30,14 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def owed(id_: str, path: bytes = b"/in/a.png", action: str = "move") -> Entry:
-    disposal = Disposal(id_, "line1", path, STAMPS, action, "")  # type: ignore[arg-type]
-    return Entry(record(id=id_, path=os.fsdecode(path)), STAMPS, disposal)
+    disposal = FileAction(id_, "line1", path, STAMPS, action, "")  # type: ignore[arg-type]
+    return entry_of(record(id=id_, path=os.fsdecode(path)), STAMPS, disposal)
 
 
 def test_a_record_comes_back_as_it_was(journal: Journal, tmp_path: Path) -> None:
     strange = os.fsdecode(b"/in/line\nfeed \"quote' \xff\xfe.png")
     records = [record(path=strange), quarantined(sha256=None), record(is_anomaly=True, score=1e-300, timings_ms={})]
-    journal.commit([Entry(one, STAMPS) for one in records])
+    journal.commit([entry_of(one, STAMPS) for one in records])
     assert list(read_results(tmp_path)) == records
     assert os.fsencode(next(read_results(tmp_path)).path) == b"/in/line\nfeed \"quote' \xff\xfe.png"
 
@@ -47,7 +48,7 @@ def test_a_record_comes_back_as_it_was(journal: Journal, tmp_path: Path) -> None
 def test_a_row_whose_timings_are_spoiled_is_read_without_them(journal: Journal, tmp_path: Path, spoiled: str) -> None:
     journal.add_sink("lines")
     one = record()
-    journal.commit([Entry(one, STAMPS)])
+    journal.commit([entry_of(one, STAMPS)])
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
         db.execute("UPDATE results SET timings_ms = ?", (spoiled,))
         db.commit()
@@ -70,7 +71,7 @@ def test_which_rows(journal: Journal, tmp_path: Path) -> None:
         record(id="2", scored_at=200.0, is_anomaly=True),
         quarantined(id="3", scored_at=300.0),
     ]
-    journal.commit([Entry(row, STAMPS) for row in rows])
+    journal.commit([entry_of(row, STAMPS) for row in rows])
 
     def ids(**which: object) -> list[str]:
         return [row.id for row in read_results(tmp_path, **which)]  # type: ignore[arg-type]
@@ -90,11 +91,11 @@ def test_an_absent_journal_has_no_rows(tmp_path: Path) -> None:
 
 
 def test_a_commit_is_all_or_nothing(journal: Journal, tmp_path: Path) -> None:
-    broken = Entry(record(id="b", status="impossible"), STAMPS)
+    broken = entry_of(record(id="b", status="impossible"), STAMPS)
     with pytest.raises(JournalError, match="cannot be written"):
         journal.commit([owed("a"), broken])
     assert list(read_results(tmp_path)) == []
-    assert journal.disposals("line1") == []
+    assert Ledger(journal, "line1").actions() == []
     journal.commit([owed("a")])  # and the journal goes on
     assert [row.id for row in read_results(tmp_path)] == ["a"]
 
@@ -104,7 +105,7 @@ def test_a_repeated_commit_adds_nothing(journal: Journal, tmp_path: Path) -> Non
     journal.commit(entries)
     journal.commit([*entries, entry(id="c")])
     assert [row.id for row in read_results(tmp_path)] == ["a", "b", "c"]
-    assert len(journal.disposals("line1")) == 1
+    assert len(Ledger(journal, "line1").actions()) == 1
 
 
 def test_a_commit_is_there_after_a_kill(tmp_path: Path) -> None:
@@ -176,33 +177,33 @@ def test_a_state_dir_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_marks_of_kept_files(journal: Journal) -> None:
     paths = [b"/in/%05d\xff.png" % number for number in range(2300)]
-    journal.commit([Entry(record(id=str(i), path=os.fsdecode(path)), STAMPS) for i, path in enumerate(paths)])
-    assert list(journal.kept("line1")) == [(path, 100, 10**18) for path in paths]
-    assert list(journal.kept("line2")) == []
-    assert journal.kept_sha256("line1", paths[0]) == "ab" * 32
-    assert journal.kept_sha256("line1", b"/in/other") is None
-    newer = Entry(record(id="new", path=os.fsdecode(paths[0]), sha256="ef" * 32), Stamps(8, 101, 10**18 + 1))
+    journal.commit([entry_of(record(id=str(i), path=os.fsdecode(path)), STAMPS) for i, path in enumerate(paths)])
+    assert list(Ledger(journal, "line1").kept()) == [(path, 100, 10**18) for path in paths]
+    assert list(Ledger(journal, "line2").kept()) == []
+    assert Ledger(journal, "line1").kept_sha256(paths[0]) == "ab" * 32
+    assert Ledger(journal, "line1").kept_sha256(b"/in/other") is None
+    newer = entry_of(record(id="new", path=os.fsdecode(paths[0]), sha256="ef" * 32), Fingerprint(8, 101, 10**18 + 1))
     journal.commit([newer])
-    assert next(journal.kept("line1")) == (paths[0], 101, 10**18 + 1)
-    assert journal.kept_sha256("line1", paths[0]) == "ef" * 32
-    journal.refresh_kept("line1", paths[0], Stamps(9, 101, 10**18 + 2))
-    assert next(journal.kept("line1")) == (paths[0], 101, 10**18 + 2)
-    assert journal.kept_sha256("line1", paths[0]) == "ef" * 32
+    assert next(Ledger(journal, "line1").kept()) == (paths[0], 101, 10**18 + 1)
+    assert Ledger(journal, "line1").kept_sha256(paths[0]) == "ef" * 32
+    journal.commit([Entry(None, [Ledger(journal, "line1").refresh(paths[0], Fingerprint(9, 101, 10**18 + 2))])])
+    assert next(Ledger(journal, "line1").kept()) == (paths[0], 101, 10**18 + 2)
+    assert Ledger(journal, "line1").kept_sha256(paths[0]) == "ef" * 32
 
 
 def test_a_mark_is_forgotten_unless_it_was_renewed(journal: Journal) -> None:
     for number, name in enumerate(("a", "b")):
-        journal.commit([Entry(record(id=str(number), path=f"/in/{name}"), STAMPS)])
-    journal.refresh_kept("line1", b"/in/b", Stamps(1, 2, 3))
-    journal.forget_kept("line1", [(b"/in/a", 100, 10**18), (b"/in/b", 100, 10**18)])
-    assert list(journal.kept("line1")) == [(b"/in/b", 2, 3)]
+        journal.commit([entry_of(record(id=str(number), path=f"/in/{name}"), STAMPS)])
+    journal.commit([Entry(None, [Ledger(journal, "line1").refresh(b"/in/b", Fingerprint(1, 2, 3))])])
+    Ledger(journal, "line1").forget_kept([(b"/in/a", 100, 10**18), (b"/in/b", 100, 10**18)])
+    assert list(Ledger(journal, "line1").kept()) == [(b"/in/b", 2, 3)]
 
 
 def test_stamps_of_any_inode_fit_sqlite(journal: Journal, tmp_path: Path) -> None:
     status = os.stat_result((0o100644, (1 << 64) - 1, 0, 1, 0, 0, 5, 0, 0, 0), {"st_mtime_ns": 10**18})  # type: ignore[arg-type]
-    stamps = Stamps.of(status)
-    journal.commit([Entry(record(id="a"), stamps, Disposal("a", "line1", b"/in/a", stamps, "delete"))])
-    assert journal.disposals("line1")[0].stamps == stamps
+    fingerprint = Fingerprint.of(status)
+    journal.commit([entry_of(record(id="a"), fingerprint, FileAction("a", "line1", b"/in/a", fingerprint, "delete"))])
+    assert Ledger(journal, "line1").actions()[0].fingerprint == fingerprint
 
 
 # Disposals.
@@ -210,15 +211,15 @@ def test_stamps_of_any_inode_fit_sqlite(journal: Journal, tmp_path: Path) -> Non
 
 def test_disposals_are_owed_until_they_are_struck(journal: Journal, tmp_path: Path) -> None:
     journal.commit([owed("1", b"/in/\xff\n.png"), owed("2", action="delete"), entry(id="3")])
-    first, second = journal.disposals("line1")
-    assert (first.id, first.path, first.stamps, first.action) == ("1", b"/in/\xff\n.png", STAMPS, "move")
+    first, second = Ledger(journal, "line1").actions()
+    assert (first.id, first.path, first.fingerprint, first.action) == ("1", b"/in/\xff\n.png", STAMPS, "move")
     assert second.action == "delete"
-    assert journal.disposals("other") == []
+    assert Ledger(journal, "other").actions() == []
     journal.close()
     again = Journal(tmp_path)
-    assert again.disposals("line1") == [first, second]
-    again.disposed(["1"])
-    assert again.disposals("line1") == [second]
+    assert Ledger(again, "line1").actions() == [first, second]
+    Ledger(again, "line1").done(["1"])
+    assert Ledger(again, "line1").actions() == [second]
     again.close()
 
 
@@ -261,7 +262,7 @@ def test_prune_removes_what_is_old_and_delivered_and_keeps_marks(journal: Journa
     journal.add_sink("out")
     for number in range(6):
         one = record(id=str(number), path=f"/in/{number}.png", scored_at=100.0 + number)
-        journal.commit([Entry(one, STAMPS)])
+        journal.commit([entry_of(one, STAMPS)])
     assert journal.prune(104.0, ["out"]) == 0  # nothing has reached the sink
     journal.delivered("out", journal.undelivered("out", 3)[-1][0])
     assert journal.prune(104.0, ["out"]) == 3  # 0 to 2 did
@@ -269,8 +270,8 @@ def test_prune_removes_what_is_old_and_delivered_and_keeps_marks(journal: Journa
     journal.delivered("out", journal.undelivered("out", 9)[-1][0])
     assert journal.prune(104.0, ["out"]) == 1  # 4 and 5 are young
     assert [row.id for row in read_results(tmp_path)] == ["4", "5"]
-    assert len(list(journal.kept("line1"))) == 6
-    assert journal.kept_sha256("line1", b"/in/0.png") == "ab" * 32
+    assert len(list(Ledger(journal, "line1").kept())) == 6
+    assert Ledger(journal, "line1").kept_sha256(b"/in/0.png") == "ab" * 32
 
 
 def test_prune_forgets_sinks_that_are_no_more(journal: Journal, tmp_path: Path) -> None:
@@ -334,5 +335,5 @@ def test_a_journal_that_fails_says_so_and_recovers(journal: Journal, tmp_path: P
     with other:
         other.execute("ALTER TABLE away RENAME TO results")
     other.close()
-    journal.commit([replace(entry(id="a"), stamps=STAMPS)])
+    journal.commit([entry(id="a")])
     assert [row.id for row in read_results(tmp_path)] == ["a"]

@@ -14,13 +14,14 @@ from edged.journal import damage, salvage
 from edged.journal.journal import Journal
 from edged.journal.reading import read_results
 from edged.journal.schema import FILE
-from edged.sources.folder.arrivals import Disposal, Entry, Stamps
+from edged.sources.folder.files import FileAction, Fingerprint
+from edged.sources.folder.ledger import Ledger
 from tests.edged.journal.test_schema import build_version_1
-from tests.edged.making import entry, record
+from tests.edged.making import entry, entry_of, record
 
 ROWS = 2000
 PAGE = 4096
-STAMPS = Stamps(7, 100, 10**18)
+STAMPS = Fingerprint(7, 100, 10**18)
 
 
 def build(state_dir: Path) -> Path:
@@ -30,14 +31,16 @@ def build(state_dir: Path) -> Path:
     for start in range(0, ROWS, 500):
         journal.commit(
             [
-                Entry(record(id=f"{number:026x}", path=f"/in/{number:05}.png", scored_at=float(number)), STAMPS)
+                entry_of(record(id=f"{number:026x}", path=f"/in/{number:05}.png", scored_at=float(number)), STAMPS)
                 for number in range(start, start + 500)
             ]
         )
     journal.delivered("lines", ROWS // 2)
     journal.commit(
         [
-            Entry(record(id=f"{number:026x}"), STAMPS, Disposal(f"{number:026x}", "line1", b"/in/owed", STAMPS, "move"))
+            entry_of(
+                record(id=f"{number:026x}"), STAMPS, FileAction(f"{number:026x}", "line1", b"/in/owed", STAMPS, "move")
+            )
             for number in range(ROWS, ROWS + 3)
         ]
     )
@@ -155,7 +158,7 @@ def test_kept_files_whose_results_are_lost_are_forgotten_and_no_others(tmp_path:
     journal = Journal(tmp_path)
     report = journal.salvaged
     assert report is not None
-    marks = {os.fsdecode(path) for path, _, _ in journal.kept("line1")}
+    marks = {os.fsdecode(path) for path, _, _ in Ledger(journal, "line1").kept()}
     journal.close()
     rows = {row.path for row in read_results(tmp_path) if row.path != "/in/a.png"}
     assert marks == rows
@@ -172,7 +175,7 @@ def test_what_retention_removed_is_not_taken_for_lost(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert journal.salvaged is not None
     assert (journal.salvaged.lost, journal.salvaged.forgotten) == (0, 0)
-    assert len(list(journal.kept("line1"))) == ROWS
+    assert len(list(Ledger(journal, "line1").kept())) == ROWS
     journal.close()
 
 
@@ -184,17 +187,17 @@ def test_lost_marks_come_back_from_results_where_the_file_stands(tmp_path: Path)
     names = [inbox / f"{number:04}.png" for number in range(400)]
     for name in names:
         name.write_bytes(b"x")
-        journal.commit([Entry(record(path=str(name)), Stamps.of(name.stat()))])
+        journal.commit([entry_of(record(path=str(name)), Fingerprint.of(name.stat()))])
     journal.close()
     leaves = pages_of(state / FILE, "kept")
     zero(state / FILE, *leaves[1:3])
     names[200].unlink()
     damage.note_damage(state / FILE, "a test")
     journal = Journal(state)
-    marks = {os.fsdecode(path): size for path, size, _ in journal.kept("line1")}
+    marks = {os.fsdecode(path): size for path, size, _ in Ledger(journal, "line1").kept()}
     assert set(map(str, names)) - set(marks) <= {str(names[200])}
     assert 1 < sum(size == -1 for size in marks.values()) < 200
-    assert journal.kept_sha256("line1", os.fsencode(names[150])) == "ab" * 32
+    assert Ledger(journal, "line1").kept_sha256(os.fsencode(names[150])) == "ab" * 32
     journal.close()
 
 
@@ -253,7 +256,8 @@ def test_a_write_ahead_log_that_was_deleted(tmp_path: Path, capfd: pytest.Captur
     (tmp_path / (FILE + "-wal")).unlink()
     journal = Journal(tmp_path)
     assert "its write-ahead log is gone" in capfd.readouterr().out
-    assert list(journal.kept("line1")) == []  # a mark goes with its result: what is still there is scored again
+    # A mark goes with its result: what is still there is scored again.
+    assert list(Ledger(journal, "line1").kept()) == []
     journal.close()
     assert list(read_results(tmp_path)) == []
     opened(tmp_path)

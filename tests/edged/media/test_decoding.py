@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edged.errors import REASONS
 from edged.media.decoding import DecoderPool, DecodingAborted
 from edged.media.imaging import ImageInput, Limits, decode
+from edged.media.signals import SignalInput
 from tests.edged.making import bad, children, encode, good, png_header, until
 
 SPEC = ImageInput(32, 32, 1)
@@ -163,6 +166,18 @@ def test_a_hang_is_ended_and_given_up() -> None:
         assert pool.decode(io.BytesIO(good()), SPEC).error is None
 
 
+def test_each_hang_is_ended_whatever_came_before() -> None:
+    before = threading.active_count()
+    with DecoderPool(2, Limits(decode_seconds=0.3)) as pool:
+        for seed in range(3):
+            assert pool.decode(io.BytesIO(good(seed)), SPEC).error is None
+            outcome = pool.decode(Trap(good(seed), stop), SPEC)
+            assert outcome.error is not None
+            assert outcome.error.reason == "decoder_timeout"
+            assert threading.active_count() == before + 1  # one for all pictures
+    assert threading.active_count() == before
+
+
 def test_abort_ends_what_is_decoding() -> None:
     pool = DecoderPool(1, Limits())
     stopped = threading.Event()
@@ -189,6 +204,78 @@ def test_more_threads_than_processes() -> None:
     for data, outcome in zip(pictures, outcomes, strict=True):
         assert outcome.decoded is not None
         assert np.array_equal(outcome.decoded.pixels, decode(data, SPEC, Limits()).pixels)
+
+
+def test_few_pictures_need_few_processes() -> None:
+    with DecoderPool(4, Limits()) as pool:
+        for seed in range(8):
+            pool.decode(io.BytesIO(good(seed)), SPEC)
+        assert len(children()) == 1
+
+
+def test_models_that_take_other_pictures_share_a_process(pool: DecoderPool) -> None:
+    for spec in (SPEC, ImageInput(40, 24, 3), ImageInput(40, 24, 3), SignalInput(1, 8), SPEC):
+        outcome = pool.decode(io.BytesIO(b"1,2,3,4,5,6,7,8" if spec.kind == "signal" else good()), spec)
+        assert outcome.decoded is not None
+        assert (outcome.decoded.pixels.shape, str(outcome.decoded.pixels.dtype)) == (spec.shape, spec.dtype)
+    assert len(children()) == 1
+
+
+def interfere(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Has decoders run a piece of Python while a picture is decoded: when Pillow loads what reads PNG."""
+    folder.joinpath("sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'import' and arguments[0] == 'PIL.PngImagePlugin':\n"
+        f"        {what}\n"
+        "sys.addaudithook(hook)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_what_a_library_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: DecoderPool) -> None:
+    interfere(tmp_path, monkeypatch, "os.write(1, b'libpng warning: iCCP: known incorrect sRGB profile\\n')")
+    for seed in range(3):
+        outcome = pool.decode(io.BytesIO(good(seed)), SPEC)
+        assert outcome.decoded is not None
+        assert np.array_equal(outcome.decoded.pixels, decode(good(seed), SPEC, Limits()).pixels)
+
+
+ANSWERS = "next(fd for fd in range(3, 100) if os.path.exists(f'/proc/self/fd/{fd}'))"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"libpng warning: known incorrect\n",
+        struct.pack("<BHIIB", len(REASONS) + 1, 1, 0, 0, 0) + b"x",  # a reason that is none
+        struct.pack("<BHIIB", 0, 60_000, 32, 32, 1),  # a mode without end
+        struct.pack("<BHIIB", 0, 1, 32, 32, 77) + b"L",
+    ],
+)
+def test_an_answer_that_is_none_counts_as_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: DecoderPool, answer: bytes
+) -> None:
+    interfere(tmp_path, monkeypatch, f"os.write({ANSWERS}, {answer!r} + bytes(100_000))")
+    outcome = pool.decode(io.BytesIO(good()), SPEC)
+    assert outcome.error is not None
+    assert outcome.error.reason == "decoder_crashed"
+    assert "malformed" in str(outcome.error)
+    assert outcome.sha256 == hashlib.sha256(good()).hexdigest()
+    assert children() == []
+    monkeypatch.delenv("PYTHONPATH")
+    assert pool.decode(io.BytesIO(good()), SPEC).error is None
+
+
+@pytest.mark.parametrize("answer", [b"", b"\1", struct.pack("<BHIIB", 0, 1, 32, 32, 1) + b"L" + bytes(100)])
+def test_half_an_answer_is_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: DecoderPool, answer: bytes
+) -> None:
+    interfere(tmp_path, monkeypatch, f"os.write({ANSWERS}, {answer!r}); os._exit(3)")
+    outcome = pool.decode(io.BytesIO(good()), SPEC)
+    assert outcome.error is not None
+    assert outcome.error.reason == "decoder_crashed"
+    assert "exit code 3" in str(outcome.error)
 
 
 def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +308,7 @@ def test_decoders_do_not_outlive_their_parent(tmp_path: Path) -> None:
     until(lambda: not Path(f"/proc/{decoder}/cmdline").exists() or _is_zombie(decoder), "the end of the decoder")
 
 
-def test_decoders_take_bounded_memory_and_write_no_files(pool: DecoderPool) -> None:
+def test_decoders_take_bounded_memory_and_write_no_files_and_are_the_first_to_go(pool: DecoderPool) -> None:
     pool.decode(io.BytesIO(good()), SPEC)
     (child,) = children()
     limits = Path(f"/proc/{child}/limits").read_text().splitlines()
@@ -229,6 +316,8 @@ def test_decoders_take_bounded_memory_and_write_no_files(pool: DecoderPool) -> N
     assert int(soft["Max address space"]) == (1 << 30) + 16 * 100_000_000 + 2 * 100_000_000
     assert soft["Max file size"] == "0"
     assert soft["Max core file size"] == "0"
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert int(Path(f"/proc/{child}/oom_score_adj").read_text()) == max(500, own)
 
 
 def _is_zombie(pid: int) -> bool:

@@ -236,8 +236,9 @@ def test_calibration_is_replaced_whole(tiny_copy: Path) -> None:
     )
     names = {path.name for path in tiny_copy.iterdir()}
     bundles.write_calibration(tiny_copy, calibration)
-    assert {path.name for path in tiny_copy.iterdir()} == names
+    assert {path.name for path in tiny_copy.iterdir()} == names | {bundles.PREVIOUS}
     assert bundles.load(tiny_copy).calibration == calibration
+    assert bundles.load(tiny_copy).calibration_sha256 != before.calibration_sha256
     assert bundles.load(tiny_copy).manifest == before.manifest
     assert (tiny_copy / "calibration.json").stat().st_mode & 0o777 == 0o644
     with pytest.raises(BundleError, match="cannot be written"):
@@ -254,3 +255,19 @@ def test_the_committed_bundle_is_what_its_generator_writes(tiny: Path, tmp_path:
         if name == "manifest.json":
             made, kept = (json.dumps({**json.loads(text), "files": 0}).encode() for text in (made, kept))
         assert made == kept, name
+
+
+def test_the_previous_calibration_is_one_step_away_and_back(tiny_copy: Path) -> None:
+    before = bundles.load(tiny_copy)
+    with pytest.raises(BundleError, match="there is no previous calibration; give --good DIR"):
+        bundles.restore_calibration(before)
+    newer = before.calibration.model_copy(update={"target_fpr": 0.1, "n": 2, "scores": [0.1, 0.2]})
+    bundles.write_calibration(tiny_copy, newer)
+    for calibration in (before.calibration, newer, before.calibration):
+        assert bundles.restore_calibration(bundles.load(tiny_copy)) == calibration
+        assert bundles.load(tiny_copy).calibration == calibration
+    assert bundles.load(tiny_copy).calibration_sha256 == before.calibration_sha256  # to the byte
+    (tiny_copy / bundles.PREVIOUS).write_text((tiny_copy / bundles.CALIBRATION).read_text().replace("0.", "9.", 1)[:-9])
+    with pytest.raises(BundleError, match=r"calibration\.previous\.json"):
+        bundles.restore_calibration(before)
+    assert bundles.load(tiny_copy).calibration == before.calibration

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edged.errors import BundleError
 from edged.models.bundle import MANIFEST
-from edged.models.detector import Detector
 from edged.models.sampling import Sampler, grid
+from edged.models.scorer import Scorer
 from tests import tiny_kinds
 from tests.conftest import TINY
 
@@ -32,7 +32,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sampler(vae: Path) -> Sampler:
-    return Sampler.load(Detector.load(vae, device="cpu", threads=1), device="cpu", threads=1)
+    return Sampler.load(Scorer.load(vae, device="cpu", threads=1), device="cpu", threads=1)
 
 
 def quadrants(*levels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -48,7 +48,7 @@ def edged(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 def test_a_seed_gives_the_same_bits_with_any_number_of_threads(vae: Path, sampler: Sampler) -> None:
     drawn = sampler.prior(40, seed=3)
     np.testing.assert_array_equal(drawn, sampler.prior(40, seed=3))
-    two = Sampler.load(Detector.load(vae, device="cpu", threads=2), device="cpu", threads=2)
+    two = Sampler.load(Scorer.load(vae, device="cpu", threads=2), device="cpu", threads=2)
     np.testing.assert_array_equal(drawn, two.prior(40, seed=3))
     assert (drawn != sampler.prior(40, seed=4)).any()
     np.testing.assert_array_equal(drawn[:7], sampler.prior(7, seed=3))  # more pictures begin with the same ones
@@ -134,7 +134,7 @@ def test_a_bundle_without_a_decoder(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "only a vae on pixels can, and this is ae on pixels" in done.stderr
     with pytest.raises(BundleError, match="cannot sample"):
-        Sampler.load(Detector.load(TINY, device="cpu"))
+        Sampler.load(Scorer.load(TINY, device="cpu"))
 
 
 def test_a_decoder_that_is_not_the_manifests(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_decoder_that_is_not_the_manifests(tmp_path: Path) -> None:
     (copy / "decoder.onnx").write_bytes(data)
     assert (copy / MANIFEST).exists()
     with pytest.raises(BundleError, match=r"decoder\.onnx is damaged"):
-        Sampler.load(Detector.load(copy, device="cpu"), device="cpu")
+        Sampler.load(Scorer.load(copy, device="cpu"), device="cpu")
 
 
 def _with_another_input(model: onnx.ModelProto) -> None:
@@ -180,7 +180,7 @@ def _with_so_many_latents(count: int, model: onnx.ModelProto) -> None:
 def test_a_decoder_that_is_none(tmp_path: Path, spoil: Callable[[onnx.ModelProto], None], message: str) -> None:
     decoder = tiny_kinds.decoder()
     spoil(decoder)
-    detector = Detector.load(tiny_kinds.vae(tmp_path / "cells", decoder), device="cpu")
+    detector = Scorer.load(tiny_kinds.vae(tmp_path / "cells", decoder), device="cpu")
     with pytest.raises(BundleError, match=message):
         Sampler.load(detector, device="cpu")
 
@@ -188,7 +188,7 @@ def test_a_decoder_that_is_none(tmp_path: Path, spoil: Callable[[onnx.ModelProto
 def test_an_encoder_that_is_another_vaes(tmp_path: Path) -> None:
     decoder = tiny_kinds.decoder()
     _with_so_many_latents(5, decoder)
-    sampler = Sampler.load(Detector.load(tiny_kinds.vae(tmp_path / "cells", decoder), device="cpu"), device="cpu")
+    sampler = Sampler.load(Scorer.load(tiny_kinds.vae(tmp_path / "cells", decoder), device="cpu"), device="cpu")
     assert sampler.prior(2, seed=0).shape == (2, 32, 32, 1)
     with pytest.raises(BundleError, match="encoder and decoder do not fit"):
         sampler.around(quadrants(0, 1, 2, 3), 2, seed=0)

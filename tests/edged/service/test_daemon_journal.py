@@ -15,10 +15,11 @@ import pytest
 from edged.journal import damage
 from edged.journal.journal import Journal
 from edged.journal.schema import FILE
-from edged.sources.folder.arrivals import Entry, Stamps
+from edged.sources.folder.files import Fingerprint
+from edged.sources.folder.ledger import Ledger
 from tests.edged.daemons import Site
 from tests.edged.journal.test_salvage import opened, pages_of, zero
-from tests.edged.making import drop, good, record, until
+from tests.edged.making import drop, entry_of, good, record, until
 
 
 def score_many(site: Site, count: int) -> None:
@@ -30,7 +31,9 @@ def score_many(site: Site, count: int) -> None:
         path = site.inbox / f"{number:04}.png"
         drop(path, good(number % 5))
         entries.append(
-            Entry(record(path=str(path), sha256=f"{number:064x}", scored_at=time.time()), Stamps.of(path.lstat()))
+            entry_of(
+                record(path=str(path), sha256=f"{number:064x}", scored_at=time.time()), Fingerprint.of(path.lstat())
+            )
         )
     journal.commit(entries)
     journal.delivered("lines", count)
@@ -78,7 +81,7 @@ def test_lost_marks_do_not_score_a_file_twice(site: Site) -> None:
     until(lambda: site.metrics()['edged_queue_items{source="line1"}'] == 0, "all to be looked at")
     journal = site.stop() or Journal(site.state)
     try:
-        assert all(size > 0 for _, size, _ in journal.kept("line1"))  # each was looked at, and known again
+        assert all(size > 0 for _, size, _ in Ledger(journal, "line1").kept())  # each was looked at, and known again
     finally:
         journal.close()
     assert len(site.rows()) == 21

@@ -3,7 +3,8 @@ import time
 
 from prometheus_client import CollectorRegistry
 
-from edged.service.metrics import Metrics, SourceEvents, exposition
+from edged.service.metrics import Metrics, SourceObserver
+from edged.web.exposition import exposition
 
 CONTRACT = {
     "edged_build_info": {"version", "python", "onnxruntime"},
@@ -91,7 +92,7 @@ def test_queues_are_read_at_every_scrape() -> None:
 
 def test_events_of_sources() -> None:
     metrics = declared()
-    events = SourceEvents(metrics)
+    events = SourceObserver(metrics)
     events.skipped("line1", "symlink")
     events.overflowed("line1")
     events.recovered("line1", 3)

@@ -5,56 +5,93 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from edged.errors import PictureError, SinkError
-from edged.journal.journal import Journal
+from edged.journal.journal import Journal, Statement, remember
 from edged.journal.reading import read_results
 from edged.journal.schema import FILE
-from edged.media.imaging import Limits
-from edged.models.detector import Detector
+from edged.media.imaging import Decoded, Limits
+from edged.models.scorer import Scorer
 from edged.results import Record, new_id
 from edged.service.metrics import Metrics
 from edged.service.pipeline import Pipeline
-from edged.sinks.images import ImagesSink
-from edged.sinks.jsonl import JsonlSink
-from edged.sources.folder.arrivals import Arrival, Entry, Stamps
+from edged.service.publisher import Publisher
+from edged.settings import SinkTable
+from edged.sinks.contract import RecordSink
+from edged.sinks.images import ImagesSink, ImagesTable
+from edged.sinks.jsonl import JsonlSink, JsonlTable
+from edged.sources.contract import Delivery, Settlement, WhenFull
 from tests.conftest import TINY
 from tests.edged.making import BAD_SCORE, bad, encode, entry, good, until
 
 
+class Given:
+    """A delivery (`edged.sources.contract.Delivery`) of a file that `Script` was told to hand over."""
+
+    def __init__(self, script: "Script", path: Path) -> None:
+        self._script, self._name, self.path = script, path.name, str(path)
+        self.id, self.source, self.captured_at, self.found_at = new_id(), script.name, 0.0, 0.0
+
+    def open(self) -> BinaryIO | Decoded | None:
+        if self._name in self._script.refused:
+            raise PictureError("unreadable", "cannot be opened: Permission denied")
+        if self._name in self._script.pixels:
+            return self._script.pixels[self._name]
+        return None if self._name in self._script.gone else open(self.path, "rb", buffering=0)  # type: ignore[return-value]
+
+    def settle(self, sha256: str | None, error: PictureError | None) -> Settlement:
+        if self._name in self._script.deferred and error is not None:
+            self._script.deferred[self._name] = error
+            return Settlement.AGAIN
+        if self._name in self._script.changed:
+            return Settlement.AGAIN
+        return Settlement.SEEN if self._name in self._script.repeated else Settlement.RECORD
+
+    def statements(self, record: Record | None) -> list[Statement]:
+        return [remember(self.source, self._name, b"seen" if record is None else record.id.encode())]
+
+    def acknowledge(self, record: Record | None) -> None:
+        (self._script.seen if record is None else self._script.records).append(record)  # type: ignore[arg-type]
+
+    def give_back(self) -> None:
+        self._script.released.append(self._name)
+
+
 class Script:
-    """A source (`edged.sources.contract.Source`) that offers the files that it is told to."""
+    """A source (`edged.sources.contract.Source`) that hands over the files that it is told to."""
+
+    when_full: WhenFull = "wait"
 
     def __init__(self, name: str, *paths: Path) -> None:
         self.name, self.wake = name, threading.Event()
         self.todo = list(paths)
-        self.entries: list[Entry] = []
+        self.records: list[Record] = []
+        self.seen: list[None] = []
         self.released: list[str] = []
         self.gone: set[str] = set()
         self.refused: set[str] = set()
         self.changed: set[str] = set()
         self.repeated: set[str] = set()
         self.deferred: dict[str, PictureError] = {}
+        self.pixels: dict[str, Decoded] = {}
         self.failures = 0
         self.runs = 0
 
     def run(
-        self, offer: Callable[[Arrival], bool], stop: threading.Event, well: Callable[[], None] = lambda: None
+        self, hand_over: Callable[[Delivery], bool], stop: threading.Event, healthy: Callable[[], None] = lambda: None
     ) -> None:
         self.runs += 1
         if self.failures:
             self.failures -= 1
             raise RuntimeError("the scanner broke")
         while not stop.is_set():
-            while self.todo:
-                path = self.todo[0]
-                if not offer(Arrival(new_id(), self.name, os.fsencode(path), Stamps.of(path.stat()), 0.0)):
-                    break
+            while self.todo and hand_over(Given(self, self.todo[0])):
                 self.todo.pop(0)
             self.wake.wait()
             self.wake.clear()
@@ -63,36 +100,8 @@ class Script:
         self.todo += paths
         self.wake.set()
 
-    def waiting(self) -> tuple[int, float | None]:
+    def pending(self) -> tuple[int, float | None]:
         return len(self.todo), None
-
-    def open(self, arrival: Arrival) -> BinaryIO | None:
-        name = os.fsdecode(os.path.basename(arrival.path))
-        if name in self.refused:
-            raise PictureError("unreadable", "cannot be opened: Permission denied")
-        return None if name in self.gone else open(arrival.path, "rb", buffering=0)  # type: ignore[return-value]
-
-    def unchanged(self, arrival: Arrival, file: BinaryIO) -> bool:
-        return os.fsdecode(os.path.basename(arrival.path)) not in self.changed
-
-    def is_repetition(self, arrival: Arrival, sha256: str | None) -> bool:
-        return os.fsdecode(os.path.basename(arrival.path)) in self.repeated
-
-    def defer(self, arrival: Arrival, error: PictureError) -> bool:
-        name = os.fsdecode(os.path.basename(arrival.path))
-        if name not in self.deferred:
-            return False
-        self.deferred[name] = error
-        return True
-
-    def release(self, arrival: Arrival) -> None:
-        self.released.append(os.fsdecode(os.path.basename(arrival.path)))
-
-    def entry(self, arrival: Arrival, record: Record) -> Entry:
-        return Entry(record, arrival.stamps)
-
-    def committed(self, arrival: Arrival, entry: Entry) -> None:
-        self.entries.append(entry)
 
 
 class Collector:
@@ -103,11 +112,12 @@ class Collector:
         self.records: list[Record] = []
         self.closed = False
 
-    def publish(self, records: Sequence[Record]) -> None:
+    def publish(self, records: Sequence[Record], timeout_s: float) -> int:
         if self.failures:
             self.failures -= 1
             raise SinkError("it is full")
         self.records += records
+        return len(records)
 
     def close(self) -> None:
         self.closed = True
@@ -119,24 +129,29 @@ class Works:
     def __init__(self, root: Path) -> None:
         self.root, self.journal = root, Journal(root / "state")
         self.metrics = Metrics(CollectorRegistry())
-        self.detector = Detector.load(TINY, device="cpu")
+        self.scorer = Scorer.load(TINY, device="cpu")
         self.pipeline: Pipeline | None = None
 
-    def start(self, *sources: Script, sinks: Sequence[Collector] = (), images: Sequence[ImagesSink] = ()) -> Pipeline:
+    def start(self, *sources: Script, sinks: Sequence[RecordSink] = (), images: Sequence[ImagesSink] = ()) -> Pipeline:
         self.metrics.declare(onnxruntime="1", sources={source.name: "tiny" for source in sources}, sinks=[])
         self.pipeline = Pipeline(
             journal=self.journal,
             metrics=self.metrics,
             limits=Limits(max_bytes=100_000),
-            decoders=2,
-            record_sinks=sinks,
-            image_sinks=images,
+            cpus=2,
+            publishers=[
+                Publisher(sink, SinkTable(name=sink.name, type="test"), self.journal, self.metrics) for sink in sinks
+            ],
+            picture_sinks=images,
         )
         self.pipeline.start()
-        self.pipeline.set_detectors({source.name: self.detector for source in sources})
+        self.pipeline.set_scorers({source.name: self.scorer for source in sources})
         for source in sources:
             self.pipeline.add_source(source)
         return self.pipeline
+
+    def publisher(self, sink: RecordSink, **options: Any) -> Publisher:
+        return Publisher(sink, SinkTable(name=sink.name, type="test", **options), self.journal, self.metrics)
 
     def stop(self) -> None:
         if self.pipeline is not None:
@@ -171,7 +186,7 @@ def test_arrivals_become_rows_entries_and_counts(works: Works) -> None:
     (works.root / "long.png").write_bytes(bytes(100_001))
     source = Script("line1", *paths, *(works.root / name for name in ("bad.png", "broken.png", "long.png")))
     works.start(source)
-    until(lambda: len(source.entries) == 23, "23 entries")
+    until(lambda: len(source.records) == 23, "23 entries")
     works.stop()
     rows = {os.path.basename(row.path): row for row in works.rows()}
     assert len(rows) == 23
@@ -180,7 +195,7 @@ def test_arrivals_become_rows_entries_and_counts(works: Works) -> None:
     assert rows["broken.png"].reason == "undecodable"
     assert rows["long.png"].reason == "file_too_large"
     assert rows["long.png"].sha256 is None
-    assert sorted(entry.record.id for entry in source.entries) == sorted(row.id for row in rows.values())
+    assert sorted(one.id for one in source.records) == sorted(row.id for row in rows.values())
     assert works.value("edged_images_total", source="line1", outcome="ok") == 20
     assert works.value("edged_images_total", source="line1", outcome="anomaly") == 1
     assert works.value("edged_images_total", source="line1", outcome="quarantined") == 2
@@ -200,24 +215,40 @@ def test_what_is_not_recorded_is_given_back(works: Works) -> None:
     source.gone, source.changed, source.repeated = {names[0]}, {names[1]}, {names[2]}
     source.refused, source.deferred = {names[3], names[4]}, {names[3]: PictureError("empty", "")}
     works.start(source)
-    until(lambda: len(source.entries) == 2, "two entries")
-    until(lambda: len(source.released) == 2, "two releases")
+    until(lambda: len(source.records) == 2, "two records")
+    until(lambda: len(source.released) == 3, "three to be given back")
+    until(lambda: source.seen == [None], "one that was seen before")
+    assert works.journal.remembered("line1", names[2]) == b"seen"  # what a source remembers needs no record
+    assert works.journal.remembered("line1", names[5]) == source.records[-1].id.encode()
     works.stop()
     rows = {os.path.basename(row.path): row for row in works.rows()}
     assert set(rows) == {names[4], names[5]}
     assert (rows[names[4]].reason, rows[names[4]].sha256) == ("unreadable", None)
-    assert sorted(source.released) == names[:2]
+    assert sorted(source.released) == [names[0], names[1], names[3]]
     assert source.deferred[names[3]].reason == "unreadable"
+
+
+def test_a_source_may_hand_over_pixels(works: Works) -> None:
+    (path,) = works.write(1)
+    source = Script("camera", path)
+    source.pixels[path.name] = Decoded(np.full((32, 32, 1), 160, np.uint8), 640, 480, "L", 1)
+    works.start(source)
+    until(lambda: len(source.records) == 1, "its record")
+    works.stop()
+    (row,) = works.rows()
+    assert row.score == pytest.approx(0.51)
+    assert row.sha256 is None
+    assert works.value("edged_stage_duration_seconds_count", stage="decode") == 0
 
 
 def test_a_flood_on_one_source_does_not_starve_another(works: Works) -> None:
     flood, trickle = Script("flood", *works.write(300, "flood")), Script("trickle")
     works.start(flood, trickle)
-    until(lambda: len(flood.entries) >= 20, "the flood")
+    until(lambda: len(flood.records) >= 20, "the flood")
     trickle.give(*works.write(3, "trickle"))
-    until(lambda: len(trickle.entries) == 3, "the trickle")
-    assert len(flood.entries) < 300
-    until(lambda: len(flood.entries) == 300, "the rest")
+    until(lambda: len(trickle.records) == 3, "the trickle")
+    assert len(flood.records) < 300
+    until(lambda: len(flood.records) == 300, "the rest")
 
 
 def test_sinks_get_every_row_in_order_and_a_failing_one_delays_no_other(works: Works) -> None:
@@ -243,12 +274,12 @@ def test_a_sink_that_is_down_costs_bounded_memory_and_gets_all_in_order(works: W
             super().__init__("lines")
             self.down, self.tries, self.most = True, 0, 0
 
-        def publish(self, records: Sequence[Record]) -> None:
+        def publish(self, records: Sequence[Record], timeout_s: float) -> int:
             self.tries += 1
             self.most = max(self.most, len(records))
             if self.down:
                 raise SinkError("it is down")
-            super().publish(records)
+            return super().publish(records, timeout_s)
 
     sink, source = Measuring(), Script("line1")
     works.journal.add_sink("lines")
@@ -261,7 +292,7 @@ def test_a_sink_that_is_down_costs_bounded_memory_and_gets_all_in_order(works: W
         works.start(source, sinks=[sink])
         until(lambda: sink.tries >= 2, "two tries")
         source.give(*works.write(10))
-        until(lambda: len(source.entries) == 10, "what arrives meanwhile to be scored")
+        until(lambda: len(source.records) == 10, "what arrives meanwhile to be scored")
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
@@ -277,12 +308,14 @@ def test_a_sink_that_was_cut_off_before_it_was_noted_gets_the_same_again_in_orde
     path = works.root / "lines.jsonl"
     works.journal.add_sink("lines")
     works.journal.commit([entry() for _ in range(700)])
-    first = JsonlSink("lines", path)  # a daemon that dies between the line and the note of it
-    first.publish([record for _, record in works.journal.undelivered("lines", 500)])
+    first = JsonlSink(
+        JsonlTable(name="lines", type="jsonl", path=path)
+    )  # a daemon that dies between the line and the note of it
+    first.publish([record for _, record in works.journal.undelivered("lines", 500)], 10.0)
     first.close()
     with path.open("ab") as file:
         file.write(b'{"id": "half a li')
-    works.start(Script("line1"), sinks=[JsonlSink("lines", path)])
+    works.start(Script("line1"), sinks=[JsonlSink(JsonlTable(name="lines", type="jsonl", path=path))])
     until(lambda: works.journal.backlog("lines") == 0, "the outbox to be empty")
     works.stop()
     ids = [json.loads(line)["id"] for line in path.read_text("ascii").splitlines()]
@@ -294,18 +327,20 @@ def test_a_sink_that_was_cut_off_before_it_was_noted_gets_the_same_again_in_orde
 def test_a_sink_gets_what_is_left_when_it_stops(works: Works) -> None:
     sink, source = Collector("lines"), Script("line1", *works.write(50))
     works.start(source, sinks=[sink])
-    until(lambda: source.entries, "a first entry")
+    until(lambda: source.records, "a first entry")
     works.stop()
     assert sink.records == works.rows()
-    assert len(works.rows()) == len(source.entries) >= 1
+    assert len(works.rows()) == len(source.records) >= 1
 
 
 def test_overlays_that_cannot_be_written_cost_no_result(works: Works) -> None:
     (works.root / "file").write_text("")
-    images = ImagesSink("pictures", works.root / "file", anomalies_only=False, max_bytes=10**9)
+    images = ImagesSink(
+        ImagesTable(name="pictures", type="images", dir=works.root / "file", only="all"), max_bytes=10**9
+    )
     source = Script("line1", *works.write(5))
     works.start(source, images=[images])
-    until(lambda: len(source.entries) == 5, "five entries")
+    until(lambda: len(source.records) == 5, "five entries")
     assert works.value("edged_sink_failures_total", sink="pictures") == 5
 
 
@@ -313,10 +348,10 @@ def test_overlays_stand_before_the_row_does_and_those_of_no_row_go(works: Works)
     folder = works.root / "overlays"
     folder.mkdir()
     (folder / f"{'0' * 26}.png").write_bytes(b"of a result that never became durable")
-    images = ImagesSink("pictures", folder, anomalies_only=False, max_bytes=10**9)
+    images = ImagesSink(ImagesTable(name="pictures", type="images", dir=folder, only="all"), max_bytes=10**9)
     source = Script("line1", *works.write(5))
     works.start(source, images=[images])
-    until(lambda: len(source.entries) == 5, "five entries")
+    until(lambda: len(source.records) == 5, "five entries")
     assert {path.stem for path in folder.iterdir()} == {row.id for row in works.rows()}
 
 
@@ -324,9 +359,9 @@ def test_a_source_that_fails_is_started_again(works: Works) -> None:
     source = Script("line1", *works.write(2))
     source.failures = 1
     pipeline = works.start(source)
-    until(pipeline.troubles, "a trouble")
-    assert pipeline.troubles() == ["source line1 failed: the scanner broke"]
-    until(lambda: len(source.entries) == 2, "its pictures")
+    until(pipeline.problems, "a trouble")
+    assert pipeline.problems() == ["source line1 failed: the scanner broke"]
+    until(lambda: len(source.records) == 2, "its pictures")
     assert source.runs == 2
 
 
@@ -334,7 +369,7 @@ def test_a_picture_that_the_model_fails_on_holds_up_no_other(works: Works) -> No
     pytest.importorskip("onnx")
     from tests import tiny_kinds
 
-    works.detector = Detector.load(tiny_kinds.fragile(works.root / "fragile"), device="cpu")
+    works.scorer = Scorer.load(tiny_kinds.fragile(works.root / "fragile"), device="cpu")
     golden = works.root / "fragile" / "golden.npz"
     right = golden.read_bytes()
     poison = works.root / "poison.png"
@@ -343,12 +378,12 @@ def test_a_picture_that_the_model_fails_on_holds_up_no_other(works: Works) -> No
     source, other = Script("line1", first, poison, *others), Script("line2", *works.write(3, "other"))
     golden.write_bytes(right[:-1])  # while nobody can tell whether the picture is to blame or the model, all wait
     pipeline = works.start(source, other)
-    until(pipeline.troubles, "a trouble")
-    assert "scoring failed" in pipeline.troubles()[0]
-    assert "golden.npz is damaged" in pipeline.troubles()[0]
+    until(pipeline.problems, "a trouble")
+    assert "scoring failed" in pipeline.problems()[0]
+    assert "golden.npz is damaged" in pipeline.problems()[0]
     golden.write_bytes(right)
-    until(lambda: (len(source.entries), len(other.entries)) == (10, 3), "everything", 60)
-    assert pipeline.troubles() == []
+    until(lambda: (len(source.records), len(other.records)) == (10, 3), "everything", 60)
+    assert pipeline.problems() == []
     (row,) = [row for row in works.rows() if row.status != "ok"]
     assert (Path(row.path), row.reason) == (poison, "model_failed")
     assert "ONNX Runtime fails" in row.error
@@ -359,18 +394,18 @@ def test_a_journal_that_fails_is_waited_for(works: Works) -> None:
     other = sqlite3.connect(works.root / "state" / FILE, timeout=30)
     other.execute("ALTER TABLE results RENAME TO away")
     pipeline = works.start(source)
-    until(pipeline.troubles, "a trouble")
-    assert "results cannot be made durable" in pipeline.troubles()[0]
+    until(pipeline.problems, "a trouble")
+    assert "results cannot be made durable" in pipeline.problems()[0]
     until(lambda: len(source.todo) == 0, "as many claims as there is room for")
     until(lambda: pipeline.stuck(0.5) == [], "nobody to count as stuck")
     threading.Event().wait(0.6)
     assert pipeline.stuck(0.5) == []  # waiting for the disk is not being stuck
-    assert source.entries == []
+    assert source.records == []
     other.execute("ALTER TABLE away RENAME TO results")
     other.close()
-    until(lambda: len(source.entries) == 40, "everything", 60)
+    until(lambda: len(source.records) == 40, "everything", 60)
     assert len(works.rows()) == 40
-    until(lambda: pipeline.troubles() == [], "the end of the trouble")
+    until(lambda: pipeline.problems() == [], "the end of the trouble")
 
 
 def test_stopping_while_the_journal_fails_records_nothing_twice(works: Works) -> None:
@@ -378,9 +413,9 @@ def test_stopping_while_the_journal_fails_records_nothing_twice(works: Works) ->
     other = sqlite3.connect(works.root / "state" / FILE, timeout=30)
     other.execute("ALTER TABLE results RENAME TO away")
     pipeline = works.start(source)
-    until(pipeline.troubles, "a trouble")
+    until(pipeline.problems, "a trouble")
     works.stop()
-    assert source.entries == []
+    assert source.records == []
     other.execute("ALTER TABLE away RENAME TO results")
     other.close()
     assert works.rows() == []
@@ -389,13 +424,13 @@ def test_stopping_while_the_journal_fails_records_nothing_twice(works: Works) ->
 def test_a_source_comes_and_goes(works: Works) -> None:
     first, second = Script("line1", *works.write(3, "a")), Script("line2", *works.write(3, "b"))
     pipeline = works.start(first, second)
-    until(lambda: len(first.entries) == len(second.entries) == 3, "all")
+    until(lambda: len(first.records) == len(second.records) == 3, "all")
     assert pipeline.drain(["line1"], 10.0)
     pipeline.remove_source("line1")
     first.give(*works.write(1, "c"))
     second.give(*works.write(1, "d"))
-    until(lambda: len(second.entries) == 4, "the one that stayed")
-    assert len(first.entries) == 3
+    until(lambda: len(second.records) == 4, "the one that stayed")
+    assert len(first.records) == 3
     again = Script("line1", *works.write(2, "e"))
     pipeline.add_source(again)
-    until(lambda: len(again.entries) == 2, "the one that came back")
+    until(lambda: len(again.records) == 2, "the one that came back")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from edged.errors import SinkError
 from edged.results import Frame, Result
-from edged.sinks.images import ImagesSink
+from edged.sinks.images import ImagesSink, ImagesTable
 
 
 def draw(sink: ImagesSink, number: int, *, anomaly: bool = True) -> str:
@@ -29,7 +29,10 @@ def names(folder: Path) -> list[str]:
 def test_only_anomalies_or_all(tmp_path: Path) -> None:
     for only, expected in ((True, 1), (False, 2)):
         folder = tmp_path / str(only)
-        sink = ImagesSink("pictures", folder, anomalies_only=only, max_bytes=10**9)
+        sink = ImagesSink(
+            ImagesTable(name="pictures", type="images", dir=folder, only="anomalies" if only else "all"),
+            max_bytes=10**9,
+        )
         draw(sink, 1, anomaly=False)
         id_ = draw(sink, 2)
         assert len(names(folder)) == expected
@@ -40,14 +43,14 @@ def test_only_anomalies_or_all(tmp_path: Path) -> None:
 def test_the_oldest_go_when_there_are_too_many_bytes(tmp_path: Path) -> None:
     foreign = tmp_path / "holiday.png"
     foreign.write_bytes(b"x" * 50_000)
-    sink = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=20_000)
+    sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path), max_bytes=20_000)
     ids = [draw(sink, number) for number in range(40)]
     ours = [name for name in names(tmp_path) if name != "holiday.png"]
     assert sum((tmp_path / name).stat().st_size for name in ours) <= 20_000
     assert ours == [f"{id_}.png" for id_ in ids[-len(ours) :]]
     assert 2 <= len(ours) < 40
     assert foreign.stat().st_size == 50_000
-    again = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=20_000)
+    again = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path), max_bytes=20_000)
     for number in range(40, 60):  # one that is started again counts what is there
         draw(again, number)
         ours = [name for name in names(tmp_path) if name != "holiday.png"]
@@ -56,13 +59,13 @@ def test_the_oldest_go_when_there_are_too_many_bytes(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     (tmp_path / f".{1:026x}.part").write_bytes(b"half")
-    sink = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=10**9)
+    sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path), max_bytes=10**9)
     id_ = draw(sink, 2)
     assert names(tmp_path) == [f"{id_}.png"]
 
 
 def test_overlays_of_no_result_can_be_found_and_removed(tmp_path: Path) -> None:
-    sink = ImagesSink("pictures", tmp_path / "new", anomalies_only=True, max_bytes=10**9)
+    sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path / "new"), max_bytes=10**9)
     assert sink.newest(5) == []
     ids = [draw(sink, number) for number in range(4)]
     assert sink.newest(3) == ids[1:]
@@ -73,7 +76,7 @@ def test_overlays_of_no_result_can_be_found_and_removed(tmp_path: Path) -> None:
 def test_many_overlays_are_looked_through_in_little_memory(tmp_path: Path) -> None:
     for number in range(20_000):
         os.close(os.open(tmp_path / f"{number:026x}.png", os.O_CREAT | os.O_WRONLY))
-    sink = ImagesSink("pictures", tmp_path, anomalies_only=True, max_bytes=10**9)
+    sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path), max_bytes=10**9)
     tracemalloc.start()
     try:
         assert len(sink.newest(1000)) == 1000
@@ -87,7 +90,7 @@ def test_many_overlays_are_looked_through_in_little_memory(tmp_path: Path) -> No
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    sink = ImagesSink("pictures", tmp_path / "file", anomalies_only=True, max_bytes=10**9)
+    sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path / "file"), max_bytes=10**9)
     with pytest.raises(SinkError, match="cannot be written"):
         draw(sink, 1)
     (tmp_path / "file").unlink()

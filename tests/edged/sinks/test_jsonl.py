@@ -10,13 +10,13 @@ import pytest
 
 from edged.errors import SinkError
 from edged.results import Record
-from edged.sinks.jsonl import JsonlSink
+from edged.sinks.jsonl import JsonlSink, JsonlTable
 from tests.edged.making import record
 
 
 def publish(path: Path, *records: Record) -> None:
-    sink = JsonlSink("lines", path)
-    sink.publish(records)
+    sink = JsonlSink(JsonlTable(name="lines", type="jsonl", path=path))
+    sink.publish(records, 10.0)
     sink.close()
 
 
@@ -65,16 +65,16 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path, content: bytes)
 @pytest.mark.parametrize("how", ["rename", "remove", "truncate"])
 def test_rotation(tmp_path: Path, how: str) -> None:
     path = tmp_path / "results.jsonl"
-    sink = JsonlSink("lines", path)
-    sink.publish([record(id="1")])
+    sink = JsonlSink(JsonlTable(name="lines", type="jsonl", path=path))
+    sink.publish([record(id="1")], 10.0)
     if how == "rename":
         path.rename(tmp_path / "results.jsonl.1")
     elif how == "remove":
         path.unlink()
     else:
         os.truncate(path, 0)  # copytruncate
-    sink.publish([record(id="2")])
-    sink.publish([record(id="3")])
+    sink.publish([record(id="2")], 10.0)
+    sink.publish([record(id="3")], 10.0)
     sink.close()
     assert ids(path) == ["2", "3"]
     if how == "rename":
@@ -86,11 +86,11 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "results.jsonl", tmp_path):
         with pytest.raises(SinkError, match="cannot be written"):
             publish(path, record())
-    sink = JsonlSink("lines", tmp_path / "file" / "results.jsonl")
+    sink = JsonlSink(JsonlTable(name="lines", type="jsonl", path=tmp_path / "file" / "results.jsonl"))
     with pytest.raises(SinkError):
-        sink.publish([record(id="1")])
+        sink.publish([record(id="1")], 10.0)
     (tmp_path / "file").unlink()
-    sink.publish([record(id="1")])  # and the same sink goes on when it can
+    sink.publish([record(id="1")], 10.0)  # and the same sink goes on when it can
     sink.close()
     assert ids(tmp_path / "file" / "results.jsonl") == ["1"]
 
@@ -101,18 +101,18 @@ def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(tmp_path: Path) -
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
         "from edged.errors import SinkError\n"
-        "from edged.sinks.jsonl import JsonlSink\n"
+        "from edged.sinks.jsonl import JsonlSink, JsonlTable\n"
         "from tests.edged.making import record\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "sink = JsonlSink('lines', Path(sys.argv[1]))\n"
-        "sink.publish([record(id='1')])\n"
+        "sink = JsonlSink(JsonlTable(name='lines', type='jsonl', path=Path(sys.argv[1])))\n"
+        "sink.publish([record(id='1')], 10.0)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
         "try:\n"
-        "    sink.publish([record(id=str(number)) for number in range(2, 9)])\n"
+        "    sink.publish([record(id=str(number)) for number in range(2, 9)], 10.0)\n"
         "except SinkError:\n"
         "    print(Path(sys.argv[1]).stat().st_size)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
-        "sink.publish([record(id=str(number)) for number in range(2, 9)])\n"
+        "sink.publish([record(id=str(number)) for number in range(2, 9)], 10.0)\n"
     )
     assert signal.SIGXFSZ
     assert resource.RLIMIT_FSIZE

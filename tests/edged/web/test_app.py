@@ -7,11 +7,11 @@ from edged.web.app import make_app
 
 
 def get(
-    path: str, *, troubles: list[str] | None = None, token: str | None = None, **headers: str | bytes
+    path: str, *, problems: list[str] | None = None, token: str | None = None, **headers: str | bytes
 ) -> httpx.Response:
     registry = CollectorRegistry()
     Metrics(registry)
-    app = make_app(registry, lambda: troubles or [], token=token)
+    app = make_app(registry, lambda: problems or [], token=token)
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edged") as client:
@@ -22,9 +22,9 @@ def get(
 
 def test_ready() -> None:
     assert (get("/readyz").status_code, get("/readyz").text) == (200, "ready\n")
-    refused = get("/readyz", troubles=["starting", "no source can be read"])
+    refused = get("/readyz", problems=["starting", "no source can be read"])
     assert (refused.status_code, refused.text) == (503, "starting\nno source can be read\n")
-    assert get("/healthz", troubles=["starting"]).status_code == 200
+    assert get("/healthz", problems=["starting"]).status_code == 200
 
 
 def test_metrics_in_both_formats() -> None:

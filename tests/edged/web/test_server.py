@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from edged.config.tables import Http
+from edged.config.tables import HttpTable
 from edged.errors import ConfigError
 from edged.service.metrics import Metrics
 from edged.web.app import make_app
@@ -205,7 +205,7 @@ def test_tls_files_that_do_not_fit(certificates: Path) -> None:
 def test_tls_files_are_tried_before_the_start(
     certificates: Path, cert: str, key: str, ca: str | None, problem: str
 ) -> None:
-    http = Http(
+    http = HttpTable(
         tls_cert=certificates / cert,
         tls_key=certificates / key,
         tls_client_ca=None if ca is None else certificates / ca,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edged.errors import SourceError
-from edged.sources.folder.arrivals import Disposal, Stamps
-from edged.sources.folder.file_actions import Disposer, rename_new
+from edged.sources.folder.file_actions import FileMover, rename_new
+from edged.sources.folder.files import FileAction, Fingerprint
 from edged.sources.folder.private import PrivateFolder, private_folder
 
 ID = "0123456789ab" + "c" * 14
@@ -21,20 +21,20 @@ class Inbox:
         self.inbox, self.private = root / "in", root / "private"
         self.done, self.quarantine = (elsewhere or root) / "done", root / "quarantine"
         self.inbox.mkdir()
-        self.disposer = Disposer(
+        self.disposer = FileMover(
             os.fsencode(self.inbox),
             PrivateFolder(os.fsencode(self.private)),
             done=os.fsencode(self.done),
             quarantine=os.fsencode(self.quarantine),
         )
 
-    def owed(self, name: str | bytes, content: str, action: str = "move", *, id_: str = ID) -> Disposal:
+    def owed(self, name: str | bytes, content: str, action: str = "move", *, id_: str = ID) -> FileAction:
         path = os.path.join(os.fsencode(self.inbox), os.fsencode(name))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as file:
             file.write(content)
         sidecar = '{"reason": "undecodable"}\n' if action == "quarantine" else ""
-        return Disposal(id_, "line1", path, Stamps.of(os.lstat(path)), action, sidecar)  # type: ignore[arg-type]
+        return FileAction(id_, "line1", path, Fingerprint.of(os.lstat(path)), action, sidecar)  # type: ignore[arg-type]
 
     def files(self) -> dict[str, str]:
         top = self.inbox.parent
@@ -60,7 +60,7 @@ def test_a_file_of_another_inbox_does_not_leave_its_target(tmp_path: Path, inbox
     root = tmp_path / "other"
     root.mkdir()
     target = inbox.done if action == "move" else inbox.quarantine
-    disposer = Disposer(
+    disposer = FileMover(
         os.fsencode(root),
         PrivateFolder(os.fsencode(inbox.private)),
         done=os.fsencode(inbox.done),
@@ -204,7 +204,7 @@ def test_move_to_another_file_system(tmp_path: Path, other_disk: Path) -> None:
     inbox = Inbox(tmp_path, other_disk)
     disposal = inbox.owed("sub/a.png", "picture")
     os.utime(disposal.path, ns=(10**18, 10**18))
-    disposal = replace(disposal, stamps=Stamps.of(os.lstat(disposal.path)))
+    disposal = replace(disposal, fingerprint=Fingerprint.of(os.lstat(disposal.path)))
     assert inbox.disposer.dispose(disposal) == os.fsencode(other_disk / "done/sub/a.png")
     assert inbox.files() == {}
     assert [path.name for path in (other_disk / "done/sub").iterdir()] == ["a.png"]

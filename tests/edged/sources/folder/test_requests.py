@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from edged.sources.folder import file_actions
-from edged.sources.folder.arrivals import Stamps
 from edged.sources.folder.file_actions import bring_back
+from edged.sources.folder.files import Fingerprint
 from edged.sources.folder.private import PrivateFolder
 from edged.sources.folder.requests import Request, ask, asked, strike
 
 
 def request_of(path: Path, now_at: Path) -> Request:
-    return Request("0" * 26, "line1", os.fsencode(path), os.fsencode(now_at), Stamps.of(now_at.lstat()))
+    return Request("0" * 26, "line1", os.fsencode(path), os.fsencode(now_at), Fingerprint.of(now_at.lstat()))
 
 
 @pytest.fixture

@@ -16,10 +16,16 @@ import pytest
 from watchdog.observers.inotify_c import InotifyFD
 
 from edged.errors import PictureError
-from edged.journal.journal import Journal
+from edged.journal.journal import Entry, Journal
+from edged.media.imaging import ImageInput
 from edged.results import Record
-from edged.sources.folder.arrivals import Arrival, Entry
-from edged.sources.folder.source import MAX_CANDIDATES, FolderOptions, FolderSource
+from edged.sources.contract import Delivery, Settlement, SourceContext
+from edged.sources.folder.delivery import FileDelivery
+from edged.sources.folder.files import Fingerprint
+from edged.sources.folder.ledger import Ledger
+from edged.sources.folder.pending_actions import RETRY_SECONDS
+from edged.sources.folder.source import MAX_CANDIDATES, FolderSource
+from edged.sources.folder.table import FolderTable
 from tests.edged.making import drop, quarantined, record, until
 
 LONGEST_PATH = 4095
@@ -28,7 +34,7 @@ NEVER = 3000.0
 
 
 class Seen:
-    """What a source reports (`edged.sources.contract.Events`), for the test to read."""
+    """What a source reports (`edged.sources.contract.Observer`), for the test to read."""
 
     def __init__(self) -> None:
         self.skips: list[str] = []
@@ -76,26 +82,28 @@ class Line:
     def __init__(self, root: Path) -> None:
         self.root, self.inbox = root, root / "in"
         self.inbox.mkdir(exist_ok=True)
-        self.seen, self.arrivals = Seen(), list[Arrival]()
+        self.seen, self.arrivals = Seen(), list[FileDelivery]()
         self.room = 1_000_000
         self.journal: Journal
         self.source: FolderSource
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, **options: Any) -> "Line":
+    def start(self, *, action_retry_seconds: float = RETRY_SECONDS, **options: Any) -> "Line":
         defaults = {"settle_seconds": NEVER, "rescan_seconds": NEVER, "quarantine_dir": self.root / "quarantine"}
         self.journal = Journal(self.root / "state")
-        chosen = FolderOptions("line1", self.inbox, **{**defaults, **options})
-        self.source = FolderSource(chosen, self.journal, self.seen, self.root / "state")
+        table = FolderTable.model_construct(name="line1", path=self.inbox, model="tiny", **{**defaults, **options})
+        context = SourceContext(self.journal, self.seen, self.root / "state", ImageInput(32, 32, 1))
+        self.source = FolderSource(table, context, action_retry_seconds=action_retry_seconds)
         self.wake = self.source.wake = CountingEvent()
         self._stop.clear()
-        self._thread = threading.Thread(target=self.source.run, args=(self._offer, self._stop))
+        self._thread = threading.Thread(target=self.source.run, args=(self._hand_over, self._stop))
         self._thread.start()
         until(lambda: self.wake.waits, "the first scan")
         return self
 
-    def _offer(self, arrival: Arrival) -> bool:
+    def _hand_over(self, arrival: Delivery) -> bool:
+        assert isinstance(arrival, FileDelivery)
         if len(self.arrivals) >= self.room:
             return False
         self.arrivals.append(arrival)
@@ -110,32 +118,47 @@ class Line:
             self._thread = None
             self.journal.close()
 
-    def take(self, name: str | bytes) -> Arrival:
+    def take(self, name: str | bytes) -> FileDelivery:
         """Waits for the arrival of one name, and takes it out of `arrivals`."""
         path = os.path.join(os.path.realpath(os.fsencode(self.inbox)), os.fsencode(name))
-        until(lambda: any(arrival.path == path for arrival in list(self.arrivals)), f"the arrival of {name!r}")
-        (found,) = [arrival for arrival in self.arrivals if arrival.path == path]
+        until(lambda: any(arrival.file_path == path for arrival in list(self.arrivals)), f"the arrival of {name!r}")
+        (found,) = [arrival for arrival in self.arrivals if arrival.file_path == path]
         self.arrivals.remove(found)
         return found
 
-    def score(self, arrival: Arrival, *, broken: bool = False) -> Entry | None:
+    def score(self, arrival: FileDelivery, *, broken: bool = False) -> Entry | None:
         """What the workers do with an arrival; None when it was given back or is no new one."""
-        file = self.source.open(arrival)
+        file = arrival.open()
         if file is None:
-            self.source.release(arrival)
+            arrival.give_back()
             return None
         with file:
             sha256 = hashlib.sha256(file.read()).hexdigest()
-            if not self.source.unchanged(arrival, file):
-                self.source.release(arrival)
-                return None
-        if self.source.is_repetition(arrival, sha256):
+            settlement = arrival.settle(sha256, None)
+        if settlement is Settlement.AGAIN:
+            arrival.give_back()
+            return None
+        if settlement is Settlement.SEEN:
+            self.journal.commit([Entry(None, arrival.statements(None))])
+            arrival.acknowledge(None)
             return None
         made: Callable[..., Record] = quarantined if broken else record
-        entry = self.source.entry(arrival, made(id=arrival.id, path=os.fsdecode(arrival.path), sha256=sha256))
+        entry = self.entry(arrival, made(id=arrival.id, path=arrival.path, sha256=sha256))
         self.journal.commit([entry])
-        self.source.committed(arrival, entry)
+        arrival.acknowledge(entry.record)
         return entry
+
+    def entry(self, arrival: FileDelivery, one: Record | None = None) -> Entry:
+        """What is to become durable of an arrival."""
+        one = one or record(id=arrival.id, path=arrival.path)
+        return Entry(one, arrival.statements(one))
+
+    def defers(self, arrival: FileDelivery, error: PictureError) -> bool:
+        """Whether an arrival that failed is to come again; it is given back if so."""
+        if arrival.settle(None, error) is not Settlement.AGAIN:
+            return False
+        arrival.give_back()
+        return True
 
     def idle(self) -> None:
         """Waits until the scanner has looked at all that was there: a marker that is dropped now has arrived."""
@@ -143,7 +166,7 @@ class Line:
         drop(self.inbox / name, b"marker")
         arrival = self.take(name)
         (self.inbox / name).unlink()
-        self.source.release(arrival)
+        arrival.give_back()
 
 
 @pytest.fixture
@@ -161,7 +184,7 @@ def test_a_file_that_was_renamed_into_place_is_taken_at_once(line: Line) -> None
     drop(line.inbox / "a.png", b"picture")
     arrival = line.take("a.png")
     assert arrival.source == "line1"
-    assert arrival.stamps.size == 7
+    assert arrival.fingerprint.size == 7
     assert arrival.captured_at == pytest.approx((line.inbox / "a.png").stat().st_mtime, abs=1e-3)
     assert len(arrival.id) == 26
 
@@ -184,7 +207,7 @@ def test_a_file_that_is_still_being_written_is_not_taken_half(line: Line) -> Non
             assert line.arrivals == []
     with open(line.inbox / "a.png", "ab") as file:  # some scanners come back
         file.write(b"end")
-    assert line.take("a.png").stamps.size == 123
+    assert line.take("a.png").fingerprint.size == 123
     assert line.arrivals == []
 
 
@@ -212,7 +235,7 @@ def test_names_of_any_bytes(line: Line) -> None:
     name = b"line\nfeed \"quote' \\ \xff\xfe%00.png"
     drop(os.path.join(os.fsencode(line.inbox), name), b"x")
     arrival = line.take(name)
-    file = line.source.open(arrival)
+    file = arrival.open()
     assert file is not None
     file.close()
 
@@ -223,7 +246,7 @@ def test_the_oldest_first(line: Line) -> None:
         os.utime(line.inbox / f"{number}.png", (number, number))
     line.start(settle_seconds=0)
     until(lambda: len(line.arrivals) == 3, "three arrivals")
-    assert [os.path.basename(arrival.path) for arrival in line.arrivals] == [b"1.png", b"2.png", b"3.png"]
+    assert [os.path.basename(arrival.file_path) for arrival in line.arrivals] == [b"1.png", b"2.png", b"3.png"]
 
 
 def test_folders_in_the_folder(line: Line) -> None:
@@ -348,7 +371,7 @@ def test_new_stamps_alone_are_no_new_arrival(line: Line, while_running: bool) ->
     before = line.wake.waits
     until(lambda: line.wake.waits > before + 5, "more scans")
     assert line.arrivals == []  # and it is not looked at again
-    assert [mtime for _, _, mtime in line.journal.kept("line1")] == [10**9]
+    assert [mtime for _, _, mtime in Ledger(line.journal, "line1").kept()] == [10**9]
 
 
 @pytest.mark.parametrize("how", ["rewrite", "replace", "append"])
@@ -374,12 +397,12 @@ def test_a_change_while_it_is_scored_is_not_lost(line: Line) -> None:
     line.start(settle_seconds=0.05)
     drop(line.inbox / "a.png", b"first")
     arrival = line.take("a.png")
-    file = line.source.open(arrival)
+    file = arrival.open()
     assert file is not None
     with file:
         (line.inbox / "a.png").write_bytes(b"second")
-        assert not line.source.unchanged(arrival, file)
-    line.source.release(arrival)
+        assert arrival.settle(None, None) is Settlement.AGAIN
+    arrival.give_back()
     entry = line.score(line.take("a.png"))
     assert entry is not None
     assert entry.record.sha256 == hashlib.sha256(b"second").hexdigest()
@@ -389,13 +412,13 @@ def test_a_change_after_it_was_read_is_a_new_arrival(line: Line) -> None:
     line.start(settle_seconds=0.05)
     drop(line.inbox / "a.png", b"first")
     arrival = line.take("a.png")
-    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path), sha256="ab" * 32))
+    entry = line.entry(arrival, record(id=arrival.id, path=arrival.path, sha256="ab" * 32))
     line.journal.commit([entry])
     drop(line.inbox / "a.png", b"second")  # before the source is told that the first is durable
     line.idle()
     assert line.arrivals == []  # it is claimed still
-    line.source.committed(arrival, entry)
-    assert line.take("a.png").stamps.size == 6
+    arrival.acknowledge(entry.record)
+    assert line.take("a.png").fingerprint.size == 6
 
 
 def test_marks_of_files_that_have_gone_are_forgotten_but_not_with_the_folder(line: Line) -> None:
@@ -406,10 +429,10 @@ def test_marks_of_files_that_have_gone_are_forgotten_but_not_with_the_folder(lin
     (line.inbox / "a.png").unlink()
     line.idle()
     line.source.forget_gone()
-    assert [os.path.basename(path) for path, _, _ in line.journal.kept("line1")] == [b"b.png"]
+    assert [os.path.basename(path) for path, _, _ in Ledger(line.journal, "line1").kept()] == [b"b.png"]
     line.inbox.rename(line.root / "unmounted")
     line.source.forget_gone()
-    assert [os.path.basename(path) for path, _, _ in line.journal.kept("line1")] == [b"b.png"]
+    assert [os.path.basename(path) for path, _, _ in Ledger(line.journal, "line1").kept()] == [b"b.png"]
     until(lambda: line.seen.ups == [True, False], "the source to be down")
     line.inbox.mkdir()  # what stands there while nothing is mounted over it
     until(lambda: line.seen.ups == [True, False, True], "the source to be up")
@@ -431,23 +454,23 @@ def test_open_refuses_what_is_not_what_was_found(line: Line) -> None:
     drop(line.inbox / "sub" / "a.png", b"picture")
     os.link(line.inbox / "sub" / "a.png", line.root / "secret" / "a.png")  # so that the path alone tells them apart
     arrival = line.take("sub/a.png")
-    with line.source.open(arrival) as file:  # type: ignore[union-attr]
+    with arrival.open() as file:  # type: ignore[union-attr]
         assert file.read() == b"picture"
     os.rename(line.inbox / "sub" / "a.png", line.root / "kept")
-    assert line.source.open(arrival) is None  # gone
+    assert arrival.open() is None  # gone
     os.symlink(line.root / "kept", line.inbox / "sub" / "a.png")
-    assert line.source.open(arrival) is None  # a link, to the very file
+    assert arrival.open() is None  # a link, to the very file
     (line.inbox / "sub" / "a.png").unlink()
     os.mkfifo(line.inbox / "sub" / "a.png")
-    assert line.source.open(arrival) is None  # and does not wait for a writer
+    assert arrival.open() is None  # and does not wait for a writer
     (line.inbox / "sub" / "a.png").unlink()
     (line.inbox / "sub").rmdir()
     os.symlink(line.root / "secret", line.inbox / "sub")
-    assert line.source.open(arrival) is None  # out of the inbox by a folder that became a link
+    assert arrival.open() is None  # out of the inbox by a folder that became a link
     (line.inbox / "sub").unlink()
     (line.inbox / "sub").mkdir()
     os.rename(line.root / "kept", line.inbox / "sub" / "a.png")
-    with line.source.open(arrival) as file:  # type: ignore[union-attr]
+    with arrival.open() as file:  # type: ignore[union-attr]
         assert file.read() == b"picture"
 
 
@@ -458,13 +481,14 @@ def test_a_young_file_that_cannot_be_decoded_is_tried_again(line: Line) -> None:
     line.start(settle_seconds=0, retry_seconds=NEVER)
     drop(line.inbox / "a.png", b"half")
     for _ in range(2):
-        assert line.source.defer(line.take("a.png"), PictureError("undecodable", "truncated"))
+        assert line.defers(line.take("a.png"), PictureError("undecodable", "truncated"))
     for reason in ("picture_too_large", "file_too_large", "unsupported", "decoder_crashed", "model_failed"):
-        assert not line.source.defer(Arrival("x", "line1", b"/in/b.png", None, 0.0), PictureError(reason, ""))  # type: ignore[arg-type]
+        other = FileDelivery(line.source, b"/in/b.png", Fingerprint(1, 1, 1), found_at=0.0, root=None)
+        assert not line.defers(other, PictureError(reason, ""))
     with open(line.inbox / "a.png", "ab") as file:
         file.write(b" and the rest")
     arrival = line.take("a.png")
-    while arrival.stamps.size != 17:  # one that was tried on the way may come first
+    while arrival.fingerprint.size != 17:  # one that was tried on the way may come first
         line.score(arrival)
         arrival = line.take("a.png")
 
@@ -473,7 +497,7 @@ def test_an_old_file_that_cannot_be_decoded_is_given_up(line: Line) -> None:
     line.start(settle_seconds=0, retry_seconds=0.5)
     drop(line.inbox / "a.png", b"half")
     tries = 0
-    while line.source.defer(line.take("a.png"), PictureError("undecodable", "truncated")):
+    while line.defers(line.take("a.png"), PictureError("undecodable", "truncated")):
         tries += 1
     assert 1 <= tries <= 3
 
@@ -499,7 +523,7 @@ def test_a_file_leaves_when_its_result_is_durable(line: Line, after: str) -> Non
     until((line.root / "quarantine" / "broken.png").exists, "the quarantine")
     assert '"reason": "undecodable"' in (line.root / "quarantine" / "broken.png.json").read_text()
     assert not (line.inbox / "broken.png").exists()
-    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed")
+    until(lambda: Ledger(line.journal, "line1").actions() == [], "nothing to be owed")
 
 
 def test_keep_leaves_even_what_is_quarantined(line: Line) -> None:
@@ -531,10 +555,10 @@ def test_a_file_that_replaced_a_scored_one_is_not_moved_but_scored(line: Line, a
     line.start(after=after, done_dir=line.root / "done", settle_seconds=0.05)
     drop(line.inbox / "a.png", b"first")
     arrival = line.take("a.png")
-    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    entry = line.entry(arrival)
     line.journal.commit([entry])
     drop(line.inbox / "a.png", b"second")
-    line.source.committed(arrival, entry)
+    arrival.acknowledge(entry.record)
     second = line.take("a.png")
     assert second.id != arrival.id
     assert (line.inbox / "a.png").read_bytes() == b"second"
@@ -547,12 +571,12 @@ def test_what_is_owed_is_done_at_the_next_start_and_not_scored_again(line: Line)
     line.start(after="move", done_dir=line.root / "done")
     drop(line.inbox / "a.png", b"picture")
     arrival = line.take("a.png")
-    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    entry = line.entry(arrival)
     line.journal.commit([entry])  # and it dies before the file is moved
     line.stop()
     line.start(after="move", done_dir=line.root / "done", settle_seconds=0)
     until((line.root / "done" / "a.png").exists, "the move")
-    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed")
+    until(lambda: Ledger(line.journal, "line1").actions() == [], "nothing to be owed")
     assert line.arrivals == []
 
 
@@ -560,16 +584,16 @@ def test_two_files_of_one_name_both_leave_when_the_first_could_not(line: Line) -
     (line.inbox / "sub").mkdir()
     (line.root / "done").mkdir()
     (line.root / "done" / "sub").write_text("a file where the folder should be")
-    line.start(after="move", done_dir=line.root / "done")
+    line.start(after="move", done_dir=line.root / "done", action_retry_seconds=1)
     for content in (b"first", b"second"):
         drop(line.inbox / "sub" / "a.png", content)
         line.score(line.take("sub/a.png"))
         until(lambda: not (line.inbox / "sub" / "a.png").exists(), "the file to be taken out of the inbox")
-    assert len(line.journal.disposals("line1")) == 2
+    assert len(Ledger(line.journal, "line1").actions()) == 2
     (line.root / "done" / "sub").unlink()
     drop(line.inbox / "b.png", b"third")
     line.score(line.take("b.png"))
-    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed", 90)  # the others are tried every 30 s
+    until(lambda: Ledger(line.journal, "line1").actions() == [], "nothing to be owed")
     contents = sorted(path.read_bytes() for path in (line.root / "done").rglob("*.png"))
     assert contents == [b"first", b"second", b"third"]
 
@@ -585,12 +609,12 @@ def test_a_file_that_is_held_on_its_way_out_is_found_under_other_settings(line: 
     line.stop()
     line.start(after="move", done_dir=line.root / "other")  # the operator's way out
     until((line.root / "other" / "sub" / "a.png").exists, "the move")
-    until(lambda: line.journal.disposals("line1") == [], "nothing to be owed")
+    until(lambda: Ledger(line.journal, "line1").actions() == [], "nothing to be owed")
     assert list((line.root / "done" / ".edged").iterdir()) == []
-    assert len(line.journal.places("line1")) == 2
+    assert len(Ledger(line.journal, "line1").places()) == 2
     line.stop()
     line.start(after="move", done_dir=line.root / "other")
-    assert line.journal.places("line1") == [os.fsencode(line.root / "other" / ".edged")]
+    assert Ledger(line.journal, "line1").places() == [os.fsencode(line.root / "other" / ".edged")]
 
 
 # Flow.
@@ -601,9 +625,9 @@ def test_what_is_refused_for_want_of_room_comes_later(line: Line) -> None:
     line.start()
     for number in range(5):
         drop(line.inbox / f"{number}.png", b"x")
-    until(lambda: line.source.waiting()[0] == 5, "five to be known")
+    until(lambda: line.source.pending()[0] == 5, "five to be known")
     assert len(line.arrivals) == 2
-    _count, oldest = line.source.waiting()
+    _count, oldest = line.source.pending()
     assert oldest is not None
     assert 0 <= time.monotonic() - oldest < 30
     line.room = 5
@@ -612,7 +636,7 @@ def test_what_is_refused_for_want_of_room_comes_later(line: Line) -> None:
     for arrival in list(line.arrivals):
         line.arrivals.remove(arrival)
         line.score(arrival)
-    until(lambda: line.source.waiting() == (0, None), "nothing to wait")
+    until(lambda: line.source.pending() == (0, None), "nothing to wait")
 
 
 def test_a_flood_is_taken_in_portions_and_none_is_lost(line: Line) -> None:
@@ -623,16 +647,16 @@ def test_a_flood_is_taken_in_portions_and_none_is_lost(line: Line) -> None:
     scored = set[bytes]()
     while len(scored) < total:
         portion = until(lambda: line.arrivals[:], "more arrivals")
-        assert line.source.waiting()[0] <= MAX_CANDIDATES
+        assert line.source.pending()[0] <= MAX_CANDIDATES
         del line.arrivals[: len(portion)]
         assert not scored & {arrival.path for arrival in portion}
         scored |= {arrival.path for arrival in portion}
-        pairs = [(one, line.source.entry(one, record(id=one.id, path=os.fsdecode(one.path)))) for one in portion]
+        pairs = [(one, line.entry(one)) for one in portion]
         line.journal.commit([entry for _, entry in pairs])
         for arrival, entry in pairs:
-            line.source.committed(arrival, entry)
+            arrival.acknowledge(entry.record)
     assert len(scored) == total
-    until(lambda: line.source.waiting() == (0, None), "nothing to wait")
+    until(lambda: line.source.pending() == (0, None), "nothing to wait")
     assert line.arrivals == []
 
 
@@ -689,11 +713,11 @@ def test_files_of_a_folder_that_is_unmounted_for_a_while_are_not_scored_twice(li
     line.start(after="move", done_dir=line.root / "done", settle_seconds=0.05)
     drop(line.inbox / "a.png", b"picture")
     arrival = line.take("a.png")
-    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    entry = line.entry(arrival)
     line.journal.commit([entry])
     line.inbox.rename(line.root / "away")
     until(lambda: line.seen.ups == [True, False], "the source to be down")
-    line.source.committed(arrival, entry)
+    arrival.acknowledge(entry.record)
     until(lambda: not line.source._messages, "the message to be read")
     (line.root / "away").rename(line.inbox)
     until(lambda: line.seen.ups == [True, False, True], "the source to be up")
@@ -708,7 +732,7 @@ def test_files_are_still_owed_while_another_folder_stands_where_their_inbox_was(
     line.start(**options)
     drop(line.inbox / "a.png", b"picture")
     arrival = line.take("a.png")
-    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    entry = line.entry(arrival)
     line.journal.commit([entry])
     line.stop()
     line.inbox.rename(line.root / "unmounted")
@@ -716,12 +740,14 @@ def test_files_are_still_owed_while_another_folder_stands_where_their_inbox_was(
     line.start(**options)
     drop(line.inbox / "b.png", b"another")
     line.score(line.take("b.png"))
-    until(lambda: [one.id for one in line.journal.disposals("line1")] == [arrival.id], "what is not out of sight")
+    until(
+        lambda: [one.id for one in Ledger(line.journal, "line1").actions()] == [arrival.id], "what is not out of sight"
+    )
     assert (line.root / "done" / "b.png").exists()
     line.inbox.rmdir()
     (line.root / "unmounted").rename(line.inbox)
     until((line.root / "done" / "a.png").exists, "the move")
-    until(lambda: not line.journal.disposals("line1"), "it to be struck")
+    until(lambda: not Ledger(line.journal, "line1").actions(), "it to be struck")
     line.idle()
     assert line.arrivals == []
 
@@ -740,7 +766,7 @@ def test_it_sleeps_while_the_folder_is_away_and_something_is_owed(line: Line) ->
     line.start(after="delete")
     drop(line.inbox / "a.png", b"picture")
     arrival = line.take("a.png")
-    line.journal.commit([line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))])
+    line.journal.commit([line.entry(arrival)])
     line.stop()
     line.inbox.rename(line.root / "away")
     line.start(after="delete")
@@ -757,9 +783,9 @@ def test_it_sleeps_when_the_folder_goes_away_with_something_in_work(line: Line) 
     drop(line.inbox / "a.png", b"picture")
     arrival = line.take("a.png")
     line.inbox.rename(line.root / "away")
-    entry = line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))
+    entry = line.entry(arrival)
     line.journal.commit([entry])
-    line.source.committed(arrival, entry)
+    arrival.acknowledge(entry.record)
     time.sleep(0.5)
     before = line.wake.waits
     time.sleep(0.5)
@@ -773,11 +799,11 @@ def test_with_keep_a_file_that_was_on_its_way_out_is_known_when_it_is_back(line:
     line.start(after="delete")
     drop(line.inbox / "a.png", b"picture")
     arrival = line.take("a.png")
-    line.journal.commit([line.source.entry(arrival, record(id=arrival.id, path=os.fsdecode(arrival.path)))])
+    line.journal.commit([line.entry(arrival)])
     line.stop()
     (line.inbox / "a.png").rename(line.root / "elsewhere")
     line.start(after="keep", settle_seconds=0)
-    assert line.journal.disposals("line1") != []  # it is not forgotten
+    assert Ledger(line.journal, "line1").actions() != []  # it is not forgotten
     (line.root / "elsewhere").rename(line.inbox / "a.png")
     drop(line.inbox / "b.png", b"another")
     line.take("b.png")
@@ -785,9 +811,9 @@ def test_with_keep_a_file_that_was_on_its_way_out_is_known_when_it_is_back(line:
     assert line.arrivals == []
     line.stop()
     line.start(after="keep", settle_seconds=0)
-    assert line.journal.disposals("line1") == []
-    assert [path for path, _, _ in line.journal.kept("line1")] == [arrival.path]
-    assert line.arrivals == [arrival for arrival in line.arrivals if arrival.path.endswith(b"b.png")]
+    assert Ledger(line.journal, "line1").actions() == []
+    assert [path for path, _, _ in Ledger(line.journal, "line1").kept()] == [arrival.file_path]
+    assert line.arrivals == [arrival for arrival in line.arrivals if arrival.path.endswith("b.png")]
 
 
 def test_a_look_at_many_kept_files_asks_the_journal_nothing(line: Line) -> None:
@@ -799,7 +825,7 @@ def test_a_look_at_many_kept_files_asks_the_journal_nothing(line: Line) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
         marks.append(("line1", path, 0, os.lstat(path).st_mtime_ns))
     journal = Journal(line.root / "state")
-    with journal._transaction() as db:
+    with journal.transaction() as db:
         db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, NULL, 1)", marks)
     journal.close()
     line.start(rescan_seconds=0.1)
@@ -810,7 +836,7 @@ def test_a_look_at_many_kept_files_asks_the_journal_nothing(line: Line) -> None:
     line.journal._db.set_trace_callback(None)
     assert statements == []
     assert line.arrivals == []
-    assert line.source.waiting() == (0, None)
+    assert line.source.pending() == (0, None)
     drop(line.inbox / "new.png", b"new")
     line.take("new.png")  # and it still finds what is new
 
@@ -823,13 +849,17 @@ def test_marks_of_many_files_that_are_gone_are_forgotten(line: Line) -> None:
     line.stop()
     inbox = os.path.realpath(os.fsencode(line.inbox))
     journal = Journal(line.root / "state")
-    with journal._transaction() as db:
+    with journal.transaction() as db:
         gone = [("line1", os.path.join(inbox, b"gone-%05d.png" % number), 1, 1) for number in range(2500)]
         db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, NULL, 1)", gone)
     journal.close()
     line.start()
     line.source.forget_gone()
-    assert sorted(os.path.basename(path) for path, _, _ in line.journal.kept("line1")) == [b"0.png", b"1.png", b"2.png"]
+    assert sorted(os.path.basename(path) for path, _, _ in Ledger(line.journal, "line1").kept()) == [
+        b"0.png",
+        b"1.png",
+        b"2.png",
+    ]
 
 
 def test_folders_that_have_gone_are_not_watched_any_more(line: Line) -> None:
@@ -868,7 +898,7 @@ def test_without_inotify_instances_the_folder_is_scanned_more_often(line: Line) 
         line.start()
         drop(line.inbox / "a.png", b"a")
         until(
-            lambda: line.source.waiting()[0] == 1, "the file to be seen"
+            lambda: line.source.pending()[0] == 1, "the file to be seen"
         )  # within seconds, where the timer takes ever
     finally:
         for descriptor in taken:
@@ -882,7 +912,7 @@ def test_without_inotify_watches_the_folder_is_scanned_more_often(line: Line, mo
     monkeypatch.setattr(InotifyFD, "add_callback", refuse)
     line.start()
     drop(line.inbox / "a.png", b"a")
-    until(lambda: line.source.waiting()[0] == 1, "the file to be seen")
+    until(lambda: line.source.pending()[0] == 1, "the file to be seen")
 
 
 def test_a_watcher_that_dies_is_replaced(line: Line) -> None:
@@ -892,7 +922,7 @@ def test_a_watcher_that_dies_is_replaced(line: Line) -> None:
     dead.close()
     drop(line.inbox / "a.png", b"a")
     line.wake.set()
-    until(lambda: line.source.waiting()[0] == 1, "the file to be seen")
+    until(lambda: line.source.pending()[0] == 1, "the file to be seen")
     assert line.source._watcher is not dead
     drop(line.inbox / "b.png", b"b")
     line.take("b.png")  # at once, for events come again

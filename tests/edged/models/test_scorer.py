@@ -7,7 +7,7 @@ import pytest
 
 from edged.errors import BundleError, DeviceError, PictureError
 from edged.models import bundle as bundles
-from edged.models.detector import Detector
+from edged.models.scorer import Scorer
 from edged.results import Frame, Result
 from tests.conftest import TINY
 
@@ -16,9 +16,9 @@ def frame(value: int, name: str = "f") -> Frame:
     return Frame("line1", name, 0.0, np.full((32, 32, 1), value, np.uint8))
 
 
-def test_detect() -> None:
-    detector = Detector.load(TINY, device="cpu")
-    results = detector.detect([frame(128, "a"), frame(0, "b"), frame(160, "c")])
+def test_score() -> None:
+    scorer = Scorer.load(TINY, device="cpu")
+    results = [scorer.score(one) for one in (frame(128, "a"), frame(0, "b"), frame(160, "c"))]
     assert all(isinstance(result, Result) for result in results)
     first, second, third = (result for result in results if isinstance(result, Result))
     assert [result.frame_id for result in (first, second, third)] == ["a", "b", "c"]
@@ -33,35 +33,35 @@ def test_detect() -> None:
 
 
 def test_a_score_at_the_threshold_is_no_anomaly() -> None:
-    detector = Detector.load(TINY, device="cpu", threshold=0.51)
-    exact = float(detector.scores(np.full((1, 32, 32, 1), 160, np.uint8))[0][0])
-    at = Detector.load(TINY, device="cpu", threshold=exact)
-    (result,) = at.detect([frame(160)])
+    scorer = Scorer.load(TINY, device="cpu", threshold=0.51)
+    exact = float(scorer.scores(np.full((1, 32, 32, 1), 160, np.uint8))[0][0])
+    at = Scorer.load(TINY, device="cpu", threshold=exact)
+    result = at.score(frame(160))
     assert isinstance(result, Result)
     assert (result.score, result.is_anomaly) == (exact, False)
 
 
 def test_thresholds() -> None:
-    assert Detector.load(TINY, device="cpu").threshold.value == 0.5
+    assert Scorer.load(TINY, device="cpu").threshold.value == 0.5
     scores = sorted(json.loads((TINY / "calibration.json").read_text())["scores"])
-    assert Detector.load(TINY, device="cpu", target_fpr=0.1).threshold.value == scores[89]
-    short = Detector.load(TINY, device="cpu", target_fpr=0.001).threshold
+    assert Scorer.load(TINY, device="cpu", target_fpr=0.1).threshold.value == scores[89]
+    short = Scorer.load(TINY, device="cpu", target_fpr=0.001).threshold
     assert short.value == scores[-1]
     assert "999" in (short.shortfall or "")
-    given = Detector.load(TINY, device="cpu", threshold=1.5).threshold
+    given = Scorer.load(TINY, device="cpu", threshold=1.5).threshold
     assert (given.value, given.shortfall) == (1.5, None)
 
 
 def test_the_golden_check_finds_a_model_that_computes_something_else(tiny_copy: Path) -> None:
-    assert Detector.load(tiny_copy, device="cpu").golden.n == 3
-    assert Detector.load(tiny_copy, device="cpu").golden.worst <= 1
+    assert Scorer.load(tiny_copy, device="cpu").golden.n == 3
+    assert Scorer.load(tiny_copy, device="cpu").golden.worst <= 1
     golden = dict(np.load(tiny_copy / "golden.npz"))
     golden["score"] = golden["score"] * np.float32(1.01)
     np.savez(tiny_copy / "golden.npz", **golden)
     manifest = json.loads((tiny_copy / "manifest.json").read_text())
     bundles.seal(tiny_copy, {key: manifest[key] for key in manifest if key not in {"files", "schema_version"}})
     with pytest.raises(BundleError, match=r"golden check failed on CPUExecutionProvider: \d+\.\d times"):
-        Detector.load(tiny_copy, device="cpu")
+        Scorer.load(tiny_copy, device="cpu")
 
 
 def test_a_model_that_does_not_fit_its_manifest_is_refused(tiny_copy: Path) -> None:
@@ -72,32 +72,32 @@ def test_a_model_that_does_not_fit_its_manifest_is_refused(tiny_copy: Path) -> N
     manifest["input"]["height"] = 16
     bundles.seal(tiny_copy, {key: manifest[key] for key in manifest if key not in {"files", "schema_version"}})
     with pytest.raises(BundleError, match="the manifest says image"):
-        Detector.load(tiny_copy, device="cpu")
+        Scorer.load(tiny_copy, device="cpu")
 
 
 def test_a_running_session_is_kept_while_it_fits(tiny_copy: Path) -> None:
-    running = Detector.load(tiny_copy, device="cpu", name="one")
-    again = Detector.load(tiny_copy, device="cpu", name="two", threshold=9.0, reuse=running)
+    running = Scorer.load(tiny_copy, device="cpu", name="one")
+    again = Scorer.load(tiny_copy, device="cpu", name="two", threshold=9.0, reuse=running)
     assert again.session is running.session
     assert (again.name, again.threshold.value) == ("two", 9.0)
-    assert Detector.load(tiny_copy, device="cpu", threads=1, reuse=running).session is not running.session
+    assert Scorer.load(tiny_copy, device="cpu", threads=1, reuse=running).session is not running.session
 
 
 def test_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no bundle"):
-        Detector.load(tmp_path / "nowhere")
+        Scorer.load(tmp_path / "nowhere")
 
 
 def test_cuda_is_not_taken_for_granted() -> None:
     try:
-        detector = Detector.load(TINY, device="cuda")
+        scorer = Scorer.load(TINY, device="cuda")
     except DeviceError:
         return
-    assert detector.session.device == "cuda"
+    assert scorer.session.device == "cuda"
 
 
 def test_identity() -> None:
-    identity = Detector.load(TINY, device="cpu", name="solar").identity
+    identity = Scorer.load(TINY, device="cpu", name="solar").identity
     digest = json.loads((TINY / "manifest.json").read_text())["files"]["model.onnx"]["sha256"]
     assert (identity.name, identity.sha256, identity.device) == ("solar", digest, "cpu")
 
@@ -145,8 +145,8 @@ def inverse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_score_that_is_no_number_is_an_error_of_that_picture(inverse: Path) -> None:
-    detector = Detector.load(inverse, device="cpu")
-    first, second, third = detector.detect([frame(100), frame(0), frame(50)])
+    scorer = Scorer.load(inverse, device="cpu")
+    first, second, third = (scorer.score(one) for one in (frame(100), frame(0), frame(50)))
     assert isinstance(first, Result)
     assert isinstance(third, Result)
     assert (first.score, third.score) == (pytest.approx(0.01), pytest.approx(0.02))

@@ -1,4 +1,8 @@
-"""Frames -> results: one bundle, its session, and the threshold that its calibration gives."""
+"""Frames -> results: one bundle, its session, and the threshold that its calibration gives.
+
+A scorer may be used by any number of threads. As many of them run the model at a time as there are CPUs for its
+threads; on a GPU one does, and takes along what the others wait with (`turnstile`).
+"""
 
 import contextlib
 import math
@@ -16,6 +20,7 @@ from edged.models import bundle as bundles
 from edged.models.bundle import Bundle
 from edged.models.calibration import Threshold, conformal_threshold, p_value, pictures_needed
 from edged.models.runtime import Device, Session, open_session
+from edged.models.turnstile import Turnstile
 from edged.results import Frame, ModelIdentity, Result
 
 _ATTEMPTS: Final = 3
@@ -35,8 +40,8 @@ class GoldenCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Detector:
-    """A model that is ready to score.
+class Scorer:
+    """A model that is ready to score, for any thread.
 
     Attributes:
         name: how results call it.
@@ -46,6 +51,7 @@ class Detector:
         calibration: its calibration scores, float64 (n,), ascending.
         golden: how close this device is to torch.
         asked: the device and the threads that were asked for.
+        turnstile: who may run the model, and with how many pictures at a time.
         denoiser: what cleans a picture before it is scored; the one that the calibration went through.
     """
 
@@ -56,7 +62,8 @@ class Detector:
     calibration: NDArray[np.float64]
     golden: GoldenCheck
     asked: tuple[Device, int]
-    denoiser: "Detector | None" = None
+    turnstile: Turnstile
+    denoiser: "Scorer | None" = None
 
     @classmethod
     def load(
@@ -68,15 +75,15 @@ class Detector:
         threads: int = 0,
         target_fpr: float | None = None,
         threshold: float | None = None,
-        reuse: "Detector | None" = None,
-    ) -> "Detector":
+        reuse: "Scorer | None" = None,
+    ) -> "Scorer":
         """Loads a bundle, verifies it, and proves on its golden pictures that it computes what torch did.
 
         Args:
             source: a bundle's folder, or what was read of it.
             name: how results call it; the manifest's name when None.
             device: what must run it.
-            threads: 0 for the CPUs that this process may use.
+            threads: of one run of the model; 0 for one, so that every CPU scores a picture of its own.
             target_fpr: for the threshold; when None, what the bundle was calibrated for (0.01 if nobody said).
             threshold: set by the operator, in place of `target_fpr`.
             reuse: one that is running; its session is kept where manifest, device and threads are the same, for memory
@@ -90,25 +97,26 @@ class Detector:
         asked = (device, threads)
         model = loaded.read(bundles.MODEL)
         if reuse is not None and (reuse.bundle.manifest, reuse.asked) == (loaded.manifest, asked):
-            session, golden = reuse.session, reuse.golden
+            session, golden, turnstile = reuse.session, reuse.golden, reuse.turnstile
             loaded.golden()
         else:
             session = open_session(model, device=device, threads=threads, name=str(loaded.path))
             _check_graph(loaded, session)
             golden = _check_golden(loaded, session)
+            turnstile = Turnstile.on_gpu() if session.device == "cuda" else Turnstile.on_cpus(threads or 1)
         calibration = np.sort(np.asarray(loaded.calibration.scores, dtype=np.float64))
         rate = loaded.calibration.target_fpr if target_fpr is None else target_fpr
         chosen = conformal_threshold(calibration, rate)
         if threshold is not None:
             chosen = Threshold(threshold, None, chosen.n, pictures_needed(rate))
-        return cls(name or loaded.manifest.name, loaded, session, chosen, calibration, golden, asked)
+        return cls(name or loaded.manifest.name, loaded, session, chosen, calibration, golden, asked, turnstile)
 
     @property
     def identity(self) -> ModelIdentity:
-        """What records say of this model."""
-        return ModelIdentity(self.name, self.bundle.model_sha256, self.session.device)
+        """What records say of this model and of the calibration in force."""
+        return ModelIdentity(self.name, self.bundle.model_sha256, self.session.device, self.bundle.calibration_sha256)
 
-    def with_denoiser(self, denoiser: "Detector | None") -> "Detector":
+    def with_denoiser(self, denoiser: "Scorer | None") -> "Scorer":
         """This detector behind a denoiser, or behind none.
 
         Raises:
@@ -136,7 +144,7 @@ class Detector:
                 f"{name} was calibrated behind another denoiser than {denoiser.bundle.path}: {wanted.name}, whose "
                 f"{bundles.MODEL} has the SHA-256 {wanted.sha256}; use that, or train and export the detector again"
             )
-        return replace(self, denoiser=denoiser)
+        return replace(self, denoiser=denoiser, turnstile=self.turnstile.another())
 
     def reconstruct(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What the model makes of image: uint8 (N, H, W, C), of the same shape; a denoiser cleans it.
@@ -156,22 +164,25 @@ class Detector:
         score, anomaly_map = self.session.run(["score", "anomaly_map"], image)
         return score, anomaly_map
 
-    def detect(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
-        """One result a frame, in their order; a `PictureError` where the model gave no finite score, or failed.
+    def score(self, frame: Frame) -> Result | PictureError:
+        """The result of a frame; a `PictureError` where the model gave no finite score, or failed on it alone.
 
         Raises:
             BundleError: the model fails on its golden pictures as well, so that no frame is to blame.
         """
+        return self.turnstile.pass_through(frame, self._score_all)
+
+    def _score_all(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
         if len(frames) > 1:
             with contextlib.suppress(BundleError):  # one of them may be to blame, and is to spoil no other
-                return self._detect(frames)
-        return [self._detect_alone(frame) for frame in frames]
+                return self._run(frames)
+        return [self._score_alone(frame) for frame in frames]
 
-    def _detect_alone(self, frame: Frame) -> Result | PictureError:
+    def _score_alone(self, frame: Frame) -> Result | PictureError:
         failure = ""
         for _ in range(_ATTEMPTS):
             try:
-                return self._detect([frame])[0]
+                return self._run([frame])[0]
             except BundleError as error:
                 failure = str(error)
             for model in (self, self.denoiser):
@@ -179,8 +190,9 @@ class Detector:
                     _check_golden(model.bundle, model.session)
         return PictureError("model_failed", f"{failure}, on this and not on the golden pictures")
 
-    def _detect(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
-        image, timings = np.stack([frame.pixels for frame in frames]), {}
+    def _run(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
+        image = frames[0].pixels[None] if len(frames) == 1 else np.stack([frame.pixels for frame in frames])
+        timings = {}
         cleaned: list[NDArray[np.uint8] | None] = [None] * len(frames)
         if self.denoiser is not None:
             began = time.perf_counter()

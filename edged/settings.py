@@ -1,0 +1,132 @@
+"""What the tables of the configuration are made of: their base, the types of their keys, the places that they claim.
+
+`SourceTable` and `SinkTable` hold what is common to every source and every sink; each type adds its own keys beside its
+code, and `config` puts the whole together.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_LONGEST_NAME: Final = 255
+_LONGEST_PATH: Final = 4000
+"""Of 4,095 that the system takes, so that there is room for names below."""
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    if "\0" in str(path):
+        raise ValueError("must not hold a NUL character")
+    if len(os.fsencode(path)) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        raise ValueError(f"must not be longer than {_LONGEST_PATH} bytes, nor a name in it than {_LONGEST_NAME}")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class Table(BaseModel):
+    """A table of the configuration: unknown keys are errors, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder that a table claims for itself.
+
+    Attributes:
+        key: the key that names it, below the table.
+        path: absolute.
+        role: what comes in through it ("inbox"), or what edged puts there ("output").
+    """
+
+    key: str
+    path: Path
+    role: Literal["inbox", "output"]
+
+
+class SourceTable(Table):
+    """What every `[[sources]]` table has."""
+
+    name: Name
+    type: str
+    model: str
+    denoiser: str | None = None
+
+    def places(self) -> list[Place]:
+        """What this source reads from and writes to; no two tables may claim places that overlap."""
+        return []
+
+    def problems(self) -> list[str]:
+        """What is wrong with these keys together and with what they name: `key: what is wrong, what to do`."""
+        return []
+
+
+class SinkTable(Table):
+    """What every `[[sinks]]` table has.
+
+    Attributes:
+        timeout_seconds: what a sink may take for a try, and for the last one when edged stops.
+        max_backlog: records that may wait for this sink; beyond that the oldest are dropped for it, and counted.
+    """
+
+    name: Name
+    type: str
+    timeout_seconds: float = Field(default=10.0, ge=0.1, le=600)
+    max_backlog: int = Field(default=1_000_000, ge=1, le=1_000_000_000)
+
+    def places(self) -> list[Place]:
+        """What this sink writes to; see `SourceTable.places`."""
+        return []
+
+    def problems(self) -> list[str]:
+        """See `SourceTable.problems`."""
+        return []
+
+
+class ModelTable(Table):
+    """One `[models.NAME]`: a bundle, what runs it, and its threshold."""
+
+    path: AbsolutePath
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    target_fpr: float | None = Field(default=None, gt=0, lt=1)
+    threshold: float | None = Field(default=None, gt=0)
+    threads: int = Field(default=0, ge=0, le=1024)
+    self_test_seconds: float | None = Field(default=None, ge=0.1, le=86_400)
+
+
+class RetentionTable(Table):
+    """How long, and how much, of results, of pictures of results, and of what is in quarantine is kept.
+
+    Without a number of days, age removes nothing.
+    """
+
+    results_days: float = Field(default=90, gt=0, le=36_500)
+    results_max_bytes: int = Field(default=10_000_000_000, ge=1_000_000)
+    quarantine_days: float | None = Field(default=None, gt=0, le=36_500)
+    quarantine_max_bytes: int = Field(default=10_000_000_000, ge=0)
+    images_days: float = Field(default=90, gt=0, le=36_500)
+    images_max_bytes: int = Field(default=2_000_000_000, ge=0)
+
+
+def denied(path: Path) -> str | None:
+    """What the system says where it does not let this user see what stands at a path."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        return error.strerror
+    except OSError:
+        pass
+    return None
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Whether `path` is `folder` or below it, links followed."""
+    real, parent = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return real == parent or parent in real.parents

@@ -1,0 +1,185 @@
+"""What every type of source promises: one harness a row of `SOURCES`, and the same tests for all."""
+
+import os
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged.journal.journal import Entry, Journal
+from edged.media.imaging import ImageInput
+from edged.sources import SOURCES
+from edged.sources.contract import Delivery, Settlement, SourceContext, SourceType
+from tests.edged.making import drop, good, record, until
+from tests.edged.sources.folder.test_source import Seen
+from tests.templates import slideshow
+
+
+class Harness:
+    """One source that runs, and a pipeline that takes what it is told to take."""
+
+    def __init__(self, root: Path, kind: SourceType, keys: dict[str, Any]) -> None:
+        self.root, self.kind, self.inbox = root, kind, root / "in"
+        self.inbox.mkdir()
+        self.table = kind.table.model_validate({"name": "line1", "model": "tiny", **keys})
+        self.seen, self.room = Seen(), 10**9
+        self.given: list[Delivery] = []
+        self.problems: list[str] = []
+        self.journal = Journal(root / "state")
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        context = SourceContext(self.journal, self.seen, self.root / "state", ImageInput(32, 32, 1))
+        self.source = self.kind.make(self.table, context)
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():  # as the pipeline does
+            try:
+                self.source.run(self._hand_over, self._stop)
+            except Exception as error:  # noqa: BLE001
+                self.problems.append(str(error))
+                self._stop.wait(0.05)
+
+    def _hand_over(self, delivery: Delivery) -> bool:
+        if len(self.given) >= self.room:
+            return False
+        self.given.append(delivery)
+        return True
+
+    def stop(self) -> float:
+        """How long it took, in seconds."""
+        began = time.monotonic()
+        if self._thread is not None:
+            self._stop.set()
+            self.source.wake.set()
+            self._thread.join(timeout=30)
+            assert not self._thread.is_alive()
+            self._thread = None
+        return time.monotonic() - began
+
+    def feed(self, *names: str) -> None:
+        for name in names:
+            drop(self.inbox / f"{name}.png", good())
+
+    def take(self) -> Delivery:
+        until(lambda: self.given, "a delivery")
+        return self.given.pop(0)
+
+    def record(self, delivery: Delivery) -> str:
+        """What the pipeline does with a delivery that it scores; the name of what it was."""
+        opened = delivery.open()
+        assert opened is not None
+        with opened as file:  # type: ignore[union-attr]
+            assert file.read(8) == good()[:8]
+            assert delivery.settle(os.urandom(32).hex(), None) is Settlement.RECORD
+        one = record(id=delivery.id, source=delivery.source, path=delivery.path)
+        self.journal.commit([Entry(one, delivery.statements(one))])
+        delivery.acknowledge(one)
+        return Path(delivery.path).stem
+
+
+# A source of folders sees a file at once; what it looks for now and then is looked for often here.
+KEYS: dict[str, dict[str, Any]] = {
+    "folder": {"settle_seconds": 0.05, "rescan_seconds": 0.2, "retry_seconds": 0},
+    "slideshow": {"every_seconds": 0.05},
+}
+TYPES = {**SOURCES, "slideshow": slideshow.TYPE}
+
+
+def test_every_type_is_tested() -> None:
+    assert KEYS.keys() == TYPES.keys()
+
+
+@pytest.fixture(params=sorted(TYPES))
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
+    one = Harness(
+        tmp_path, TYPES[request.param], {"type": request.param, "path": str(tmp_path / "in"), **KEYS[request.param]}
+    )
+    yield one
+    one.stop()
+    one.journal.close()
+
+
+def all_of(harness: Harness, count: int) -> list[str]:
+    return [harness.record(harness.take()) for _ in range(count)]
+
+
+def test_it_hands_over_everything_once_and_stops(harness: Harness) -> None:
+    harness.feed("a", "b")
+    harness.start()
+    assert sorted(all_of(harness, 2)) == ["a", "b"]
+    harness.feed("c")
+    assert all_of(harness, 1) == ["c"]
+    until(lambda: harness.source.pending() == (0, None), "nothing to be pending")
+    assert harness.seen.ups[-1:] == [True]
+    assert harness.stop() < 10
+    assert harness.given == []
+    assert harness.problems == []
+
+
+def test_after_a_restart_what_was_recorded_does_not_come_again_and_the_rest_does(harness: Harness) -> None:
+    harness.feed("a")
+    harness.start()
+    all_of(harness, 1)
+    harness.feed("b", "c")
+    harness.take()  # and the daemon dies
+    harness.stop()
+    harness.given.clear()
+    harness.start()
+    assert sorted(all_of(harness, 2)) == ["b", "c"]
+    until(lambda: harness.source.pending() == (0, None), "nothing to be pending")
+    assert harness.given == []
+
+
+def test_what_is_given_back_comes_again(harness: Harness) -> None:
+    harness.feed("a")
+    harness.start()
+    harness.take().give_back()
+    assert all_of(harness, 1) == ["a"]
+
+
+def test_it_waits_for_room_in_bounded_memory_and_stops_while_it_waits(harness: Harness) -> None:
+    assert harness.kind is not None
+    harness.room = 0
+    harness.feed(*(f"{number:05}" for number in range(2000)))
+    tracemalloc.start()
+    try:
+        harness.start()
+        until(lambda: harness.seen.ups, "the first look")
+        time.sleep(0.3)  # a few rounds
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert harness.given == []
+    assert peak < 10_000_000
+    harness.room = 5
+    harness.source.wake.set()
+    first = all_of(harness, 3)
+    assert first == sorted(first)  # the oldest first
+    harness.room = 0
+    assert harness.stop() < 10
+
+
+def test_a_place_that_cannot_be_read_is_told_and_read_again_when_it_can(harness: Harness) -> None:
+    away = harness.root / "away"
+    harness.inbox.rename(away)
+    harness.start()
+    until(lambda: harness.seen.ups[-1:] == [False], "the failure to be told")
+    away.rename(harness.inbox)
+    harness.feed("a")
+    assert all_of(harness, 1) == ["a"]
+    assert harness.seen.ups[-1] is True
+
+
+def test_its_table_says_what_it_claims(harness: Harness) -> None:
+    assert [place.path for place in harness.table.places() if place.role == "inbox"] == [harness.inbox]
+    names: Callable[[Any], set[str]] = lambda table: set(table.model_fields)  # noqa: E731
+    assert {"name", "type", "model", "denoiser"} < names(harness.kind.table)
