@@ -136,7 +136,7 @@ def _open(ort: Any, model: bytes, device: str, threads: int, name: str) -> Any:
     # Threads that wait in a loop would burn whole cores between pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The arena keeps the largest batch's memory for good; without it a small box keeps what one batch needs.
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = True
     # A graph that names files outside itself must find nothing.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     providers: list[Any] = [_PROVIDERS["cpu"]]

@@ -45,6 +45,7 @@ class Scorer:
 
     Attributes:
         name: how results call it.
+        identity: what records say of this model and of the calibration in force.
         bundle: where it comes from.
         session: what runs it.
         threshold: what separates good from anomalous.
@@ -56,6 +57,7 @@ class Scorer:
     """
 
     name: str
+    identity: ModelIdentity
     bundle: Bundle
     session: Session
     threshold: Threshold
@@ -109,12 +111,9 @@ class Scorer:
         chosen = conformal_threshold(calibration, rate)
         if threshold is not None:
             chosen = Threshold(threshold, None, chosen.n, pictures_needed(rate))
-        return cls(name or loaded.manifest.name, loaded, session, chosen, calibration, golden, asked, turnstile)
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """What records say of this model and of the calibration in force."""
-        return ModelIdentity(self.name, self.bundle.model_sha256, self.session.device, self.bundle.calibration_sha256)
+        name = name or loaded.manifest.name
+        identity = ModelIdentity(name, loaded.model_sha256, session.device, loaded.calibration_sha256)
+        return cls(name, identity, loaded, session, chosen, calibration, golden, asked, turnstile)
 
     def with_denoiser(self, denoiser: "Scorer | None") -> "Scorer":
         """This detector behind a denoiser, or behind none.

@@ -9,7 +9,6 @@ raises unexpectedly is logged and tried again, with pauses that grow to a minute
 """
 
 import io
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,6 +27,7 @@ from edged.media.imaging import Decoded, Limits
 from edged.models.scorer import Scorer
 from edged.models.self_test import SelfTest
 from edged.results import QUARANTINED, Frame, Record, Result, display_path, make_record
+from edged.service.gathering import Gatherer
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
 from edged.service.publisher import Publisher
@@ -73,7 +73,7 @@ class Pipeline:
         self._journal, self._metrics, self._limits = journal, metrics, limits
         self._pool = DecoderPool(cpus, limits)
         self._intake = Intake(_QUEUED, lambda source: metrics.frames_dropped.labels(source).inc())
-        self._settled: queue.Queue[_Settled | None] = queue.Queue(_RECORDS_A_COMMIT)
+        self._settled: Gatherer[_Settled] = Gatherer(_RECORDS_A_COMMIT)
         self._picture_sinks = picture_sinks
         self._sources: dict[str, tuple[Source, threading.Event, threading.Thread]] = {}
         self._scorers: Mapping[str, Scorer] = {}
@@ -83,9 +83,7 @@ class Pipeline:
         self._busy_since: dict[str, float] = {}
         self._self_tests: list[SelfTestRunner] = []
         self._log = structlog.get_logger()
-        self._workers = [
-            threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(cpus + 1)
-        ]
+        self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(cpus)]
         self._committer = threading.Thread(target=self._commit_loop, name="commit")
         self._publishers = publishers
 
@@ -159,7 +157,7 @@ class Pipeline:
             _join(thread)
         self._end_self_tests()
         killer.cancel()
-        self._settled.put(None)
+        self._settled.close()
         _join(self._committer)
         for source, stop, thread in self._sources.values():
             stop.set()
@@ -316,12 +314,9 @@ class Pipeline:
 
     def _commit_loop(self) -> None:
         """Makes durable what has come meanwhile: the more waits for the disk, the fewer commits."""
-        last, ended = 0.0, False
-        while not ended:
-            settled, ended = self._next_batch(last + _COMMIT_EVERY_S)
+        last = 0.0
+        while settled := self._settled.take(last + _COMMIT_EVERY_S):
             last = time.monotonic()
-            if not settled:
-                continue
             commit = partial(self._commit, [one.entry for one in settled])
             if self._stubbornly("commit", "results cannot be made durable", commit) is not None:
                 for one in settled:
@@ -334,17 +329,6 @@ class Pipeline:
             for publisher in self._publishers:
                 publisher.wake()
             self._busy_since.pop("commit", None)
-
-    def _next_batch(self, not_before: float) -> tuple[list[_Settled], bool]:
-        """What waits to be made durable, one at least, gathered until a moment; and whether it is the last."""
-        found = [self._settled.get()]
-        while found[-1] is not None and len(found) < _RECORDS_A_COMMIT:
-            pause = not_before - time.monotonic()
-            try:
-                found.append(self._settled.get(timeout=pause) if pause > 0 else self._settled.get_nowait())
-            except queue.Empty:
-                break
-        return [one for one in found if one is not None], found[-1] is None
 
     def _commit(self, entries: Sequence[Entry]) -> bool:
         """Makes results durable."""

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edged.errors import ConfigError
 
 _MAX_CONNECTIONS: Final = 64
-_SILENCE_SECONDS: Final = 10.0
+_PATIENCE_S: Final = 10.0
 
 
 class Server:
@@ -28,8 +29,17 @@ class Server:
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
         tls_client_ca: Path | None = None,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         """Binds the address.
+
+        Args:
+            app: what is served.
+            address: host and port; port 0 for one that is free.
+            tls_cert: the server's certificate; without one there is no TLS.
+            tls_key: its key.
+            tls_client_ca: who must have signed the certificates of clients.
+            patience_s: for a client that says nothing, or takes nothing of an answer; it is dropped within twice that.
 
         Raises:
             ConfigError: the address cannot be bound, or the TLS files cannot be used.
@@ -37,7 +47,7 @@ class Server:
         self._socket = _bind(address)
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=type("_PatientProtocol", (_Protocol,), {"patience_s": patience_s}),
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -80,37 +90,61 @@ class Server:
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with an end to patience: who says nothing, takes no answer, or is one too many is dropped."""
+    """HTTP/1.1 with an end to patience: who says nothing, takes nothing of an answer, or is one too many is dropped.
 
-    _unanswered: Any = None
+    An answer may last as long as it likes, and may pause: what streams is dropped when its client takes not one byte of
+    what waits for it, and never for its age. One whose client has gone without a word is found when it is written to,
+    so what streams should say something now and then.
+    """
+
+    patience_s: float
+    _check: asyncio.TimerHandle | None = None
+    _left_bytes: int | None = None
+    _unfinished: Any = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > _MAX_CONNECTIONS:
             transport.abort()
             return
-        self._expect_request()
+        # Writing pauses while anything waits for the client: what waits then shrinks only by what the client takes.
+        transport.set_write_buffer_limits(high=1)  # 0 pauses TLS for good
+        self._check_later()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._silence.cancel()
-        self._expect_request()
+        self._check_later()
 
-    def _expect_request(self) -> None:
-        self._silence = asyncio.get_running_loop().call_later(_SILENCE_SECONDS, self._drop_if_silent)
-
-    def _drop_if_silent(self) -> None:
-        waits = self.cycle is None or self.cycle.response_complete
-        if waits or self.cycle is self._unanswered:
-            self.transport.abort()
-        else:  # a request that came late has its time from now on
-            self._unanswered = self.cycle
-            self._expect_request()
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._left_bytes = None
+        self._check_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if hasattr(self, "_silence"):
-            self._silence.cancel()
+        self._cancel_check()
         super().connection_lost(exc)
+
+    def _check_later(self) -> None:
+        self._cancel_check()
+        self._check = asyncio.get_running_loop().call_later(self.patience_s, self._drop_if_stuck)
+
+    def _cancel_check(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+
+    def _drop_if_stuck(self) -> None:
+        if self.flow.write_paused:
+            left_bytes, before = self.transport.get_write_buffer_size(), self._left_bytes
+            stuck, self._left_bytes = before is not None and left_bytes >= before, left_bytes
+        elif self.cycle is None or self.cycle.response_complete:
+            stuck = True  # no request came
+        else:  # a body that came late has its time from now on
+            unfinished = self.cycle if self.conn.their_state is h11.SEND_BODY else None
+            stuck, self._unfinished = unfinished is not None and unfinished is self._unfinished, unfinished
+        if stuck:
+            self.transport.abort()
+        else:
+            self._check_later()
 
 
 def _bind(address: tuple[str, int]) -> socket.socket:

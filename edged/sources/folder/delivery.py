@@ -1,6 +1,7 @@
 """One file of a folder on its way through the pipeline."""
 
 import errno
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ class FileDelivery:
         self.id, self.source, self.found_at = new_id(), folder.name, found_at
         self.file_path, self.fingerprint, self.root = file_path, fingerprint, root
         self._folder = folder
-        self._file: BinaryIO | None = None
+        self._file: io.FileIO | None = None
         self._action: FileAction | None = None
         self._retries = False
 
@@ -72,7 +73,7 @@ class FileDelivery:
             if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
                 raise
             raise PictureError("unreadable", f"cannot be opened: {error.strerror}") from error
-        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._file = io.FileIO(descriptor)
         # A folder on the way may have been replaced by a link out of the inbox.
         same_place = os.readlink(b"/proc/self/fd/%d" % descriptor) == self.file_path
         if same_place and self._is_unchanged(self._file):
@@ -111,7 +112,7 @@ class FileDelivery:
         again = self._folder.retry if self._retries else self._folder.release
         self._folder.post(lambda: again(self))
 
-    def _is_unchanged(self, file: BinaryIO) -> bool:
+    def _is_unchanged(self, file: io.FileIO) -> bool:
         """Whether an open file is still what was found, and so was read whole."""
         return Fingerprint.of(os.fstat(file.fileno())) == self.fingerprint
 

@@ -1,15 +1,21 @@
+import asyncio
 import contextlib
 import select
 import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from edged.config.tables import HttpTable
 from edged.errors import ConfigError
@@ -18,11 +24,15 @@ from edged.web.app import make_app
 from edged.web.server import Server
 from tests.edged.making import until
 
+PATIENCE_S = 0.4
 
-def serve(**tls: Path) -> Server:
+
+def serve(*, streams: Sequence[Route] = (), patience_s: float = 10.0, **tls: Path) -> Server:
     registry = CollectorRegistry()
     Metrics(registry)
-    server = Server(make_app(registry, list), ("127.0.0.1", 0), **tls)
+    app = make_app(registry, list)
+    app.router.routes.extend(streams)
+    server = Server(app, ("127.0.0.1", 0), patience_s=patience_s, **tls)
     server.start()
     return server
 
@@ -30,6 +40,14 @@ def serve(**tls: Path) -> Server:
 @pytest.fixture
 def server() -> Iterator[Server]:
     one = serve()
+    until(lambda: answers(one.url), "the server")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def impatient() -> Iterator[Server]:
+    one = serve(patience_s=PATIENCE_S)
     until(lambda: answers(one.url), "the server")
     yield one
     one.close()
@@ -67,8 +85,8 @@ def is_served(server: Server, client: socket.socket) -> bool:
     return any([end[-5:] for end in line] == ends for line in established)
 
 
-def test_clients_that_say_nothing_or_not_enough_are_dropped(server: Server) -> None:
-    silent, half, second = connect(server), connect(server), connect(server)
+def test_clients_that_say_nothing_or_not_enough_are_dropped(impatient: Server) -> None:
+    silent, half, second = connect(impatient), connect(impatient), connect(impatient)
     half.sendall(b"GET /metrics HTTP/1.1\r\nHost: edged\r\n")
     second.sendall(b"GET /healthz HTTP/1.1\r\nHost: edged\r\n\r\n")
     assert second.recv(12) == b"HTTP/1.1 200"
@@ -76,22 +94,101 @@ def test_clients_that_say_nothing_or_not_enough_are_dropped(server: Server) -> N
     for name, client in (("silent", silent), ("half a request", half), ("half a second request", second)):
         assert is_closed(client), name
         client.close()
-    assert answers(server.url)
+    assert answers(impatient.url)
 
 
-def test_a_client_that_does_not_take_its_answers_is_dropped(server: Server) -> None:
-    greedy = connect(server)
+def test_a_client_that_does_not_take_its_answers_is_dropped(impatient: Server) -> None:
+    greedy = connect(impatient)
     greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    greedy.settimeout(1)
     asked = b"GET /metrics HTTP/1.1\r\nHost: edged\r\n\r\n" * 100
-    with contextlib.suppress(TimeoutError):  # nobody reads at either end
+    greedy.settimeout(PATIENCE_S)
+    with contextlib.suppress(TimeoutError, ConnectionError):  # nobody reads at either end
         while True:
             greedy.sendall(asked)
-    assert is_served(server, greedy)
-    assert answers(server.url)
-    until(lambda: not is_served(server, greedy), "the end of it", 60)
+    assert answers(impatient.url)
+    until(lambda: not is_served(impatient, greedy), "the end of it")
     greedy.close()
-    assert answers(server.url)
+    assert answers(impatient.url)
+
+
+class Stream:
+    """A response without end: chunks of `size` bytes, one every `pause_s`."""
+
+    def __init__(self, size: int, pause_s: float) -> None:
+        self._chunk, self._pause_s, self.ended = b"x" * size, pause_s, threading.Event()
+
+    @property
+    def route(self) -> Route:
+        return Route("/stream", lambda _: StreamingResponse(self._chunks(), media_type="text/event-stream"))
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield self._chunk
+                await asyncio.sleep(self._pause_s)
+        finally:
+            self.ended.set()
+
+
+def ask(server: Server, path: str, receive_bytes: int = 4096) -> socket.socket:
+    until(lambda: answers(server.url), "the server")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.settimeout(30)
+    client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: edged\r\n\r\n".encode())
+    return client
+
+
+def test_an_answer_may_last_and_pause() -> None:
+    stream = Stream(100, 3 * PATIENCE_S)
+    server = serve(streams=[stream.route], patience_s=PATIENCE_S)
+    with contextlib.closing(server), ask(server, "/stream") as client:
+        received = b""
+        while received.count(b"x") < 200:
+            more = client.recv(4096)
+            assert more, "dropped"
+            received += more
+        assert not stream.ended.is_set()
+        began = time.monotonic()
+        server.close()  # an open stream keeps no daemon from stopping
+        assert time.monotonic() - began < 10
+        assert stream.ended.is_set()
+
+
+def test_a_stream_that_nobody_takes_is_dropped() -> None:
+    stream = Stream(1 << 20, 0.001)
+    server = serve(streams=[stream.route], patience_s=PATIENCE_S)
+    with contextlib.closing(server), ask(server, "/stream") as client:
+        until(stream.ended.is_set, "the end of the stream")
+        until(lambda: not is_served(server, client), "the end of the connection")
+        assert answers(server.url)
+
+
+def test_a_large_answer_is_given_to_who_takes_it_slowly() -> None:
+    size = 24 << 20
+    large = Route("/large", lambda _: Response(b"x" * size))
+    server = serve(streams=[large], patience_s=PATIENCE_S)
+    with contextlib.closing(server), ask(server, "/large", 1 << 16) as client:
+        received, began = 0, time.monotonic()
+        while received < size:
+            more = client.recv(1 << 16)
+            assert more, "dropped"
+            received += len(more)
+            if time.monotonic() - began < 5 * PATIENCE_S:
+                time.sleep(0.01)  # slower than the server is, and never for as long as its patience
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def take(request: Request) -> Response:
+        return Response(await request.body())
+
+    server = serve(streams=[Route("/take", take, methods=["POST"])], patience_s=PATIENCE_S)
+    until(lambda: answers(server.url), "the server")
+    with contextlib.closing(server), connect(server) as client:
+        client.sendall(b"POST /take HTTP/1.1\r\nHost: edged\r\nContent-Length: 10\r\n\r\nhalf")
+        assert is_closed(client)
+        assert answers(server.url)
 
 
 def test_connections_are_bounded_and_the_place_comes_back(server: Server) -> None:
