@@ -26,7 +26,7 @@ _MOST_REGIONS: Final = 256
 _MOST_SPLIT: Final = 16  # of a side of a square map
 _LEAST_POSITIONS: Final = 3  # a side of a map that follows its pictures
 _DEFECT_PX: Final = 8.0
-"""Model pixels that the smallest defect shall cover a side; docs/experiments.md has what is found at fewer."""
+"""Model pixels that the smallest defect shall cover a side: half a position of the map at stride 16."""
 _MOST_PX: Final = 4096
 _LEAST_SAMPLES: Final = 0.65  # a channel, for a covariance; docs/experiments.md has the curves that cross there
 _LEAST_BOTTOM: Final = 4
