@@ -21,12 +21,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python bench/demo.py $(if $(SERVE),--serve)
 
+# Most tests wait for processes and disks, so more of them than CPUs run side by side.
 test: lint type
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 # Looks for new examples, where `make test` tries the same ones every time; TIMES as many.
 fuzz: $(STAMP)
-	EDGED_FUZZ_TIMES=$(or $(TIMES),20) $(BIN)/python -m pytest tests/edged/test_fuzz.py tests/edged/test_imaging.py tests/edged/test_lifecycle.py
+	EDGED_FUZZ_TIMES=$(or $(TIMES),20) $(BIN)/python -m pytest tests/edged/test_fuzz.py tests/edged/media/test_imaging.py tests/edged/test_lifecycle.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -17,25 +17,28 @@ import time
 from pathlib import Path
 
 from edged.journal.journal import Journal
-from edged.sources.folder.source import FolderOptions, FolderSource
+from edged.media.imaging import ImageInput
+from edged.sources.contract import SourceContext
+from edged.sources.folder.source import FolderSource
+from edged.sources.folder.table import FolderTable
 
 SCANS = 3
 
 
 class Silent:
-    """Takes what a source reports."""
+    """Takes what a source tells."""
 
     def skipped(self, source: str, reason: str) -> None:
-        """As `edged.sources.contract.Events`."""
+        """As `edged.sources.contract.Observer`."""
 
     def overflowed(self, source: str) -> None:
-        """As `edged.sources.contract.Events`."""
+        """As `edged.sources.contract.Observer`."""
 
     def recovered(self, source: str, count: int) -> None:
-        """As `edged.sources.contract.Events`."""
+        """As `edged.sources.contract.Observer`."""
 
     def up(self, source: str, is_up: bool) -> None:
-        """As `edged.sources.contract.Events`."""
+        """As `edged.sources.contract.Observer`."""
 
 
 def main() -> int:
@@ -72,7 +75,7 @@ def in_process(folder: Path, count: int) -> dict[str, float]:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
         marks.append((path, os.lstat(path).st_mtime_ns))
     journal = Journal(folder / "state")
-    with journal._transaction() as db:
+    with journal.transaction() as db:
         db.executemany("INSERT INTO kept VALUES ('line1', ?, 0, ?, NULL, 1)", marks)
     journal.close()
     done = subprocess.run(
@@ -86,8 +89,8 @@ def measure(folder: Path) -> dict[str, float]:
     """Runs a source until its first scan is done, then has it scan again."""
     journal = Journal(folder / "state")
     statements: list[str] = []
-    options = FolderOptions(name="line1", path=folder / "in", rescan_seconds=3600)
-    source = FolderSource(options, journal, Silent(), folder / "state")
+    table = FolderTable(name="line1", type="folder", path=folder / "in", rescan_seconds=3600, model="none")
+    source = FolderSource(table, SourceContext(journal, Silent(), folder / "state", ImageInput(256, 256)))
     stop, rounds = threading.Event(), threading.Semaphore(0)
     began = time.perf_counter()
     thread = threading.Thread(target=source.run, args=(lambda _: False, stop, rounds.release))
@@ -105,7 +108,7 @@ def measure(folder: Path) -> dict[str, float]:
     stop.set()
     source.wake.set()
     thread.join()
-    assert source.waiting()[0] == 0
+    assert source.pending()[0] == 0
     asked = len(statements)
     source._scan("start")
     began = time.perf_counter()

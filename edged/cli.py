@@ -141,11 +141,19 @@ def run(config: ConfigOption) -> int:
 
 @app.command()
 @_errors_to_exit_codes
-def check(config: ConfigOption) -> int:
+def check(
+    config: ConfigOption,
+    as_service: Annotated[
+        bool,
+        typer.Option("--as-service", help="Check as the systemd unit would run it: as its user, in its sandbox."),
+    ] = False,
+) -> int:
     """Validate a configuration, its folders and its bundles, and print what is in force.
 
     Example: edged check -c /etc/edged/edged.toml
     """
+    if as_service:
+        return _check_as_service(config)
     from edged import reports
     from edged.config import loading as configuration
     from edged.models import registry
@@ -162,6 +170,18 @@ def check(config: ConfigOption) -> int:
         raise ConfigError(problems)
     typer.echo(reports.toml(loaded.model_dump(mode="json", exclude_none=True)), nl=False)
     return 0
+
+
+def _check_as_service(config: Path) -> int:
+    from edged.service import sandbox
+
+    code = sandbox.check(config)
+    if code:
+        _complain(
+            f"this is what {config.stem}.service may see and do, whoever owns the files: it hides /home and writes "
+            f"below its ReadWritePaths only; more: systemctl edit {config.stem}"
+        )
+    return code
 
 
 @app.command()

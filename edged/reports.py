@@ -53,6 +53,13 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
+    drift = manifest.drift_reference
+    if len(drift.quantiles) == len(drift.score) == len(drift.brightness) > 1:
+        yield (
+            f"good {manifest.input.plural} at export: scores {drift.score[0]:.4f} to {drift.score[-1]:.4f}, brightness "
+            f"{drift.brightness[0]:.3f} to {drift.brightness[-1]:.3f} ({drift.quantiles[0]:.0%} to "
+            f"{drift.quantiles[-1]:.0%} of them)"
+        )
     if _CARD in manifest.files:
         if bundle.calibration.created == manifest.created:
             yield f"card: {_CARD} and its pictures describe this calibration, which was made at export"

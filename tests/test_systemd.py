@@ -65,13 +65,19 @@ def test_exposure_is_low(analyze: str, tmp_path: Path, gpu: bool, tenths: int) -
     [
         ("Type", ["notify"]),
         ("User", ["edged"]),
-        ("ExecReload", ["/bin/kill -HUP $MAINPID"]),
+        (
+            "ExecReload",
+            [
+                '+/bin/sh -c "exec /opt/edged/bin/edged check -c /etc/edged/%N.toml --as-service >/dev/null"',
+                '/bin/sh -c "kill -HUP ${MAINPID}"',
+            ],
+        ),
         ("Environment", ["ORT_DISABLE_TELEMETRY=1"]),
         ("Restart", ["on-failure"]),
         ("RestartPreventExitStatus", ["2"]),
         ("KillMode", ["mixed"]),
         ("OOMPolicy", ["continue"]),
-        ("StateDirectory", ["edged"]),
+        ("StateDirectory", ["%N"]),
         ("ReadWritePaths", ["/srv/edged"]),
         ("ProtectSystem", ["strict"]),
         ("CapabilityBoundingSet", [""]),
@@ -93,12 +99,14 @@ def test_times_leave_the_daemon_what_it_takes() -> None:
 
 def test_the_user_of_the_unit_is_made() -> None:
     lines = (SYSTEMD / "sysusers.d" / "edged.conf").read_text().splitlines()
-    assert [line.split()[:2] for line in lines if not line.startswith("#")] == [["u", "edged"]]
+    assert [line.split()[:2] for line in lines if not line.startswith("#")] == [["u", "edged"], ["g", "edged-drop"]]
 
 
 def test_folders_are_made_and_never_cleaned_up() -> None:
     lines = (SYSTEMD / "tmpfiles.d" / "edged.conf").read_text().splitlines()
     made = [line.split() for line in lines if not line.startswith("#")]
-    assert all(len(line) == 6 and line[0] == "d" and line[5] == "-" for line in made)
-    paths = {line[1] for line in made}
+    folders, acls = ([line for line in made if line[0] == kind] for kind in ("d", "a"))
+    assert all(len(line) == 6 and line[5] == "-" for line in folders)
+    assert [line[1] for line in acls] == [line[1] for line in folders if line[3:5] == ["edged", "edged-drop"]]
+    paths = {line[1] for line in folders}
     assert {"/srv/edged", "/srv/edged/line1", "/srv/edged/done", "/srv/edged/quarantine", "/etc/edged"} <= paths

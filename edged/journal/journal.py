@@ -1,6 +1,6 @@
 """The journal: one SQLite file that holds results, what is done, and what is still owed to files and sinks.
 
-A result, what its source remembers of it and its place in every sink's outbox are one transaction: the rows of
+A result, what its source remembers of it and its place before every sink's cursor are one transaction: the rows of
 `results` are the outbox, and a sink is a cursor in them.
 
     results        one row an arrival, in the order of commits

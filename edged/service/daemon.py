@@ -114,6 +114,7 @@ class Daemon:
             self._stop()
             raise
         self._phase = ""
+        self._took_configuration()
         self._log.info("ready", http=self._server.url, sources=[source.name for source in config.sources])
         self._notifier.ready(f"watching {len(config.sources)} source(s)")
         self._checker.start()  # a look at every page takes minutes, which nobody is to wait for
@@ -207,22 +208,19 @@ class Daemon:
             models = registry.load(config.models, config.sources, self._models)
         except Exception as error:  # noqa: BLE001 -- whatever is wrong with what is new, what runs goes on
             expected = isinstance(error, EdgedError)
-            self._log.error("not reloaded; the running configuration stays", error=str(error), exc_info=not expected)
-            self._notifier.ready("reload failed; the running configuration stays")
+            self._refuse("the running configuration stays", error=str(error), exc_info=not expected)
             return
         fixed = [key for key in ("service", "http", "limits", "sinks", "retention") if _differs(config, before, key)]
         if fixed:
             self._log.warning("these tables are read at start only; restart edged for them", tables=fixed)
             config = config.model_copy(update={key: getattr(before, key) for key in fixed})
             if problems := config.problems():  # with the tables that stay
-                self._log.error("not reloaded; the running configuration stays", error="\n".join(problems))
-                self._notifier.ready("reload failed; the running configuration stays")
+                self._refuse("the running configuration stays", error="\n".join(problems))
                 return
         staying = {source.name for source in config.sources if self._stays(source, models)}
         leaving = [source.name for source in before.sources if source.name not in staying]
         if not self._pipeline.drain(leaving, _DRAIN_PATIENCE_S):
-            self._log.error("not reloaded; pictures of a source that changes are still in flight", sources=leaving)
-            self._notifier.ready("reload failed; the running configuration stays")
+            self._refuse("pictures of a source that changes are still in flight", sources=leaving)
             return
         for name in leaving:
             self._pipeline.remove_source(name)
@@ -236,7 +234,18 @@ class Daemon:
             if source.name not in staying:
                 self._add_source(source)
         self._log.info("reloaded")
+        self._took_configuration()
         self._notifier.ready(f"watching {len(config.sources)} source(s)")
+
+    def _refuse(self, why: str, **details: object) -> None:
+        """Ends a reload that changes nothing."""
+        self._log.error(f"not reloaded; {why}", **details)
+        self._metrics.config_reload_success.set(0)
+        self._notifier.ready("reload failed; the running configuration stays")
+
+    def _took_configuration(self) -> None:
+        self._metrics.config_reload_success.set(1)
+        self._metrics.config_reload_success_timestamp.set_to_current_time()
 
     def _stays(self, source: SourceTable, models: Models) -> bool:
         """Whether a source of the new configuration runs already, and its model takes what it took."""

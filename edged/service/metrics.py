@@ -157,6 +157,14 @@ class Metrics:
         self.canary_score_ratio = Gauge(
             "edged_canary_score_ratio", "As edged_self_test_score_ratio.", ["model"], registry=registry
         )
+        self.config_reload_success = Gauge(
+            "edged_config_reload_success", "1 unless the last reload was refused.", registry=registry
+        )
+        self.config_reload_success_timestamp = Gauge(
+            "edged_config_reload_success_timestamp_seconds",
+            "When a configuration was last taken, in seconds since 1970.",
+            registry=registry,
+        )
         self.journal_bytes = Gauge("edged_journal_bytes", "Size of the journal on the disk.", registry=registry)
         self.journal_damaged_files = Gauge(
             "edged_journal_damaged_files",

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, Literal
 
+from PIL.PngImagePlugin import PngInfo
+
 from edged import failpoints
 from edged.errors import SinkError
 from edged.media import overlays
-from edged.results import Frame, Result, time_of
+from edged.results import Frame, Result, rfc3339, time_of
 from edged.settings import AbsolutePath, Place, SinkTable
 from edged.sinks.contract import SinkType
 
@@ -72,7 +74,7 @@ class ImagesSink:
                         (self._folder / leftover).unlink()
                     self._bytes = sum(map(self._size_of, self._names(_OURS)))
             partial = self._folder / f".{result.frame_id}.part"
-            overlays.draw(frame, result).save(partial, "PNG", compress_level=1)
+            overlays.draw(frame, result).save(partial, "PNG", compress_level=1, pnginfo=_about(frame, result))
             size = partial.stat().st_size
             failpoints.reach("drawing")
             partial.rename(self._folder / f"{result.frame_id}.png")
@@ -128,6 +130,16 @@ class ImagesSink:
                     break
                 self._bytes -= self._size_of(name)
                 (self._folder / name).unlink(missing_ok=True)
+
+
+def _about(frame: Frame, result: Result) -> PngInfo:
+    """What the picture says of itself wherever it is copied to; `exiftool` or Pillow's `Image.text` shows it."""
+    info = PngInfo()
+    about = {"id": result.frame_id, "source": result.source, "captured_at": rfc3339(frame.captured_at)}
+    about |= {"model": result.model, "score": f"{result.score:.6g}", "threshold": f"{result.threshold:.6g}"}
+    for key, value in about.items():
+        info.add_text(key, value)
+    return info
 
 
 def _id_of(name: str) -> str:

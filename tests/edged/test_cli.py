@@ -1,4 +1,6 @@
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -295,6 +297,46 @@ def test_calibrate_on_nothing_changes_nothing(tiny_copy: Path, tmp_path: Path) -
     assert done.returncode == 2
     assert "none of the pictures could be scored" in done.stderr
     assert (tiny_copy / "calibration.json").read_bytes() == before
+
+
+def test_calibrate_goes_back_to_the_calibration_before(tiny_copy: Path, pictures: Path) -> None:
+    before = (tiny_copy / "calibration.json").read_bytes()
+    none = edged("calibrate", tiny_copy, "--restore")
+    assert none.returncode == 2
+    assert "there is no previous calibration; give --good DIR" in none.stderr
+    assert edged("calibrate", tiny_copy, "--good", pictures).returncode in {0, 1}
+    newer = (tiny_copy / "calibration.json").read_bytes()
+    assert newer != before
+    done = edged("calibrate", tiny_copy, "--restore")
+    assert done.returncode == 0
+    assert "-> 0.5000, from 99 pictures" in done.stdout
+    assert (tiny_copy / "calibration.json").read_bytes() == before
+    assert edged("calibrate", tiny_copy, "--restore").returncode == 0  # and forth
+    assert (tiny_copy / "calibration.json").read_bytes() == newer
+
+
+@pytest.mark.parametrize("options", [[], ["--restore", "--good", "."]])
+def test_calibrate_is_told_one_thing(tiny_copy: Path, options: list[str]) -> None:
+    done = edged("calibrate", tiny_copy, *options)
+    assert done.returncode == 2
+    assert "give --good DIR for a new calibration, or --restore for the previous one" in done.stderr
+
+
+def test_dead_letters_are_shown(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state")
+    journal.add_sink("plc")
+    one = record(path="/in/a\x1b.png")
+    journal.commit([entry_of(one)])
+    journal.set_dead("plc", 1, one, "no such\nrecipe")
+    journal.close()
+    config = tmp_path / "edged.toml"
+    config.write_text(f'[service]\nstate_dir = "{tmp_path}/state"\n')
+    table = edged("results", "-c", config, "--dead-letters").stdout
+    assert table.endswith("  plc  no such\\nrecipe\n")
+    (line,) = edged("results", "-c", config, "--dead-letters", "--format", "json").stdout.splitlines()
+    assert json.loads(line)["record"]["id"] == one.id
+    (row,) = csv.reader(io.StringIO(edged("results", "-c", config, "--dead-letters", "--format", "csv").stdout))
+    assert (row[0], row[2]) == ("plc", "no such\\nrecipe")
 
 
 def test_inspect(tiny_copy: Path) -> None:

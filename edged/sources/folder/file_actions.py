@@ -44,7 +44,7 @@ class FileMover:
         self._root, self._private = root, private
         self._targets = {"move": done, "quarantine": quarantine}
 
-    def dispose(self, action: FileAction) -> bytes | None:
+    def carry_out(self, action: FileAction) -> bytes | None:
         """Moves or deletes one file; does nothing when it has gone, or when another stands under its name.
 
         May be repeated after a crash at any instruction.

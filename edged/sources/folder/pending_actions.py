@@ -65,10 +65,10 @@ class PendingActions:
         return self._due if self._owed else None
 
     def try_all(self) -> None:
-        """Has the next `dispose` try all of them: what was out of sight may be there again."""
+        """Has the next `carry_out` try all of them: what was out of sight may be there again."""
         self._due = 0.0
 
-    def dispose(self, mover: FileMover, root_inode: int | None, root_stands: Callable[[], bool]) -> list[bytes]:
+    def carry_out(self, mover: FileMover, root_inode: int | None, root_stands: Callable[[], bool]) -> list[bytes]:
         """Moves and deletes what is due.
 
         Args:
@@ -98,7 +98,7 @@ class PendingActions:
             try:
                 if self._is_out_of_sight(action, mover, root_inode):
                     continue
-                target = mover.dispose(action)
+                target = mover.carry_out(action)
             except OSError as error:
                 self._note_stuck(action, error)
                 continue

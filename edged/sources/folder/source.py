@@ -79,7 +79,7 @@ class FolderSource:
         self._unwatched: set[str] = set()
         self._root_id: tuple[int, int] | None = None
         self._root_inode: int | None = None
-        self._disposer: FileMover | None = None
+        self._mover: FileMover | None = None
         self._more = False
         self._down = ""
         self._scan_due = 0.0
@@ -119,7 +119,7 @@ class FolderSource:
                 self.wake.wait(self._sleep_seconds())
                 self.wake.clear()
             self._handle_messages()
-            self._dispose()
+            self._carry_out_actions()
         finally:
             self._unwatch()
 
@@ -129,7 +129,7 @@ class FolderSource:
 
     def _work(self, hand_over: Callable[[Delivery], bool], *, first: bool) -> None:
         self._handle_messages()
-        self._dispose()
+        self._carry_out_actions()
         now = time.monotonic()
         reason = "start" if first else self._scan_reason(now)
         if reason:
@@ -308,10 +308,10 @@ class FolderSource:
 
     def _prepare(self) -> None:
         options = self._table
-        self._disposer = None
+        self._mover = None
         if options.after != "keep":
             done = None if options.done_dir is None else os.fsencode(options.done_dir)
-            self._disposer = FileMover(self._root, self._private(), done=done, quarantine=os.fsencode(self._quarantine))
+            self._mover = FileMover(self._root, self._private(), done=done, quarantine=os.fsencode(self._quarantine))
         self._unwatched.clear()
         if is_network(self._table.path):
             self._unwatched.add("network")  # other machines' writes raise no events here
@@ -404,11 +404,11 @@ class FolderSource:
 
     # Files whose results are durable.
 
-    def _dispose(self) -> None:
+    def _carry_out_actions(self) -> None:
         if self._table.after == "keep":
             self._keep_instead()
-        elif self._disposer is not None:
-            for path in self._actions.dispose(self._disposer, self._root_inode, self._root_stands):
+        elif self._mover is not None:
+            for path in self._actions.carry_out(self._mover, self._root_inode, self._root_stands):
                 self._look(path, whole=False)
 
     def _keep_instead(self) -> None:

@@ -155,25 +155,25 @@ def test_a_decoder_that_died_between_pictures_is_replaced(pool: DecoderPool) -> 
 
 
 def test_a_hang_is_ended_and_given_up() -> None:
-    with DecoderPool(1, Limits(decode_seconds=0.4)) as pool:
+    with DecoderPool(1, Limits(decode_seconds=1.5)) as pool:
         trap = Trap(good(), stop)
         outcome = pool.decode(trap, SPEC)
         assert 100 - trap.left == 3
         assert outcome.error is not None
         assert outcome.error.reason == "decoder_timeout"
-        assert "0.4" in str(outcome.error)
+        assert "1.5" in str(outcome.error)
         assert children() == []
         assert pool.decode(io.BytesIO(good()), SPEC).error is None
 
 
 def test_each_hang_is_ended_whatever_came_before() -> None:
     before = threading.active_count()
-    with DecoderPool(2, Limits(decode_seconds=0.3)) as pool:
-        for seed in range(3):
+    with DecoderPool(2, Limits(decode_seconds=1.5)) as pool:
+        for seed in range(2):
             assert pool.decode(io.BytesIO(good(seed)), SPEC).error is None
-            outcome = pool.decode(Trap(good(seed), stop), SPEC)
-            assert outcome.error is not None
-            assert outcome.error.reason == "decoder_timeout"
+            outcome = pool.decode(Trap(good(seed), stop, times=1), SPEC)
+            assert outcome.error is None  # at the second attempt
+            assert outcome.seconds > 1.5
             assert threading.active_count() == before + 1  # one for all pictures
     assert threading.active_count() == before
 

@@ -43,7 +43,7 @@ def test_options_that_a_small_box_relies_on() -> None:
     options = open_session(MODEL, device="cpu", threads=3).ort.get_session_options()
     assert options.intra_op_num_threads == 3
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    assert options.enable_cpu_mem_arena is False
+    assert options.enable_cpu_mem_arena is True
     chosen = open_session(MODEL, device="cpu").ort.get_session_options()
     assert chosen.intra_op_num_threads == 1  # every CPU has a picture of its own
 

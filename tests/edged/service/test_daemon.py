@@ -547,9 +547,17 @@ def test_a_reload_that_does_not_validate_changes_nothing(site: Site) -> None:
         site.config.write_text(broken)
         os.kill(site.pid, signal.SIGHUP)
         until(lambda seen=before: len(site.said("not reloaded; the running configuration stays")) > seen, "the refusal")
+    taken = site.metrics()
+    assert taken["edged_config_reload_success"] == 0
+    assert taken["edged_config_reload_success_timestamp_seconds"] < time.time()
     drop(site.inbox / "a.png", good(1))
     (row,) = site.wait_for_rows(1)
     assert row.threshold == 0.5
+    site.config.write_text(whole)
+    os.kill(site.pid, signal.SIGHUP)
+    until(lambda: site.metrics()["edged_config_reload_success"] == 1, "the reload")
+    now = site.metrics()["edged_config_reload_success_timestamp_seconds"]
+    assert now > taken["edged_config_reload_success_timestamp_seconds"]
     assert site.stop() == 0
 
 

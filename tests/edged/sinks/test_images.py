@@ -38,6 +38,9 @@ def test_only_anomalies_or_all(tmp_path: Path) -> None:
         assert len(names(folder)) == expected
         with Image.open(folder / f"{id_}.png") as overlay:
             assert (overlay.size, overlay.mode) == ((64, 32), "RGB")
+            assert overlay.text["id"] == id_
+            assert (overlay.text["source"], overlay.text["captured_at"]) == ("line1", "1970-01-01T00:00:00.000Z")
+            assert {"model", "score", "threshold"} < overlay.text.keys()
 
 
 def test_the_oldest_go_when_there_are_too_many_bytes(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from edged.web.app import make_app
 from edged.web.server import Server
 from tests.edged.making import until
 
-PATIENCE_S = 0.4
+PATIENCE_S = 1.0
 
 
 def serve(*, streams: Sequence[Route] = (), patience_s: float = 10.0, **tls: Path) -> Server:
@@ -141,7 +141,7 @@ def ask(server: Server, path: str, receive_bytes: int = 4096) -> socket.socket:
 
 
 def test_an_answer_may_last_and_pause() -> None:
-    stream = Stream(100, 3 * PATIENCE_S)
+    stream = Stream(100, 2.5 * PATIENCE_S)
     server = serve(streams=[stream.route], patience_s=PATIENCE_S)
     with contextlib.closing(server), ask(server, "/stream") as client:
         received = b""
@@ -168,7 +168,7 @@ def test_a_stream_that_nobody_takes_is_dropped() -> None:
 def test_a_large_answer_is_given_to_who_takes_it_slowly() -> None:
     size = 24 << 20
     large = Route("/large", lambda _: Response(b"x" * size))
-    server = serve(streams=[large], patience_s=PATIENCE_S)
+    server = serve(streams=[large], patience_s=2 * PATIENCE_S)
     with contextlib.closing(server), ask(server, "/large", 1 << 16) as client:
         received, began = 0, time.monotonic()
         while received < size:

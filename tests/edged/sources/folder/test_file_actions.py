@@ -15,13 +15,13 @@ ID = "0123456789ab" + "c" * 14
 
 
 class Inbox:
-    """An inbox, a place for each kind of disposal, and a disposer."""
+    """An inbox, a place for each kind of disposal, and a mover."""
 
     def __init__(self, root: Path, elsewhere: Path | None = None) -> None:
         self.inbox, self.private = root / "in", root / "private"
         self.done, self.quarantine = (elsewhere or root) / "done", root / "quarantine"
         self.inbox.mkdir()
-        self.disposer = FileMover(
+        self.mover = FileMover(
             os.fsencode(self.inbox),
             PrivateFolder(os.fsencode(self.private)),
             done=os.fsencode(self.done),
@@ -48,9 +48,9 @@ def inbox(tmp_path: Path) -> Inbox:
 
 def test_move_keeps_the_subfolder(inbox: Inbox) -> None:
     disposal = inbox.owed("a/b/c.png", "picture")
-    assert inbox.disposer.dispose(disposal) == os.fsencode(inbox.done / "a/b/c.png")
+    assert inbox.mover.carry_out(disposal) == os.fsencode(inbox.done / "a/b/c.png")
     assert inbox.files() == {"done/a/b/c.png": "picture"}
-    assert inbox.disposer.dispose(disposal) is None  # again, as after a crash
+    assert inbox.mover.carry_out(disposal) is None  # again, as after a crash
     assert inbox.files() == {"done/a/b/c.png": "picture"}
 
 
@@ -60,29 +60,29 @@ def test_a_file_of_another_inbox_does_not_leave_its_target(tmp_path: Path, inbox
     root = tmp_path / "other"
     root.mkdir()
     target = inbox.done if action == "move" else inbox.quarantine
-    disposer = FileMover(
+    mover = FileMover(
         os.fsencode(root),
         PrivateFolder(os.fsencode(inbox.private)),
         done=os.fsencode(inbox.done),
         quarantine=os.fsencode(inbox.quarantine),
     )
-    assert disposer.dispose(disposal) == os.fsencode(target / "b.png")
+    assert mover.carry_out(disposal) == os.fsencode(target / "b.png")
     assert (target / "b.png").read_text() == "picture"
 
 
 def test_delete(inbox: Inbox) -> None:
-    assert inbox.disposer.dispose(inbox.owed("a.png", "picture", "delete")) is None
+    assert inbox.mover.carry_out(inbox.owed("a.png", "picture", "delete")) is None
     assert inbox.files() == {}
 
 
 def test_quarantine_writes_why_beside_it(inbox: Inbox) -> None:
-    inbox.disposer.dispose(inbox.owed("a.png", "broken", "quarantine"))
+    inbox.mover.carry_out(inbox.owed("a.png", "broken", "quarantine"))
     assert inbox.files() == {"quarantine/a.png": "broken", "quarantine/a.png.json": '{"reason": "undecodable"}\n'}
 
 
 def test_names_of_any_bytes(inbox: Inbox) -> None:
     name = b"line\nfeed \"quote' \xff\xfe.png"
-    target = inbox.disposer.dispose(inbox.owed(name, "picture"))
+    target = inbox.mover.carry_out(inbox.owed(name, "picture"))
     assert target == os.path.join(os.fsencode(inbox.done), name)
     assert os.listdir(os.fsencode(inbox.done)) == [name]
 
@@ -90,7 +90,7 @@ def test_names_of_any_bytes(inbox: Inbox) -> None:
 def test_nothing_is_overwritten(inbox: Inbox) -> None:
     inbox.done.mkdir()
     (inbox.done / "a.png").write_text("older")
-    inbox.disposer.dispose(inbox.owed("a.png", "newer"))
+    inbox.mover.carry_out(inbox.owed("a.png", "newer"))
     assert inbox.files() == {"done/a.png": "older", f"done/a.{ID}.png": "newer"}
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_overwritten(inbox: Inbox) -> None:
 def test_nothing_is_overwritten_in_quarantine_either(inbox: Inbox, taken: str) -> None:
     inbox.quarantine.mkdir()
     (inbox.quarantine / taken).write_text("older")
-    inbox.disposer.dispose(inbox.owed("a.png", "newer", "quarantine"))
+    inbox.mover.carry_out(inbox.owed("a.png", "newer", "quarantine"))
     files = inbox.files()
     assert files.pop(f"quarantine/{taken}") == "older"
     assert files == {f"quarantine/a.{ID}.png": "newer", f"quarantine/a.{ID}.png.json": '{"reason": "undecodable"}\n'}
@@ -108,8 +108,8 @@ def test_a_long_name_still_finds_a_free_one(inbox: Inbox) -> None:
     name = "a" * 251 + ".png"
     inbox.done.mkdir()
     (inbox.done / name).write_text("older")
-    inbox.disposer.dispose(inbox.owed(name, "newer"))
-    inbox.disposer.dispose(inbox.owed(name, "broken", "quarantine", id_="d" * 26))
+    inbox.mover.carry_out(inbox.owed(name, "newer"))
+    inbox.mover.carry_out(inbox.owed(name, "broken", "quarantine", id_="d" * 26))
     contents = sorted(inbox.files().values())
     assert contents == ["broken", "newer", "older", '{"reason": "undecodable"}\n']
     assert all(len(Path(path).name) <= 255 for path in inbox.files())
@@ -120,7 +120,7 @@ def test_another_file_under_the_name_is_left_alone(inbox: Inbox, action: str) ->
     disposal = inbox.owed("a.png", "scored", action)
     (inbox.inbox / "new").write_text("not scored")
     os.rename(inbox.inbox / "new", inbox.inbox / "a.png")
-    assert inbox.disposer.dispose(disposal) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "not scored"}
 
 
@@ -129,7 +129,7 @@ def test_a_file_that_was_rewritten_is_left_alone(inbox: Inbox, action: str) -> N
     disposal = inbox.owed("a.png", "scored", action)
     with open(inbox.inbox / "a.png", "a") as file:
         file.write(" and more")
-    assert inbox.disposer.dispose(disposal) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "scored and more"}
 
 
@@ -140,7 +140,7 @@ def test_another_file_that_was_caught_is_put_back(inbox: Inbox, action: str) -> 
     os.unlink(inbox.inbox / "a.png")
     inbox.private.mkdir()
     (inbox.private / ID).write_text("not scored")
-    assert inbox.disposer.dispose(disposal) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "not scored"}
 
 
@@ -149,7 +149,7 @@ def test_what_was_caught_is_put_back_beside_what_has_come_since(inbox: Inbox) ->
     inbox.private.mkdir()
     (inbox.private / ID).write_text("caught")
     (inbox.inbox / "a.png").write_text("came since")
-    assert inbox.disposer.dispose(disposal) is None
+    assert inbox.mover.carry_out(disposal) is None
     assert inbox.files() == {"in/a.png": "came since", f"in/a.{ID}.png": "caught"}
 
 
@@ -159,7 +159,7 @@ def test_goes_on_after_a_crash_under_the_private_name(inbox: Inbox, action: str)
     inbox.private.mkdir()
     os.rename(inbox.inbox / "a.png", inbox.private / ID)
     (inbox.inbox / "a.png").write_text("came since")
-    inbox.disposer.dispose(disposal)
+    inbox.mover.carry_out(disposal)
     files = inbox.files()
     assert files.pop("in/a.png") == "came since"
     expected = {
@@ -175,7 +175,7 @@ def test_goes_on_after_a_crash_while_the_sidecar_was_written(inbox: Inbox, part:
     disposal = inbox.owed("a.png", "broken", "quarantine")
     inbox.quarantine.mkdir()
     (inbox.quarantine / "a.png.json").write_text(part)
-    inbox.disposer.dispose(disposal)
+    inbox.mover.carry_out(disposal)
     assert inbox.files() == {"quarantine/a.png": "broken", "quarantine/a.png.json": '{"reason": "undecodable"}\n'}
 
 
@@ -183,10 +183,10 @@ def test_what_the_system_refuses_loses_nothing(inbox: Inbox) -> None:
     inbox.done.write_text("a file where the folder should be")
     disposal = inbox.owed("a.png", "picture")
     with pytest.raises(OSError, match=r"exists|directory"):
-        inbox.disposer.dispose(disposal)
+        inbox.mover.carry_out(disposal)
     assert "picture" in inbox.files().values()
     inbox.done.unlink()
-    assert inbox.disposer.dispose(disposal) == os.fsencode(inbox.done / "a.png")
+    assert inbox.mover.carry_out(disposal) == os.fsencode(inbox.done / "a.png")
     assert inbox.files() == {"done/a.png": "picture"}
 
 
@@ -205,12 +205,12 @@ def test_move_to_another_file_system(tmp_path: Path, other_disk: Path) -> None:
     disposal = inbox.owed("sub/a.png", "picture")
     os.utime(disposal.path, ns=(10**18, 10**18))
     disposal = replace(disposal, fingerprint=Fingerprint.of(os.lstat(disposal.path)))
-    assert inbox.disposer.dispose(disposal) == os.fsencode(other_disk / "done/sub/a.png")
+    assert inbox.mover.carry_out(disposal) == os.fsencode(other_disk / "done/sub/a.png")
     assert inbox.files() == {}
     assert [path.name for path in (other_disk / "done/sub").iterdir()] == ["a.png"]
     assert (other_disk / "done/sub/a.png").read_text() == "picture"
     assert (other_disk / "done/sub/a.png").stat().st_mtime_ns == 10**18
-    inbox.disposer.dispose(inbox.owed("sub/a.png", "second"))
+    inbox.mover.carry_out(inbox.owed("sub/a.png", "second"))
     assert (other_disk / "done/sub/a.png").read_text() == "picture"
     assert (other_disk / f"done/sub/a.{ID}.png").read_text() == "second"
 
