@@ -144,7 +144,11 @@ def one_seed(
     needs_balanced = options.parts or any(name in BASELINES for name in names)
     for name in [*(name for name in OURS if name in names or (name == "balanced" and needs_balanced))]:
         kind, settings = OURS[name]
-        given = [item for setting in (*settings, *options.set, f"seed={seed}") for item in ("--set", setting)]
+        # Only `ae` on features knows more than one calibration.
+        common = [
+            one for one in options.set if not one.startswith("calibration=") or name in ("fast", "balanced", "accurate")
+        ]
+        given = [item for setting in (*settings, *common, f"seed={seed}") for item in ("--set", setting)]
         began = time.monotonic()
         command("train", kind, "--good", train, "--out", folder / name, *given)
         seconds = time.monotonic() - began
@@ -185,6 +189,8 @@ def one_seed(
             yield name, {**measured(model, tests[spec])[0], "train_s": spent}
     if options.parts:
         fit, statistics = len(balanced.part("fit")), len(rows)
+        if balanced.config.cross:  # which sets none aside
+            fit -= max(2, round(balanced.config.statistics_share * fit))
         own = replace(cached, center=balanced.detector.center, scale=balanced.detector.scale)
         for name, detector in variants(balanced.detector, own, rows[:fit], rows[fit:statistics], balanced.config):
             model = graph.checked(graph.trace(detector, spec))

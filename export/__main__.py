@@ -73,7 +73,7 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         many = f"{len(made.strangers)} good {spec.plural} look like strangers; look at them"
         one = f"1 good {spec.singular} looks like a stranger; look at it"
         command.say(console, PROGRAM, f"{one if len(made.strangers) == 1 else many}: {first}{more}")
-    lower = raised_from(made.strangers, made.outcome.good, threshold)
+    lower = raised_from(made.strangers, made.outcome.good, threshold, loaded.calibrates)
     if lower is not None:
         command.say(
             console,

@@ -4,7 +4,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from edged.models import bundle as bundles
 from edged.models.sampling import DECODER
 from edged.models.scorer import Scorer
 from export import calibrate, manifest, sources
-from export.calibrate import Outcome
+from export.calibrate import Calibrated
 from export.onnx import graph, parity, quantise
 from export.report import describe
 from export.report.outliers import Stranger
@@ -42,7 +42,7 @@ class Exported:
         strangers: good pictures that a person should look at.
     """
 
-    outcome: Outcome
+    outcome: Calibrated
     difference: float
     model_bytes: int
     warnings: tuple[str, ...]
@@ -76,7 +76,7 @@ def export_bundle(
             model = _model(detector, read, intact, precision)
             (folder / bundles.MODEL).write_bytes(model)
             few = batch_of(math.prod(read.spec.shape[:2]), PARITY_PICTURES)
-            pictures = (intact.part("statistics") or intact.part("calibration"))[:few]
+            pictures = (intact.part("statistics") or intact.part(run.calibrates))[:few]
             expected = parity.reference(detector, read(pictures))
             difference = _prove(folder, model, read.spec.kind, expected, parity.TOLERANCES[precision])
             if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:
@@ -92,9 +92,9 @@ def export_bundle(
             outcome = calibrate.score(
                 served,
                 read,
-                intact.part("calibration"),
+                intact.part(run.calibrates),
                 intact.part("bad"),
-                target_fpr=run.config.target_fpr,
+                run=run,
                 advance=advance,
             )
         if precision == "int8":
@@ -118,7 +118,8 @@ def export_bundle(
                 advance=advance,
             )
         sealed = bundles.seal(folder, facts)
-        bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr))
+        method: Literal["cross", "split"] = "split" if run.calibrates == "calibration" else "cross"
+        bundles.write_calibration(folder, calibrate.calibration(sealed, outcome.good, run.config.target_fpr, method))
         Scorer.load(folder, device="cpu")  # the last word: edged takes it, golden pictures and all
     return Exported(outcome, difference, len(model), warnings, tuple(found))
 
@@ -169,7 +170,7 @@ def _prove(folder: Path, model: bytes, kind: str, expected: parity.Reference, to
     return difference
 
 
-def _gate(run: Run, read: Reader, intact: Intact, outcome: Outcome) -> None:
+def _gate(run: Run, read: Reader, intact: Intact, outcome: Calibrated) -> None:
     """Scores the same pictures with the float32 model, and lets the gate judge."""
 
     def scores(part: Any) -> np.ndarray:
@@ -179,10 +180,11 @@ def _gate(run: Run, read: Reader, intact: Intact, outcome: Outcome) -> None:
         return np.concatenate([parity.reference(run.detector, image).score for image in images]).astype(np.float64)
 
     bad = None if outcome.bad is None else (scores("bad"), outcome.bad)
-    quantise.gate(scores("calibration"), outcome.good, bad)
+    good = run.out_of_fold(intact.part(run.calibrates), scores(run.calibrates))
+    quantise.gate(good, outcome.good, bad)
 
 
-def _metrics(run: Run, outcome: Outcome, difference: float) -> dict[str, float]:
+def _metrics(run: Run, outcome: Calibrated, difference: float) -> dict[str, float]:
     measured = {
         "loss_statistics": run.facts["loss_statistics"],
         "held_out_ratio": run.facts["held_out_ratio"],

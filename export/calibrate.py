@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,13 @@ from train.data.pictures import Picture
 from train.errors import TrainError
 from train.nets.features import batch_of
 from train.progress import Advance
+from train.run import Run
 
 _BATCH: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Calibrated:
     """What edged gives for the pictures of a run.
 
     Attributes:
@@ -62,33 +63,37 @@ def score(
     good: Sequence[Picture],
     bad: Sequence[Picture],
     *,
-    target_fpr: float,
+    run: Run,
     advance: Advance,
-) -> Outcome:
+) -> Calibrated:
     """Scores every picture and calibrates on the good ones.
 
     Raises:
         TrainError: a score is not above 0, or a picture cannot be read.
     """
-    total = len(good) + len(bad)
-    good_scores, brightness = scores(served, read, good, lambda done: advance(done, total))
+    total, target_fpr = len(good) + len(bad), run.config.target_fpr
+    found, brightness = scores(served, read, good, lambda done: advance(done, total))
+    good_scores = run.out_of_fold(good, found)
     if not (np.isfinite(good_scores).all() and (good_scores > 0).all()):
         raise TrainError("a calibration score is not a number above 0; nothing was written. Train again")
     threshold = conformal_threshold(good_scores, target_fpr)
     if not bad:
-        return Outcome(good_scores, brightness, None, threshold, None)
+        return Calibrated(good_scores, brightness, None, threshold, None)
     bad_scores, _ = scores(served, read, bad, lambda done: advance(len(good) + done, total))
     report = metrics.report(good_scores, bad_scores, threshold.value)
-    return Outcome(good_scores, brightness, bad_scores, threshold, report)
+    return Calibrated(good_scores, brightness, bad_scores, threshold, report)
 
 
-def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibration:
+def calibration(
+    manifest: Manifest, scores: Scores, target_fpr: float, method: Literal["cross", "split"] = "split"
+) -> Calibration:
     """What goes into calibration.json."""
     return Calibration(
         model_sha256=manifest.files[bundles.MODEL].sha256,
         created=manifest.created,
         target_fpr=target_fpr,
         n=len(scores),
+        method=method,
         scores=np.sort(scores).tolist(),
     )
 
@@ -96,7 +101,7 @@ def calibration(manifest: Manifest, scores: Scores, target_fpr: float) -> Calibr
 def scores(
     served: Scorer, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
 ) -> tuple[Scores, NDArray[np.float64]]:
-    """Scores and mean brightness, as in `Outcome`, each (n,); `advance` is called with how many are done."""
+    """Scores and mean brightness, as in `Calibrated`, each (n,); `advance` is called with how many are done."""
     found, brightness = [], []
     batch = batch_of(math.prod(read.spec.shape[:2]), _BATCH)
     for start in range(0, len(pictures), batch):

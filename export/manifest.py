@@ -55,7 +55,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "map_reference": {
             "quantile": REFERENCE_QUANTILE,
             "value": run.facts["map_reference"],
-            "n": len(run.part("statistics")),
+            "n": len(run.part("statistics") or run.part(run.calibrates)),
         },
         "drift_reference": {"quantiles": [], "score": [], "brightness": []},
         "tolerance": parity.TOLERANCES[precision].model_dump(),

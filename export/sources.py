@@ -52,10 +52,10 @@ def find_intact(run: Run, advance: Callable[[int, int], None]) -> Intact:
             lost.append((picture, problem))
         advance(done, len(run.pictures))
     intact = Intact(tuple(kept), tuple(f"{p.path}: has {problem} since training ({p.part})" for p, problem in lost))
-    had, have = len(run.part("calibration")), len(intact.part("calibration"))
+    had, have = len(run.part(run.calibrates)), len(intact.part(run.calibrates))
     needed = pictures_needed(run.config.target_fpr)
     if have < min(had, needed):
-        some = "; ".join(f"{p.path} has {problem}" for p, problem in lost if p.part == "calibration")
+        some = "; ".join(f"{p.path} has {problem}" for p, problem in lost if p.part == run.calibrates)
         raise TrainError(
             f"{run.path}: {have} of {had} calibration pictures are left, and a false-positive rate of "
             f"{run.config.target_fpr:g} takes {needed}: {some[:2000]}. Put them back, or train again"

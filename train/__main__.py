@@ -19,7 +19,7 @@ from train.config import kinds as configs
 from train.config.base import ModelConfig
 from train.config.explained import help_lines
 from train.config.signal import SignalConfig
-from train.errors import ConfigError
+from train.errors import OptionError
 from train.threads import wait_asleep
 
 PROGRAM: Final = "train"
@@ -38,6 +38,10 @@ EPILOG: Final = """\
 Begin with:
 
   python -m train ae --good pictures/good --out runs/solar"""
+_SEQUENCE: Final = (
+    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies "
+    "make the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
+)
 SUMMARIES: Final = {
     "ae": "an autoencoder that scores a picture, or a signal, by how badly it is reconstructed",
     "denoiser": "a denoiser that cleans pictures, and scores them by what it takes away",
@@ -52,20 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0915 -- the whole command in sight
+def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0912, PLR0915 -- the whole run, in its order
     config = configs.load(configs.KINDS[options.kind], options.config, [*options.set, *_shorthands(options)])
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
     from train import progress, run
-    from train.data import cleaning, masks, pictures, shapes, signals
+    from train.data import cleaning, exclusion, groups, masks, pictures, shapes, signals
     from train.fit import loop
 
     device = loop.choose_device(options.device)
     denoiser, source = None, None
     if isinstance(config, SignalConfig):
         if options.denoiser:
-            raise ConfigError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
+            raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
         config = signals.shaped(config, options.good)
     else:
         source = shapes.source_of(options.good, config.spec)
@@ -91,14 +95,21 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
         if denoiser is not None:
             with track("denoising") as advance:
                 denoiser.clean(found.pixels[: len(found.pictures)], advance)
-        good = pictures.split(
-            found,
-            target_fpr=config.target_fpr,
-            statistics_share=config.statistics_share,
-            seed=config.seed,
-            calibration_share=config.calibration_share,
-            plural=plural,
-        )
+        if options.exclude is not None:
+            found = exclusion.without_excluded(found, options.exclude, options.good)
+        if options.groups is not None:
+            found = groups.grouped(found, options.groups, options.good)
+        if config.cross:
+            good = pictures.keep_whole(found, target_fpr=config.target_fpr, plural=plural)
+        else:
+            good = pictures.split(
+                found,
+                target_fpr=config.target_fpr,
+                statistics_share=config.statistics_share,
+                seed=config.seed,
+                calibration_share=config.calibration_share,
+                plural=plural,
+            )
         bad = None
         if options.bad is not None:
             with track(f"bad {plural}") as advance:
@@ -109,12 +120,16 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
             *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
+            *([_SEQUENCE] if options.groups is None and groups.looks_like_a_sequence(good) else ()),
         )
         for warning in warnings:
             command.say(console, PROGRAM, f"warning: {warning}")
         config = config.for_pictures(len(good.part("fit")) + len(good.part("statistics")))
         parts = {part: len(good.part(part)) for part in ("fit", "statistics", "calibration")}
-        console.print(f"{len(good.pictures)} good {plural}: " + ", ".join(f"{n} {part}" for part, n in parts.items()))
+        used = ", ".join(f"{n} {part}" for part, n in parts.items())
+        console.print(
+            f"{len(good.pictures)} good {plural}: {'all fit and calibrate, out of fold' if config.cross else used}"
+        )
 
         with (folder / run.METRICS).open("w", encoding="ascii") as file:
 
@@ -140,11 +155,12 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
                 "held_out_ratio": trained.report.held_out_ratio,
                 "statistics_scores": [round(float(score), 6) for score in trained.report.statistics_scores],
                 "map_reference": trained.report.reference,
+                "out_of_fold": None if trained.out_of_fold is None else trained.out_of_fold.to_dict(),
             },
         )
     console.print(
         f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
-        f"{trained.loss:.4f} on held-out good {plural}"
+        f"{trained.loss:.4f} on {'' if config.cross else 'held-out '}good {plural}"
     )
     words = ["python", "-m", "export", options.out, *(["--denoiser", options.denoiser] if denoiser else [])]
     words += ["--out", f"bundles/{bundles.as_name(options.out.absolute().name)}"]
@@ -187,7 +203,7 @@ def _check_apart(good: Path, bad: Path | None) -> None:
         return
     one, other = good.resolve(), bad.resolve()
     if one == other or one in other.parents or other in one.parents:
-        raise ConfigError([f"--bad {bad} and --good {good} lie one in the other; put the folders side by side"])
+        raise OptionError([f"--bad {bad} and --good {good} lie one in the other; put the folders side by side"])
 
 
 def _cache(parent: Path) -> TemporaryDirectory[str]:
@@ -230,6 +246,12 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
     parser.add_argument(
         "--bad", type=Path, metavar="DIR", help="pictures (or signals) of defects: reported on, never learnt from"
     )
+    parser.add_argument(
+        "--groups",
+        metavar="RULE",
+        help="what belongs together and must be held out together: folder, time:SECONDS, or a CSV file of PATH,GROUP",
+    )
+    parser.add_argument("--exclude", type=Path, metavar="FILE", help="good ones to leave out, a path a line")
     parser.add_argument("--config", type=Path, metavar="FILE", help="hyper-parameters in TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable"

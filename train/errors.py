@@ -5,7 +5,7 @@ class TrainError(Exception):
     """A model cannot be trained, or a run directory cannot be used."""
 
 
-class ConfigError(TrainError):
+class OptionError(TrainError):
     """The hyper-parameters are wrong. `problems` holds one line each: `key: what is wrong, what to do`."""
 
     def __init__(self, problems: list[str]) -> None:

@@ -12,14 +12,16 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edged.media.inputs import Input
 from train.config.kinds import KINDS, Config, of_input
@@ -73,6 +75,27 @@ class Run:
             return self.config.spec
         source = self.facts.get("source_px")
         return self.config.spec_of(None if source is None else tuple(source))
+
+    @property
+    def calibrates(self) -> Part:
+        """The part that gives the threshold: all that fit, out of fold, or one that nothing else touches."""
+        return "calibration" if self.facts.get("out_of_fold") is None else "fit"
+
+    def out_of_fold(self, pictures: Sequence[Picture], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What calibrates, of the scores (n,) that a finished model gives to these pictures of `calibrates`.
+
+        Where they were fitted, training has scored each of them without it. What a device or a precision computes
+        otherwise than training did moves that score by as much as it moves the fitted one.
+        """
+        found = self.facts.get("out_of_fold")
+        if found is None:
+            return scores
+        by_content = {
+            picture.content: both
+            for picture, both in zip(self.part("fit"), zip(found["scores"], found["fitted"], strict=True), strict=True)
+        }
+        without, fitted = np.array([by_content[picture.content] for picture in pictures]).T
+        return np.maximum(without + scores - fitted, np.finfo(np.float32).tiny)
 
     def part(self, part: Part) -> list[Picture]:
         """The pictures of one part."""

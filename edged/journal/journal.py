@@ -61,11 +61,6 @@ def remember(source: str, key: str, value: bytes) -> Statement:
     return "INSERT OR REPLACE INTO remembered VALUES (?, ?, ?)", (source, key, value)
 
 
-def forget(source: str, key: str) -> Statement:
-    """Takes back what `remember` gave."""
-    return "DELETE FROM remembered WHERE source = ? AND key = ?", (source, key)
-
-
 class Journal:
     """The one writer. Its methods may be called from any thread."""
 

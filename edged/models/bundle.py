@@ -132,7 +132,10 @@ def mark_of(sha256: str) -> str:
 
 
 class Calibration(_Model):
-    """calibration.json: scores of good pictures that nothing was fitted on, of one model.onnx."""
+    """calibration.json: scores of good pictures, of one model.onnx.
+
+    By method "split" nothing was fitted on them; by "cross" each was scored with itself left out of what was fitted.
+    """
 
     schema_version: Literal[1] = 1
     model_sha256: Digest
@@ -140,6 +143,7 @@ class Calibration(_Model):
     target_fpr: float = Field(gt=0, lt=1)
     n: int = Field(ge=1)
     scores: list[Annotated[float, Field(gt=0)]]
+    method: Literal["cross", "split"] = "split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +320,9 @@ def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
 
 def write_calibration(directory: Path, calibration: Calibration) -> None:
     """Replaces calibration.json, whole or as it was, whatever happens in between; the one that it replaces is kept."""
-    text = json.dumps(calibration.model_dump(mode="json"), indent=1) + "\n"
+    # Without a method it is split, as in bundles from before there was another.
+    left_out = {"method"} if calibration.method == "split" else None
+    text = json.dumps(calibration.model_dump(mode="json", exclude=left_out), indent=1) + "\n"
     _replace_calibration(directory, text.encode("ascii"))
 
 

@@ -8,7 +8,7 @@ themselves: while one runs, the next pictures wait, and go together.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from edged.models.runtime import usable_cpus
@@ -24,7 +24,7 @@ class _Ticket:
     item: Any
     done: bool = False
     result: Any = None
-    error: BaseException | None = field(default=None, repr=False)
+    error: Exception | None = None
 
 
 class Turnstile:

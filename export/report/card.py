@@ -74,7 +74,11 @@ def write(
         "\n## Data\n",
         _table(
             ("part", plural, "used for"),
-            ("fit", parts["fit"], "weights, covariances"),
+            (
+                "fit",
+                parts["fit"],
+                "weights, covariances" + ("" if parts["calibration"] else "; the threshold, out of fold"),
+            ),
             ("statistics", parts["statistics"], "the best epoch, the level, the map's reference; then covariances"),
             ("calibration", parts["calibration"], "the threshold, and nothing else"),
             ("bad", parts["bad"], "this card, and nothing else"),
@@ -84,7 +88,9 @@ def write(
         _input(manifest, source_px),
         "## Threshold\n",
         f"An anomaly is a score above **{threshold.value:.4g}**, for a false-positive rate of "
-        f"{threshold.target_fpr:g}, from {threshold.n} calibration {plural} by split conformal prediction. Calibrate "
+        f"{threshold.target_fpr:g}, from {threshold.n} {'calibration' if parts['calibration'] else 'good'} {plural} by "
+        f"{'split' if parts['calibration'] else 'cross-'}{' ' if parts['calibration'] else ''}"
+        f"conformal prediction. Calibrate "
         f"again (`edged calibrate`) when {_CHANGES[kind]} changes.\n",
         f"**This card and its charts describe the calibration of {manifest.created:%Y-%m-%d %H:%M} UTC, made at "
         "export.** `edged calibrate` changes the threshold, not this card; `edged inspect` says which calibration is "

@@ -15,7 +15,7 @@ from edged.models import bundle as bundles
 from edged.models.sampling import DECODER, Sampler, grid
 from edged.models.scorer import Scorer
 from export import calibrate
-from export.calibrate import Outcome
+from export.calibrate import Calibrated
 from export.report import card, plots, sheets, signal_card
 from export.report import outliers as strangers
 from export.report.metrics import Scores
@@ -48,7 +48,7 @@ def describe(
     read: Reader,
     served: Scorer,
     intact: Intact,
-    outcome: Outcome,
+    outcome: Calibrated,
     warnings: Sequence[str],
     advance: Advance,
 ) -> list[Stranger]:
@@ -76,7 +76,7 @@ def describe(
             report=outcome.report,
             plural=plural,
         )
-    good, bad = intact.part("calibration"), intact.part("bad")
+    good, bad = intact.part(run.calibrates), intact.part("bad")
     sections = _sections(served, read, good, bad, outcome)
     _DRAWN[read.spec.kind](folder / sheets.EXAMPLES, sections, threshold=threshold)
     psnr = _reconstructions(
@@ -89,13 +89,13 @@ def describe(
     if epochs:
         loss = card.loss_of(run.facts["kind"], run.config)
         plots.learning(folder / plots.LEARNING, epochs=epochs, best=run.facts["epoch"], loss=loss, plural=plural)
-    found = strangers.find(_good(served, read, intact, outcome, advance))
+    found = strangers.find(_good(run, served, read, intact, outcome=outcome, advance=advance))
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
         report=outcome.report,
         strangers=found,
-        raised_from=strangers.raised_from(found, outcome.good, outcome.threshold),
+        raised_from=strangers.raised_from(found, outcome.good, outcome.threshold, run.calibrates),
         parts=facts["provenance"]["pictures"],
         source_px=(
             median(picture.source_px[0] for picture in run.pictures),
@@ -111,7 +111,7 @@ def describe(
 
 
 def _sections(
-    served: Scorer, read: Reader, good: Sequence[Picture], bad: Sequence[Picture], outcome: Outcome
+    served: Scorer, read: Reader, good: Sequence[Picture], bad: Sequence[Picture], outcome: Calibrated
 ) -> list[tuple[str, list[Example]]]:
     """Titles and pictures: the lowest scores, the highest, and where there are bad pictures those that went wrong."""
     pictures, scores = [*good, *bad], outcome.good
@@ -150,7 +150,7 @@ def _sections(
 
 
 def _reconstructions(
-    path: Path, *, run: Run, served: Scorer, read: Reader, intact: Intact, outcome: Outcome
+    path: Path, *, run: Run, served: Scorer, read: Reader, intact: Intact, outcome: Calibrated
 ) -> tuple[float, float] | None:
     """Draws what the model makes of a few pictures, where it gives pictures; a denoiser's PSNR before and after.
 
@@ -158,7 +158,7 @@ def _reconstructions(
     """
     if "reconstruction" not in served.bundle.manifest.outputs or isinstance(read.spec, SignalInput):
         return None
-    good, bad = intact.part("calibration"), intact.part("bad")
+    good, bad = intact.part(run.calibrates), intact.part("bad")
     spread = np.linspace(0, len(good) - 1, min(_RECONSTRUCTED, len(good))).round().astype(int)
     chosen = [good[int(index)] for index in np.argsort(outcome.good, kind="stable")[spread]]
     if isinstance(run.config, DenoiserConfig):
@@ -204,9 +204,13 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
 
 
 def _good(
-    served: Scorer, read: Reader, intact: Intact, outcome: Outcome, advance: Advance
+    run: Run, served: Scorer, read: Reader, intact: Intact, *, outcome: Calibrated, advance: Advance
 ) -> dict[Part, tuple[list[Picture], Scores]]:
     """The good pictures of each part and their scores; those of fit and statistics are computed here."""
+    if run.calibrates == "fit":
+        advance(1, 1)
+        none: tuple[list[Picture], Scores] = ([], np.zeros(0))
+        return {"fit": (intact.part("fit"), outcome.good), "statistics": none, "calibration": none}
     fit, statistics = intact.part("fit"), intact.part("statistics")
     pictures, found = fit + statistics, np.zeros(0)
     if pictures:

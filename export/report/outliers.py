@@ -61,15 +61,18 @@ def find(good: Mapping[Part, tuple[Sequence[Picture], Scores]]) -> list[Stranger
     return sorted(found, key=lambda stranger: -stranger.distance)
 
 
-def raised_from(found: Sequence[Stranger], scores: Scores, threshold: Threshold) -> float | None:
+def raised_from(
+    found: Sequence[Stranger], scores: Scores, threshold: Threshold, calibrates: Part = "calibration"
+) -> float | None:
     """What the threshold would be without the strangers of the calibration part; None where it is not one's score.
 
     Args:
         found: the strangers.
         scores: of the calibration part, (n,).
         threshold: that these give.
+        calibrates: the part that these scores are of.
     """
-    strange = [stranger.score for stranger in found if stranger.part == "calibration"]
+    strange = [stranger.score for stranger in found if stranger.part == calibrates]
     if threshold.target_fpr is None or threshold.value not in strange:
         return None
     # They are the highest of all, for a stranger is one by its score.

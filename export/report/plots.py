@@ -106,7 +106,11 @@ def learning(path: Path, *, epochs: Sequence[Mapping[str, Any]], best: int, loss
     """
     fit, held_out = f"fit {plural}", f"held-out {plural}"
     panels: list[tuple[str, dict[str, list[float]]]] = [
-        (loss, {fit: _of(epochs, "loss_fit"), held_out: _of(epochs, "loss_statistics")})
+        (
+            loss,
+            {fit: _of(epochs, "loss_fit")}
+            | ({held_out: _of(epochs, "loss_statistics")} if "loss_statistics" in epochs[0] else {}),
+        )
     ]
     if "kl_statistics" in epochs[0]:
         divergence = _of(epochs, "kl_statistics")

@@ -36,14 +36,27 @@ def sentences(
         taken: what the model takes, which names its items.
         raised_from: see `strangers.raised_from`.
     """
-    said = [calibration(threshold, taken), defects(report, taken), outsiders(strangers, parts, taken)]
+    cross = not parts["calibration"]
+    said = [calibration(threshold, taken, cross=cross), defects(report, taken), outsiders(strangers, parts, taken)]
     if raised_from is not None:
         said.append(raised(threshold, raised_from, taken))
     return said
 
 
-def calibration(threshold: Threshold, taken: Input) -> str:
+def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> str:
     """What false-positive rate can be promised, on average and with confidence."""
+    if cross:
+        few = (
+            ""
+            if threshold.promised
+            else f" **Too few {taken.plural}:** that takes {threshold.needed}, and the highest score is the threshold."
+        )
+        return (
+            f"**Good parts:** calibrated out of fold on all {threshold.n} good {taken.plural}, for a "
+            f"false-positive rate of {percent(threshold.target_fpr or 0)}.{few} The true rate comes near what is asked "
+            "for, by measurement; it is not proved, as it is of split conformal prediction. This holds for good parts "
+            f"that look like those {taken.plural}."
+        )
     rate = intervals.true_rate(threshold)
     confidence = (
         f"with 95 % confidence the true rate is below {percent(rate.limit)} (in 95 of 100 calibrations it lies "
@@ -88,10 +101,10 @@ def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: In
     caution = (
         f" {taken.plural.capitalize()} of the fit and statistics parts were learnt from and score lower, so a strange "
         "one among them is harder to see."
-        if parts["fit"]
+        if parts["fit"] and parts["calibration"]
         else ""
     )
-    if parts["statistics"] + parts["calibration"] < _FEW_HELD_OUT:
+    if (parts["statistics"] + parts["calibration"] or parts["fit"]) < _FEW_HELD_OUT:
         caution += f" From so few {taken.plural} this is a rough guess."
     if not strangers:
         return f"**The good folder:** no {taken.singular} in it looks like a stranger among the others.{caution}"
@@ -110,8 +123,8 @@ def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: In
 def raised(threshold: Threshold, raised_from: float, taken: Input) -> str:
     """That one of the outsiders is what the threshold rests on."""
     return (
-        f"**The threshold rests on one of these:** {threshold.value:.4g} is the score of a {taken.singular} of the "
-        f"calibration part that looks like a stranger; without such {taken.plural} it would be {raised_from:.4g}. "
+        f"**The threshold rests on one of these:** {threshold.value:.4g} is the score of a good {taken.singular} "
+        f"that looks like a stranger; without such {taken.plural} it would be {raised_from:.4g}. "
         "Everything in between is missed. If it shows no good part, take it out and train again; if it does, more "
         "good parts for calibration (`edged calibrate`) steady the threshold."
     )

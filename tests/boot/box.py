@@ -104,14 +104,18 @@ class Box:
         assert self._container is not None
         children = Path(f"/proc/{self._container.pid}/task/{self._container.pid}/children")
 
-        def found() -> int:
+        def is_up() -> bool:
             assert self._container is not None
             assert self._container.poll() is None, self._log.read_text()
-            return int(next(iter(children.read_text().split()), 0))
+            # Asked anew each time: nspawn's first child only makes the second, which is the container's PID 1.
+            self._init = int(next(iter(children.read_text().split()), 0))
+            # `is-system-running` cannot be asked before systemd has its socket.
+            return bool(self._init) and self.done("systemctl is-system-running --wait | grep -qE 'running|degraded'")
 
-        self._init = until(found, "a container", 30)
-        # `is-system-running` cannot be asked before systemd has its socket.
-        until(lambda: self.done("systemctl is-system-running --wait | grep -qE 'running|degraded'"), "the boot", 60)
+        try:
+            until(is_up, "the boot", 90)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._log.read_text()}") from None
         for controller in _V1_CONTROLLERS:  # where the host has them, nspawn mounts them read-only: no limit would hold
             if self.done(f"mountpoint -q /sys/fs/cgroup/{controller}"):
                 self.run(f"mount -o remount,bind,rw /sys/fs/cgroup/{controller}")

@@ -110,8 +110,7 @@ def edged(box: Box) -> Iterator[Service]:
     service = Service(box)
     yield service
     # What the log of a failed test is read for.
-    if service.show("LoadState") == "loaded":
-        print(box.run("journalctl -u edged -o short-iso --no-pager | tail -n 60", check=False))  # noqa: T201
+    print(box.run("journalctl -u edged -o short-iso --no-pager | tail -n 60", check=False))  # noqa: T201
 
 
 def install(edged: Service) -> None:

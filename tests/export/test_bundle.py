@@ -92,6 +92,18 @@ def test_every_way_to_join_features_is_exported(tmp_path, settings):
     )
 
 
+def test_a_bundle_calibrated_out_of_fold(tmp_path):
+    source = make_run(tmp_path, [*FEATURES, "calibration=cross"])
+    assert main([str(source), "--out", str(tmp_path / "b")]) == 0
+    bundle = bundles.load(tmp_path / "b")
+    assert (bundle.calibration.n, bundle.calibration.method) == (40, "cross")
+    assert bundle.manifest.provenance["pictures"] == {"fit": 40, "statistics": 0, "calibration": 0, "bad": 6}
+    assert len(bundle.manifest.fitted) == 40
+    card = (tmp_path / "b" / "card.md").read_text()
+    assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
+    assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. The true rate" in card
+
+
 def test_what_a_bundle_holds(tmp_path, features):
     assert main([str(features), "--out", str(tmp_path / "solar")]) == 0
     bundle = bundles.load(tmp_path / "solar")

@@ -87,6 +87,11 @@ class FitConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32, description="of what is random: the split, the weights, the order")
     data_licence: str = Field("not stated", max_length=300, description="licence of the data, for the bundle")
 
+    @property
+    def cross(self) -> bool:
+        """Whether every good picture fits and calibrates, out of fold; else parts of them do."""
+        return False
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_number(cls, value: Any) -> Any:

@@ -12,7 +12,7 @@ from train.config.denoiser import DenoiserConfig
 from train.config.explained import explain
 from train.config.signal import SignalConfig
 from train.config.vae import VaeConfig
-from train.errors import ConfigError
+from train.errors import OptionError
 
 __all__ = ["EFFICIENTNET", "FOLD", "KINDS", "PIXELS", "AutoencoderConfig", "Config", "Flips", "load", "of_input"]
 
@@ -48,6 +48,9 @@ class AutoencoderConfig(ModelConfig):
         default_factory=fitting_depth, ge=0, le=6, description="halvings on the way to the latent; by size"
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
+    calibration: Literal["cross", "split"] = Field(
+        "split", description="a part calibrates and nothing else, or (features) every picture fits and calibrates"
+    )
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
 
@@ -78,9 +81,19 @@ class AutoencoderConfig(ModelConfig):
         problems = self.map_problems()
         if self.architecture == "dense" and self.backbone != PIXELS:
             problems.append("architecture: dense works on pixels; set backbone=pixels")
+        if self.calibration == "cross" and self.backbone == PIXELS:
+            problems.append(
+                "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself "
+                "fitted to them: set calibration=split"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def cross(self) -> bool:
+        """Whether every good picture fits and calibrates."""
+        return self.calibration == "cross"
 
 
 KINDS: Final[dict[str, type[ModelConfig]]] = {"ae": AutoencoderConfig, "denoiser": DenoiserConfig, "vae": VaeConfig}
@@ -96,23 +109,23 @@ def of_input(kind: type[ModelConfig], values: Mapping[str, Any]) -> type[Config]
     """The model of a kind that fits its `input`: autoencoders take signals too.
 
     Raises:
-        ConfigError: there is no such input, or this kind takes pictures alone.
+        OptionError: there is no such input, or this kind takes pictures alone.
     """
     given = values.get("input", "image")
     if given == "image":
         return kind
     if given != "signal":
-        raise ConfigError([f"input: {given!r} is neither image nor signal"])
+        raise OptionError([f"input: {given!r} is neither image nor signal"])
     if kind is AutoencoderConfig:
         return SignalConfig
-    raise ConfigError(["input: signals are for `python -m train ae`; denoisers and VAEs take pictures"])
+    raise OptionError(["input: signals are for `python -m train ae`; denoisers and VAEs take pictures"])
 
 
 def load(kind: type[ModelConfig], file: Path | None, assignments: Sequence[str]) -> Config:
     """A kind's defaults, overridden by a TOML file, overridden by `KEY=VALUE` assignments; for either input.
 
     Raises:
-        ConfigError: every problem at once.
+        OptionError: every problem at once.
     """
     values, problems, from_file = _gather(file, assignments)
     chosen = of_input(kind, values)
@@ -131,9 +144,9 @@ def load(kind: type[ModelConfig], file: Path | None, assignments: Sequence[str])
                 other=_OTHER_INPUT.get(chosen),
             )
         ]
-        raise ConfigError(problems + list(dict.fromkeys(told))) from error  # a key of two forms is told of twice
+        raise OptionError(problems + list(dict.fromkeys(told))) from error  # a key of two forms is told of twice
     if problems:
-        raise ConfigError(problems)
+        raise OptionError(problems)
     return config
 
 
@@ -145,9 +158,9 @@ def _gather(file: Path | None, assignments: Sequence[str]) -> tuple[dict[str, An
         try:
             values |= tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from error
+            raise OptionError([f"{file}: cannot be read: {error.strerror}"]) from error
         except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML
-            raise ConfigError([f"{file}: is not valid TOML: {error}"]) from error
+            raise OptionError([f"{file}: is not valid TOML: {error}"]) from error
     from_file = set(values)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")

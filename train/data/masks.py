@@ -12,7 +12,7 @@ from edged.errors import PictureError
 from edged.files import read_regular
 from edged.media.imaging import ImageInput, Limits, mask_of
 from train.config.base import ModelConfig
-from train.errors import ConfigError
+from train.errors import OptionError
 from train.nets.detector import Detector
 from train.nets.features import Masked
 from train.nets.head import Head
@@ -25,14 +25,14 @@ def write(given: Path, spec: ImageInput, out: Path) -> None:
     """Brings a mask to the model's size, as pictures come to it, and writes it as PNG.
 
     Raises:
-        ConfigError: it cannot be read, or is black everywhere.
+        OptionError: it cannot be read, or is black everywhere.
     """
     try:
         looked_at = mask_of(read_regular(given, Limits().max_bytes), spec)
     except (OSError, PictureError) as error:
-        raise ConfigError([f"mask: {given}: {getattr(error, 'strerror', None) or error}"]) from error
+        raise OptionError([f"mask: {given}: {getattr(error, 'strerror', None) or error}"]) from error
     if not looked_at.any():
-        raise ConfigError([f"mask: {given} is black everywhere that the model looks; what is black is ignored"])
+        raise OptionError([f"mask: {given} is black everywhere that the model looks; what is black is ignored"])
     Image.fromarray(looked_at.astype(np.uint8) * _WHITE).save(out, "PNG")
 
 

@@ -45,6 +45,7 @@ class Picture:
         mode: Pillow's name of the pixel mode in the file; "signal" of a signal.
         row: where its pixels stand in the set's array.
         part: what it is used for; "copies" are changed ones of statistics pictures, for the last fit.
+        group: pictures of one name belong together, and leave together; a picture without one stands for itself.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Picture:
     mode: str
     row: int
     part: Part
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,23 @@ def read(
     return PictureSet(tuple(pictures), pixels, tuple(warnings))
 
 
+def keep_whole(found: PictureSet, *, target_fpr: float, plural: str = "pictures") -> PictureSet:
+    """The good pictures in one part: every one fits, and every one calibrates out of fold.
+
+    Raises:
+        TrainError: there are fewer than `MINIMUM`.
+    """
+    n, needed = len(found.pictures), pictures_needed(target_fpr)
+    _check_enough(n, needed, target_fpr, plural)
+    warnings = list(found.warnings)
+    if needed > n:
+        warnings.append(
+            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} good {plural}; here are {n}, "
+            f"enough for {1 / (n + 1):.3g}; add {plural}, or set a larger target_fpr"
+        )
+    return replace(found, warnings=tuple(warnings))
+
+
 def split(
     found: PictureSet,
     *,
@@ -162,11 +181,7 @@ def split(
         TrainError: there are fewer than `MINIMUM`.
     """
     n, needed = len(found.pictures), pictures_needed(target_fpr)
-    if n < MINIMUM:
-        raise TrainError(
-            f"{n} good {plural} that differ are too few: training takes {MINIMUM}, and {3 * needed} for a "
-            f"false-positive rate of {target_fpr:g}; add {plural}"
-        )
+    _check_enough(n, 3 * needed, target_fpr, plural)
     warnings = list(found.warnings)
     if 3 * needed > n:
         warnings.append(
@@ -176,11 +191,19 @@ def split(
         )
     calibration = max(min(needed, n // 3), int(calibration_share * n))
     statistics = max(2, round(statistics_share * (n - calibration)))
-    ordered = sorted(found.pictures, key=lambda picture: hashlib.sha256(f"{seed}:{picture.content}".encode()).digest())
+    groups: dict[str, list[Picture]] = {}
+    for picture in found.pictures:
+        groups.setdefault(picture.group or picture.content, []).append(picture)
     parts: dict[str, Part] = {}
-    for index, picture in enumerate(ordered):
+    for _, members in sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed}:{item[0]}".encode()).digest()):
+        index = len(parts)
         in_calibration, in_statistics = index < calibration, index < calibration + statistics
-        parts[picture.content] = "calibration" if in_calibration else "statistics" if in_statistics else "fit"
+        part: Part = "calibration" if in_calibration else "statistics" if in_statistics else "fit"
+        parts |= {picture.content: part for picture in members}
+    if "fit" not in parts.values():
+        raise TrainError(
+            f"the groups are too few and too large: none of the {len(groups)} is left to fit; name smaller ones"
+        )
     pictures = tuple(replace(picture, part=parts[picture.content]) for picture in found.pictures)
     return PictureSet(pictures, found.pixels, tuple(warnings))
 
@@ -194,6 +217,14 @@ def without(found: PictureSet, others: PictureSet, *, plural: str = "pictures") 
     kept = tuple(picture for picture in found.pictures if picture.content not in good)
     warning = f"good-and-bad: {len(both)} bad {plural} are among the good ones and were dropped: {_some(both)}"
     return PictureSet(kept, found.pixels, (*found.warnings, warning))
+
+
+def _check_enough(n: int, wanted: int, target_fpr: float, plural: str) -> None:
+    if n < MINIMUM:
+        raise TrainError(
+            f"{n} good {plural} that differ are too few: training takes {MINIMUM}, and {wanted} for a "
+            f"false-positive rate of {target_fpr:g}; add {plural}"
+        )
 
 
 def find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:

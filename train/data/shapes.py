@@ -9,7 +9,7 @@ from typing import Final
 from edged.media.imaging import ImageInput, Size, looked_at, other_shape, upright_size
 from train.config.base import ModelConfig
 from train.data.pictures import Picture, find
-from train.errors import ConfigError, TrainError
+from train.errors import OptionError, TrainError
 
 _MOST: Final = 200
 _COARSE: Final = 4.0
@@ -38,13 +38,13 @@ def check_roi(config: ModelConfig, source: Size) -> None:
     """Refuses a part to look at that does not lie in the pictures.
 
     Raises:
-        ConfigError: it does not.
+        OptionError: it does not.
     """
     if config.roi is None:
         return
     x, y, width, height = config.roi
     if x + width > source[0] or y + height > source[1]:
-        raise ConfigError(
+        raise OptionError(
             [f"roi: {x},{y},{width},{height} reaches beyond the pictures, which are {source[0]}x{source[1]} px"]
         )
 

@@ -19,7 +19,7 @@ from edged.media import signals
 from edged.media.imaging import Limits, find_pictures
 from train.config.explained import explain
 from train.config.signal import SignalConfig
-from train.errors import ConfigError, TrainError
+from train.errors import OptionError, TrainError
 from train.fit.head import HeadReport, Residuals, fit_head
 from train.nets.head import Head, above_zero
 
@@ -38,7 +38,7 @@ def shaped(config: SignalConfig, folder: Path) -> SignalConfig:
 
     Raises:
         TrainError: the folder is not there, or holds no signal that can be read.
-        ConfigError: other keys do not fit that shape.
+        OptionError: other keys do not fit that shape.
     """
     if config.channels is not None and config.length is not None:
         return config
@@ -57,7 +57,7 @@ def shaped(config: SignalConfig, folder: Path) -> SignalConfig:
     except ValidationError as error:
         where = f"{folder}: its signals have {channels} channel(s) of {length} samples"
         problems = [f"{where}; {line}" for item in error.errors() for line in explain(item, SignalConfig)]
-        raise ConfigError(problems) from error
+        raise OptionError(problems) from error
 
 
 class FoldedSamples(nn.Module):

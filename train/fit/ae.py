@@ -14,10 +14,12 @@ from train.config.kinds import AutoencoderConfig
 from train.config.signal import SignalConfig
 from train.data import masks
 from train.data.augmentation import augmentation, with_copies
+from train.data.groups import members_of_groups
 from train.data.pictures import PictureSet
 from train.data.signals import WholeHead, fit_whole
 from train.fit.head import fit_head
 from train.fit.loop import CPU, optimise, shuffled, steps_of
+from train.fit.out_of_fold import fit_head_on_all
 from train.fit.trained import Log, Trained
 from train.nets.detector import Detector, make_detector
 from train.nets.features import of_pictures
@@ -35,6 +37,8 @@ def train_detector(
 ) -> Trained[Detector]:
     """Trains the autoencoder on the fit pictures and fits the head; calibration pictures are not looked at.
 
+    Where every picture fits (`config.cross`), nothing is held out to stop by, and the head gives scores out of fold.
+
     The loss is the mean error, squared or absolute, over N, C, h and w, of standardised features: squared, 1 is
     predicting their mean.
 
@@ -50,6 +54,7 @@ def train_detector(
     detector = make_detector(config).eval()
     if isinstance(config, AutoencoderConfig):
         masks.fill(detector, config)
+    n, groups = len(good.part("fit")), members_of_groups(good.part("fit"))
     if change := augmentation(config, good):
         with track("copies") as advance:
             good = with_copies(good, change, seed=config.seed, store=cache / "copies.npy", advance=advance)
@@ -79,7 +84,7 @@ def train_detector(
         config,
         batches=partial(shuffled, fit, size),
         loss=loss,
-        held_out=held_out,
+        held_out=(dict) if config.cross else held_out,
         steps=steps_of(len(fit), size),
         device=device,
         log=log,
@@ -89,15 +94,26 @@ def train_detector(
     def residuals(rows: Any) -> Any:
         return lambda: (x - model(x) for x in features.batches(rows))
 
+    out_of_fold = None
     with track("statistics") as advance:
         parts = residuals(fit), residuals(statistics), residuals(copies)
         if isinstance(detector.head, WholeHead):
             report = fit_whole(detector.head, *parts, shrinkage=config.shrinkage)
+        elif config.cross:
+
+            def residual(rows: NDArray[np.int64]) -> Tensor:
+                x = features.batch(rows)
+                found: Tensor = x - model(x)
+                return found
+
+            report, out_of_fold = fit_head_on_all(
+                detector.head, residual, fit.reshape(-1, n), groups, shrinkage=config.shrinkage
+            )
         else:
             report = fit_head(detector.head, *parts, shrinkage=config.shrinkage)
         advance(1, 1)
     log({"event": "head", "held_out_ratio": report.held_out_ratio, "reference": report.reference})
-    return Trained(detector, kept.epoch, kept.loss, report)
+    return Trained(detector, kept.epoch, kept.loss, report, out_of_fold)
 
 
 def _error(residual: Tensor, loss: str) -> Tensor:

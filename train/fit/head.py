@@ -25,7 +25,7 @@ Residuals = Callable[[], Iterable[Tensor]]
 """Gives batches of residuals, float32 (N, C, h, w), from the start each time it is called."""
 
 _LEAST_VARIANCE = 1e-6  # keeps a residual that never moves from becoming an infinite length
-_LEAST_DEVIATION = 1e-3
+LEAST_DEVIATION = 1e-3
 _DIVERGED = (
     "the model gives no finite scores: training has diverged, or what is good does not differ at all. Set a smaller "
     "learning_rate, and other hyper-parameters nearer to their defaults"
@@ -72,7 +72,7 @@ def fit_head(
     in_sample = head.length_mean.mean()
     shapes = torch.cat([head.shape(batch) for batch in statistics()])
     head.level.copy_(shapes.mean())
-    head.spread.copy_(shapes.std().clamp_min(_LEAST_DEVIATION))
+    head.spread.copy_(shapes.std().clamp_min(LEAST_DEVIATION))
     excess = torch.cat([head.excess(batch) for batch in statistics()])
     head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
     held_out = torch.cat([head.length(batch) for batch in statistics()]).mean()
@@ -83,12 +83,12 @@ def fit_head(
 
 def _fit_shape(head: Head, pictures: Residuals, shrinkage: float) -> None:
     """Means, whitening, and mean and deviation of the length, by position."""
-    mean, _ = _moments(pictures())
+    mean, _ = moments(pictures())
     head.mean.copy_(mean)
-    head.store(whitening_factors(_covariances(head, pictures()), shrinkage))
-    mean, deviation = _moments(head.length(batch) for batch in pictures())
+    head.store(whitening_factors(covariances(head, pictures()), shrinkage))
+    mean, deviation = moments(head.length(batch) for batch in pictures())
     head.length_mean.copy_(mean)
-    head.length_deviation.copy_(deviation.clamp_min(_LEAST_DEVIATION))
+    head.length_deviation.copy_(deviation.clamp_min(LEAST_DEVIATION))
 
 
 def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ def whitening_factors(covariances: NDArray[np.float64], shrinkage: float) -> NDA
     return np.linalg.inv(np.linalg.cholesky(covariances + ridge))
 
 
-def _moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and deviation over the first axis, in double precision; the deviation of one picture is 0."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
@@ -128,7 +128,7 @@ def _moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.sqrt().float()
 
 
-def _covariances(head: Head, batches: Iterable[Tensor]) -> NDArray[np.float64]:
+def covariances(head: Head, batches: Iterable[Tensor]) -> NDArray[np.float64]:
     """Of each region's centred residuals: (g*g, C, C)."""
     count, total = 0, torch.zeros((), dtype=torch.float64)
     for batch in batches:

@@ -30,7 +30,7 @@ class Kept:
 
     Attributes:
         epoch: from 1.
-        loss: there, on the statistics pictures.
+        loss: there, on the statistics pictures, or on the fit pictures where none are held out.
     """
 
     epoch: int
@@ -63,7 +63,7 @@ def optimise(
     track: Track,
     most_gradient: float = math.inf,
 ) -> Kept:
-    """Trains by AdamW and leaves the model on the CPU with the weights of its best epoch, frozen.
+    """Trains by AdamW and leaves the model on the CPU with its best epoch's weights; its last where none is held out.
 
     On CUDA the forward pass runs in mixed precision (bfloat16 by torch's autocast); weights, the loss and what is
     computed of held-out pictures stay float32.
@@ -73,7 +73,7 @@ def optimise(
         config: epochs, patience, rate, schedule, decay.
         batches: of an epoch, shuffled anew at each call.
         loss: of a batch, a scalar on `device`.
-        held_out: figures after an epoch; "loss_statistics" decides which epoch is kept.
+        held_out: figures after an epoch; "loss_statistics" decides which epoch is kept. Without it all are trained.
         steps: an epoch.
         device: where the model runs.
         log: metrics, one line an epoch.
@@ -88,7 +88,7 @@ def optimise(
     share = partial(share_of_peak, total=config.epochs * steps, schedule=config.schedule)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
     best, kept = copy.deepcopy(model.state_dict()), Kept(0, math.inf)
-    began = time.monotonic()
+    began, reached = time.monotonic(), None
     with track("training") as advance:
         for epoch in range(1, config.epochs + 1):
             model.train()
@@ -119,12 +119,16 @@ def optimise(
                     "seconds": round(time.monotonic() - began, 3),
                 }
             )
-            if figures["loss_statistics"] < kept.loss:
-                best, kept = copy.deepcopy(model.state_dict()), Kept(epoch, figures["loss_statistics"])
+            reached = figures.get("loss_statistics")
+            if reached is None:
+                kept = Kept(epoch, figures["loss_fit"])
+            elif reached < kept.loss:
+                best, kept = copy.deepcopy(model.state_dict()), Kept(epoch, reached)
             advance(epoch, config.epochs)
             if epoch - kept.epoch >= config.patience:
                 break
-    model.load_state_dict(best)
+    if reached is not None:
+        model.load_state_dict(best)
     model.to(CPU).requires_grad_(False).eval()
     return kept
 

@@ -100,13 +100,19 @@ class Head(nn.Module):
             level that good pictures exceed at about one position in a thousand.
         """
         excess = self.excess(residual)
-        score = excess.flatten(1).topk(self.top, dim=1).values.mean(dim=1)
-        return score, excess / self.reference
+        return self.score(excess), excess / self.reference
+
+    def score(self, excess: Tensor) -> Tensor:
+        """Mean of the highest positions: (N, h, w) -> (N,)."""
+        return excess.flatten(1).topk(self.top, dim=1).values.mean(dim=1)
 
     def excess(self, residual: Tensor) -> Tensor:
         """softplus(z), smoothed: float32 (N, h, w), above 0, in deviations."""
-        z = (self.shape(residual) - self.level) / self.spread
-        excess = above_zero(self.smooth(z))
+        return self.excess_of(self.shape(residual))
+
+    def excess_of(self, shape: Tensor) -> Tensor:
+        """The same of lengths standardised by their position, (N, h, w)."""
+        excess = above_zero(self.smooth((shape - self.level) / self.spread))
         return excess if self.kept is None else excess * self.kept + _IGNORED
 
     def shape(self, residual: Tensor) -> Tensor:

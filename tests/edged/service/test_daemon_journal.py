@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 from edged.journal import damage
 from edged.journal.journal import Journal
 from edged.journal.schema import FILE
+from edged.models import runtime
+from edged.models.runtime import runtime_version
 from edged.sources.folder.files import Fingerprint
 from edged.sources.folder.ledger import Ledger
 from tests.edged.daemons import Site
@@ -263,3 +266,28 @@ def test_a_full_disk_is_told_and_waited_for(site: Site, small_disk: Path) -> Non
     assert list(dict.fromkeys(line["id"] for line in lines)) == [row.id for row in rows]
     assert site.stop() == 0
     assert opened(site.state).salvaged is None
+
+
+def test_a_start_that_fails_after_the_journal_was_opened_is_no_crash(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        site.configure(listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        site.start(wait=False)
+        assert site.process is not None
+        assert site.process.wait(timeout=60) == 2
+        assert (site.state / FILE).exists()
+    site.configure()
+    site.start()
+    assert site.said("the last run was cut off, and its write-ahead log is gone: its last results may be lost") == []
+    assert site.stop() == 0
+
+
+def test_an_onnxruntime_of_another_distribution_is_named_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    assert runtime_version() == f"onnxruntime {onnxruntime.__version__}"
+    monkeypatch.setattr(runtime.metadata, "distribution", not_found)  # of no name that edged knows
+    assert runtime_version() == f"onnxruntime {onnxruntime.__version__}"
+
+
+def not_found(name: str) -> None:
+    raise runtime.metadata.PackageNotFoundError(name)

@@ -55,7 +55,7 @@ def test_a_threshold_that_rests_on_a_stranger_is_said_to():
     assert strangers.raised_from([], np.array(calibration), at[0.01]) is None
     parts = {"fit": 300, "statistics": 50, "calibration": 99}
     said = trust.sentences(at[0.01], None, found, parts, TAKEN, raised_from=2.0)[-1]
-    assert "**The threshold rests on one of these:** 40 is the score of a picture" in said
+    assert "**The threshold rests on one of these:** 40 is the score of a good picture" in said
     assert "without such pictures it would be 2." in said
     assert not any("rests on" in line for line in trust.sentences(at[0.05], None, found, parts, TAKEN))
 
@@ -67,6 +67,9 @@ def test_what_is_said_of_few_pictures():
     assert "cannot promise the 1 % asked for: that takes 99" in said
     assert "What can be promised on average is 20 %" in said
     assert "below 53 %" in said  # 1 - 0.05^(1/4)
+    out_of_fold = trust.calibration(threshold, TAKEN, cross=True)
+    assert "Too few pictures:** that takes 99" in out_of_fold
+    assert "on average" not in out_of_fold
 
 
 def test_what_is_said_of_enough():

@@ -1,7 +1,7 @@
 import pytest
 
 from train.config.kinds import AutoencoderConfig, load
-from train.errors import ConfigError
+from train.errors import OptionError
 
 
 def test_defaults_are_the_best_detector():
@@ -18,7 +18,7 @@ def test_presets_give_what_is_not_set():
     assert (accurate.size, accurate.stages) == ((256, 256), (4, 5, 6))
     assert load(AutoencoderConfig, None, ["preset=fast", "size=224"]).size == (224, 224)
     assert load(AutoencoderConfig, None, ["preset=fast", "backbone=pixels"]).size == (256, 256)
-    with pytest.raises(ConfigError, match="preset: must be"):
+    with pytest.raises(OptionError, match="preset: must be"):
         load(AutoencoderConfig, None, ["preset=best"])
 
 
@@ -31,7 +31,7 @@ def test_set_overrides_the_file_and_bare_words_need_no_quotes(tmp_path):
 
 
 def test_every_problem_at_once_and_the_nearest_key():
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(OptionError) as caught:
         load(AutoencoderConfig, None, ["epoch=3", "batch_size=0", "seed"])
     text = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
@@ -51,15 +51,15 @@ def test_every_problem_at_once_and_the_nearest_key():
     ],
 )
 def test_what_does_not_fit_together_is_refused(assignments, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(OptionError, match=message):
         load(AutoencoderConfig, None, assignments)
 
 
 def test_files_that_cannot_be_used(tmp_path):
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(OptionError, match="No such file"):
         load(AutoencoderConfig, tmp_path / "absent.toml", [])
     (tmp_path / "broken.toml").write_text("epochs = [")
-    with pytest.raises(ConfigError, match="not valid TOML"):
+    with pytest.raises(OptionError, match="not valid TOML"):
         load(AutoencoderConfig, tmp_path / "broken.toml", [])
 
 

@@ -3,7 +3,7 @@ import pytest
 from train.__main__ import main
 from train.config.kinds import KINDS, load
 from train.config.signal import SignalConfig
-from train.errors import ConfigError
+from train.errors import OptionError
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -54,7 +54,7 @@ def test_the_first_help_says_where_the_rest_is(capsys):
     ],
 )
 def test_what_is_wrong_with_a_value(assignment, message):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(OptionError) as caught:
         load(KINDS["ae"], None, [assignment])
     (told,) = caught.value.problems
     assert told.startswith(message)
@@ -63,7 +63,7 @@ def test_what_is_wrong_with_a_value(assignment, message):
 def test_a_typo_in_a_file_is_told_with_the_file(tmp_path):
     file = tmp_path / "parts.toml"
     file.write_text("epohcs = 3\ntop = 0\nlatent = 0\n")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(OptionError) as caught:
         load(KINDS["ae"], file, ["latent=-1"])
     assert sorted(caught.value.problems) == [
         f"{file}: epohcs: there is no such key; did you mean epochs?",
@@ -75,7 +75,7 @@ def test_a_typo_in_a_file_is_told_with_the_file(tmp_path):
 def test_a_key_of_the_other_input_in_a_file_is_told_with_the_file(tmp_path):
     file = tmp_path / "beats.toml"
     file.write_text('input = "signal"\nsize = 32\nwidth = 1\n')
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(OptionError) as caught:
         load(KINDS["ae"], file, [])
     assert sorted(caught.value.problems) == [
         f'{file}: size: is for input = "image", and this is input = "signal"',

@@ -5,7 +5,7 @@ from PIL import Image
 from edged.media.imaging import ImageInput, other_shape
 from train.config.kinds import AutoencoderConfig, load
 from train.data import masks, shapes
-from train.errors import ConfigError
+from train.errors import OptionError
 
 
 def config(*assignments):
@@ -45,12 +45,12 @@ def test_regions_of_an_elongated_map_have_a_shape_of_their_own():
     [("roi=1,2,3", "roi: must be 4 numbers"), ("roi=0,0,0,5", "roi: "), ("size=3x", "size: ")],
 )
 def test_what_is_no_size_and_no_rectangle(assignment, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(OptionError, match=message):
         config(assignment)
 
 
 def test_a_roi_beyond_the_pictures_is_refused():
-    with pytest.raises(ConfigError, match="roi: 90,0,20,20 reaches beyond the pictures, which are 100x50 px"):
+    with pytest.raises(OptionError, match="roi: 90,0,20,20 reaches beyond the pictures, which are 100x50 px"):
         shapes.check_roi(config("roi=90,0,20,20"), (100, 50))
 
 
@@ -85,5 +85,5 @@ def test_a_mask_comes_to_the_models_size_as_pictures_do(tmp_path):
     assert (found[:, :15] == 0).all()
     assert (found[:, 17:] == 255).all()
     Image.fromarray(mask * 0).save(tmp_path / "mask.png")
-    with pytest.raises(ConfigError, match="is black everywhere"):
+    with pytest.raises(OptionError, match="is black everywhere"):
         masks.write(tmp_path / "mask.png", spec, tmp_path / "out.png")

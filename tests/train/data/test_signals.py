@@ -14,7 +14,7 @@ from train.__main__ import main
 from train.config import kinds as configs
 from train.config.signal import SignalConfig
 from train.data.signals import FoldedSamples
-from train.errors import ConfigError
+from train.errors import OptionError
 from train.nets.detector import make_detector
 
 QUICK = ["input=signal", "width=8", "latent=3", "epochs=40", "batch_size=8", "target_fpr=0.1"]
@@ -145,7 +145,7 @@ def test_no_signals_at_all(tmp_path, capsys):
 
 
 def test_keys_of_signals_are_not_for_pictures():
-    with pytest.raises(ConfigError, match='hidden: is for input = "signal"'):
+    with pytest.raises(OptionError, match='hidden: is for input = "signal"'):
         configs.load(configs.AutoencoderConfig, None, ["hidden=[3]"])
 
 

@@ -7,7 +7,7 @@ import torch
 from tests.train.making import as_set, stripes
 from train.config import kinds as configs
 from train.config.denoiser import DenoiserConfig
-from train.errors import ConfigError
+from train.errors import OptionError
 from train.fit.denoiser import train_denoiser
 from train.nets.detector import make_denoiser
 from train.nets.unet import OnPicture, StridedDenoiser, UNet
@@ -113,6 +113,6 @@ def test_fresh_weights_follow_the_configuration():
     ],
 )
 def test_wrong_hyper_parameters_are_named(assignment, problem):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(OptionError) as error:
         configs.load(DenoiserConfig, None, [assignment])
     assert problem in str(error.value)

@@ -1,0 +1,84 @@
+"""What belongs together, and what a person leaves out."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.data.exclusion import without_excluded
+from train.data.groups import grouped, looks_like_a_sequence, members_of_groups
+from train.data.pictures import Picture, PictureSet, split
+from train.errors import TrainError
+
+
+def made(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"")
+    pictures = tuple(Picture(str(folder / name), "", name, (8, 8), "L", row, "fit") for row, name in enumerate(names))
+    return PictureSet(pictures, np.zeros((len(names), 8, 8, 1), np.uint8), ())
+
+
+def groups_of(found, rule, folder):
+    return [members.tolist() for members in members_of_groups(grouped(found, rule, folder).pictures)]
+
+
+def test_groups_by_folder_and_by_file(tmp_path):
+    found = made(tmp_path, ["a/1.png", "a/2.png", "b/1.png"])
+    assert groups_of(found, "folder", tmp_path) == [[0, 1], [2]]
+    listed = tmp_path / "groups.csv"
+    listed.write_text("a/1.png,x\na/2.png,y\nb/1.png,x\n")
+    assert groups_of(found, str(listed), tmp_path) == [[0, 2], [1]]
+
+
+def test_groups_by_time_are_stretches(tmp_path):
+    found = made(tmp_path, ["1.png", "2.png", "3.png"])
+    for picture, at in zip(found.pictures, (1000, 1100, 1030), strict=True):
+        os.utime(picture.path, (at, at))
+    assert groups_of(found, "time:60", tmp_path) == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("folder", "all 2 pictures are in one group"),
+        ("time:0", "seconds above 0"),
+        ("absent.csv", "none of folder, time:SECONDS and a file"),
+    ],
+)
+def test_rules_that_cannot_be_followed(tmp_path, rule, said):
+    with pytest.raises(TrainError, match=said):
+        grouped(made(tmp_path, ["1.png", "2.png"]), rule, tmp_path)
+
+
+def test_a_group_stays_in_one_part(tmp_path):
+    names = [f"{folder}/{n}.png" for folder in "abcdefghijkl" for n in range(3)]
+    found = grouped(made(tmp_path, names), "folder", tmp_path)
+    parts = split(found, target_fpr=0.1, statistics_share=0.2, seed=0).pictures
+    by_folder = {Path(picture.path).parent: set() for picture in parts}
+    for picture in parts:
+        by_folder[Path(picture.path).parent].add(picture.part)
+    assert all(len(kinds) == 1 for kinds in by_folder.values())
+    assert {picture.part for picture in parts} == {"fit", "statistics", "calibration"}
+
+
+def test_neighbours_that_are_alike_look_like_a_sequence(tmp_path):
+    found = made(tmp_path, [f"{n:02}.png" for n in range(40)])
+    random = np.random.default_rng(0)
+    found.pixels[:] = np.linspace(0, 200, 40)[:, None, None, None] + random.integers(0, 3, found.pixels.shape)
+    assert looks_like_a_sequence(found)
+    found.pixels[:] = random.integers(0, 255, found.pixels.shape)
+    assert not looks_like_a_sequence(found)
+
+
+def test_what_is_excluded_is_left_out_and_said(tmp_path):
+    found = made(tmp_path, ["a/1.png", "a/2.png", "b/1.png"])
+    listed = tmp_path / "exclude.txt"
+    listed.write_text(f"# dirty\na/1.png\n\n{tmp_path}/b/1.png\n")
+    left = without_excluded(found, listed, tmp_path)
+    assert [picture.row for picture in left.pictures] == [1]
+    assert left.warnings == (f"excluded: 2 were left out by {listed}",)
+    listed.write_text("a/9.png\n")
+    with pytest.raises(TrainError, match=r"1 of 1 are not among the good ones .*a/9\.png"):
+        without_excluded(found, listed, tmp_path)

@@ -1,0 +1,161 @@
+"""Fitting the head on every good picture, and scoring each of them as if it had not been there: cross-conformal.
+
+Of each group of pictures (one picture, as a rule) the scores are computed with the group and its copies taken out of
+the means, the covariances and the standardising. Nothing is fitted again for that: a covariance without a group differs
+from the whole one by as many rank-one terms as the group has samples, and the Mahalanobis lengths under it follow from
+the whole one's factor by the identity of Woodbury. The ridge of the shrinkage stays that of all pictures, and so does
+the network before the head: docs/experiments.md has what either changes.
+
+Cross-conformal prediction: Vovk, *Cross-conformal predictors* (2015); Barber et al., *Predictive inference with the
+jackknife+* (2021); for anomaly detection Hennhöfer and Preisach, *Leave-one-out-, bootstrap- and cross-conformal
+anomaly detectors* (2024).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train.fit.head import LEAST_DEVIATION, HeadReport, covariances, moments, whitening_factors
+from train.nets.head import REFERENCE_QUANTILE, Head, from_regions, to_regions
+
+Residual = Callable[[NDArray[np.int64]], Tensor]
+"""Gives the residuals of these rows, float32 (N, C, h, w)."""
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """Scores of the good pictures, in their order.
+
+    Attributes:
+        scores: float32 (n,), of the head without the picture's group.
+        fitted: float32 (n,), of the head as it is, which has seen the picture.
+    """
+
+    scores: NDArray[np.float32]
+    fitted: NDArray[np.float32]
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """For run.json."""
+        return {name: [round(float(score), 6) for score in getattr(self, name)] for name in ("scores", "fitted")}
+
+
+@torch.no_grad()
+def fit_head_on_all(
+    head: Head,
+    residual: Residual,
+    versions: NDArray[np.int64],
+    groups: Sequence[NDArray[np.int64]],
+    *,
+    shrinkage: float,
+) -> tuple[HeadReport, OutOfFold]:
+    """Fills the head's buffers from all pictures and their copies.
+
+    The mean and deviation by position, the level and the map's reference are those of the out-of-fold lengths, which
+    are distributed as those of new pictures are; those of the fitted pictures would be too small.
+
+    Args:
+        head: to be filled.
+        residual: of rows.
+        versions: rows (k, n) of the n pictures, the first line as they are, the others changed copies.
+        groups: which of the n pictures leave together; each stands in one, and there are two groups or more.
+        shrinkage: as for `fit_head`.
+    """
+    rows = versions.reshape(-1)
+
+    def batches(some: NDArray[np.int64]) -> Iterator[Tensor]:
+        return (residual(some[start : start + _BATCH]) for start in range(0, len(some), _BATCH))
+
+    head.mean.copy_(moments(batches(rows))[0])
+    factors = whitening_factors(covariances(head, batches(rows)), shrinkage)
+    head.store(factors)
+    whitening = torch.from_numpy(factors.astype(np.float32)).transpose(1, 2)
+    lengths = torch.zeros(versions.shape[1], *head.mean.shape[1:])
+    for members in groups:
+        of_group = residual(versions[:, members].reshape(-1))
+        lengths[torch.from_numpy(members)] = left_out_lengths(head, whitening, of_group, len(versions), versions.size)
+    shapes = _standardise(head, lengths, groups)
+    head.level.copy_(shapes.mean())
+    head.spread.copy_(shapes.std().clamp_min(LEAST_DEVIATION))
+    excess = head.excess_of(shapes)
+    head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
+    fitted, in_sample = [], []
+    for batch in batches(versions[0]):
+        fitted.append(head(batch)[0])
+        in_sample.append(head.length(batch).mean(dim=(1, 2)))
+    scores = head.score(excess).numpy()
+    ratio = float(lengths.mean() / torch.cat(in_sample).mean())
+    return HeadReport(ratio, float(head.reference), scores), OutOfFold(scores, torch.cat(fitted).numpy())
+
+
+def left_out_lengths(head: Head, whitening: Tensor, residual: Tensor, k: int, total: int) -> Tensor:
+    """Mahalanobis lengths of a group's m pictures under the statistics of all others: float32 (m, h, w).
+
+    With S the scatter around the mean of all M versions, c = a / (M - a) for the a = k m that leave, r their residuals
+    and d the mean of those, what leaves S is the sum of r rᵀ, and a c d dᵀ for the mean that moves; a picture's own
+    residual becomes r + c d. In terms of whitened vectors Y, whose Gram matrix is G, the identity of Woodbury gives
+    d² = (1 - a / M) wᵀ (I - G)⁻¹ G w, w being the picture among the columns of Y; or the same in C dimensions, where
+    those are fewer.
+
+    Args:
+        head: with `mean` filled.
+        whitening: float32 (g*g, C, C), the transposed factors of the covariances with their ridge.
+        residual: float32 (k m, C, h, w), the m pictures as they are first, then their copies.
+        k: versions of each picture.
+        total: M, versions of all pictures.
+    """
+    away, (height, width) = len(residual), residual.shape[2:]
+    m, c = away // k, away / (total - away)
+    centred = to_regions(residual - head.mean, head.regions)  # (g*g, away * a*b, C), version by version
+    regions, samples, channels = centred.shape
+    per_region = samples // away
+    whitened = (centred @ whitening).double() / (total * per_region) ** 0.5
+    by_version = whitened.view(regions, away, per_region, channels)
+    shift = by_version.mean(dim=1, keepdim=True)
+    own = (by_version[:, :m] + c * shift).reshape(regions, m * per_region, channels)
+    # The square root of I + (c / a) 1 1ᵀ, applied to the versions of each position.
+    leaving = (by_version + ((1 + c) ** 0.5 - 1) * shift).reshape(regions, samples, channels)
+    if samples <= channels:
+        gram = leaving @ leaving.transpose(1, 2)
+        among = leaving @ own.transpose(1, 2)  # (g*g, samples, m a*b)
+        solved = _solve(gram, among)
+        squares = own.square().sum(dim=2) + (among * solved).sum(dim=1)
+    else:
+        solved = _solve(leaving.transpose(1, 2) @ leaving, own.transpose(1, 2))
+        squares = (own.transpose(1, 2) * solved).sum(dim=1)
+    found = (squares * (total - away) * per_region).clamp_min(0).sqrt().float()
+    return from_regions(found.unsqueeze(2), head.regions, height, width).squeeze(1)
+
+
+def _solve(gram: Tensor, right: Tensor) -> Tensor:
+    """(I - gram)⁻¹ right, batched; numpy, as for `whitening_factors`."""
+    matrix = np.eye(gram.shape[1]) - gram.numpy()
+    return torch.from_numpy(np.linalg.solve(matrix, right.numpy()))
+
+
+def _standardise(head: Head, lengths: Tensor, groups: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Fills mean and deviation by position; gives the lengths standardised by those of the others: (n, h, w)."""
+    values = lengths.double()
+    total, squares = values.sum(dim=0), values.square().sum(dim=0)
+
+    def standardising(total: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0) * (count / max(count - 1, 1))
+        return mean, variance.sqrt().clamp_min(LEAST_DEVIATION)
+
+    mean, deviation = standardising(total, squares, len(values))
+    head.length_mean.copy_(mean)
+    head.length_deviation.copy_(deviation)
+    shapes = torch.empty_like(lengths)
+    for members in groups:
+        some = values[torch.from_numpy(members)]
+        mean, deviation = standardising(
+            total - some.sum(dim=0), squares - some.square().sum(dim=0), len(values) - len(some)
+        )
+        shapes[torch.from_numpy(members)] = ((some - mean) / deviation).float()
+    return shapes if head.kept is None else shapes * head.kept
