@@ -21,7 +21,8 @@ from train.config.vae import VaeConfig
 from train.data.pictures import Part, Picture
 from train.errors import TrainError
 from train.nets.features import map_size
-from train.nets.head import REFERENCE_QUANTILE
+from train.nets.head import REFERENCE_QUANTILE, Head
+from train.nets.vae import VaeDetector
 from train.run import Run, provenance
 
 PARTS: Final[tuple[Part, ...]] = ("fit", "statistics", "calibration", "bad")
@@ -52,6 +53,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "input": asdict(spec),
         "outputs": outputs,
         "mask": runs.MASK if (run.path / runs.MASK).is_file() else None,
+        "score_top": _score_top(run),
         "map_reference": {
             "quantile": REFERENCE_QUANTILE,
             "value": run.facts["map_reference"],
@@ -72,6 +74,13 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         },
         "fitted": sorted(mark_of(picture.sha256) for part in ("fit", "statistics") for picture in run.part(part)),
     }
+
+
+def _score_top(run: Run) -> int | None:
+    """How many of the map's highest positions the score is the mean of, where it is that."""
+    head = run.detector.head
+    made_otherwise = isinstance(run.detector, VaeDetector) and run.detector.scores_elbo
+    return head.top if isinstance(head, Head) and not made_otherwise else None
 
 
 def drift_reference(scores: NDArray[np.float64], brightness: NDArray[np.float64]) -> dict[str, list[float]]:

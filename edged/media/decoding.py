@@ -129,7 +129,7 @@ class _Decoder:
         """One attempt at one file: its SHA-256, and the picture or why there is none."""
         child = self._ready()
         head = LENGTH.pack(0)
-        if spec != self._spec:
+        if spec is not self._spec:  # two that are equal may be of pictures of another size, and so take another part
             keys = json.dumps(asdict(spec)).encode()
             head, self._spec = LENGTH.pack(len(keys)) + keys, spec
         self._watchdog.begin(child)

@@ -261,18 +261,60 @@ def looked_at(spec: ImageInput, width: int, height: int) -> tuple[int, int, int,
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def other_shape(spec: ImageInput, width: int, height: int) -> str | None:
-    """What differs between a picture of this size and those that the model was trained on, in words; None if little."""
+def box_of(spec: ImageInput, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what comes to the model of a picture of this size, px; after "crop" took more."""
+    left, top, right, bottom = looked_at(spec, width, height)
+    if spec.resize == "crop":
+        scale = max(spec.width / (right - left), spec.height / (bottom - top))
+        across, down = round(spec.width / scale), round(spec.height / scale)
+        left, top = left + (right - left - across) // 2, top + (bottom - top - down) // 2
+        right, bottom = left + across, top + down
+    return left, top, right, bottom
+
+
+def other_shape(spec: ImageInput, width: int, height: int, *, roi: Region | None = None) -> str | None:
+    """What differs between a picture of this size and those that the model was trained on, in words; None if little.
+
+    Args:
+        spec: what the model takes.
+        width: of the picture in its file, px, turned upright.
+        height: likewise.
+        roi: the part of this picture that is looked at, px of its file; None for the same part as when it was trained.
+    """
     if spec.source is None:
         return None
-    across, down = width / spec.source[0], height / spec.source[1]
-    trained = f"{spec.source[0]}x{spec.source[1]} px, which it was trained on"
+    (trained_width, trained_height), what = spec.source, ""
+    if roi is not None:
+        width, height, what = *_size_of(looked_at(taken(spec, roi), width, height)), "the part of "
+        trained_width, trained_height = _size_of(looked_at(spec, *spec.source))
+    across, down = width / trained_width, height / trained_height
+    trained = f"{trained_width}x{trained_height} px, which it was trained on"
     if max(across / down, down / across) > _OTHER_ASPECT and spec.resize == "stretch":
-        return f"{width}x{height} px has another shape than {trained}: it is stretched otherwise"
+        return f"{what}{width}x{height} px has another shape than {trained}: it is stretched otherwise"
     scale = math.sqrt(across * down)
     if max(scale, 1 / scale) > _OTHER_SCALE:
-        return f"{width}x{height} px has another scale than {trained}: what it shows is seen at another size"
+        return f"{what}{width}x{height} px has another scale than {trained}: what it shows is seen at another size"
     return None
+
+
+def taken(spec: ImageInput, roi: Region) -> ImageInput:
+    """How a model takes pictures of which it looks at a part of their own, px of each picture's file."""
+    return replace(spec, roi=roi, source=None)
+
+
+def positions_that_count(looked_at: "NDArray[Any]", height: int, width: int) -> "NDArray[Any]":
+    """A mask of the model's picture, bool (H, W) -> of its map, bool (height, width): half of each is looked at.
+
+    Where no position is looked at by half, those that are looked at most count: a model must see something.
+    """
+    share = looked_at.reshape(height, looked_at.shape[0] // height, width, -1).mean(axis=(1, 3))
+    counting: NDArray[Any] = (share >= 0.5) | (share == share.max())
+    return counting
+
+
+def _size_of(box: tuple[int, int, int, int]) -> Size:
+    left, top, right, bottom = box
+    return right - left, bottom - top
 
 
 def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Path]:

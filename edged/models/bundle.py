@@ -119,6 +119,9 @@ class Manifest(_Model):
     denoiser: DenoiserReference | None = None
     mask: str | None = None
     """The file that shows where the model looks, at its size; the mask itself is in the graph."""
+    score_top: int | None = Field(default=None, ge=1)
+    """The score is the mean of so many of the map's highest positions, times the map's reference; None where it is made
+    otherwise, or in bundles of an edged that did not note it."""
     licences: dict[str, str]
     provenance: dict[str, Any]
     fitted: list[str] = []

@@ -137,12 +137,13 @@ def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
     if isinstance(taken, SignalInput):
         return signal_card.input_words(taken, int(manifest.outputs["anomaly_map"].shape[-1]))
     across, down = pixels_covered(taken, source_px)
+    looks_at_a_part = taken.roi is not None or manifest.mask is not None
     looked_at = "" if taken.roi is None else ", of the {2} x {3} px at {0},{1} of the picture".format(*taken.roi)
     return (
         f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
         f"{taken.filter} filter{looked_at}. One model pixel covers about {across:.2g} x {down:.2g} pixels of the "
         "pictures it was trained on: **a defect smaller than that may not be seen.**\n"
-        + ("" if manifest.mask is None else f"\n![Where it looks]({manifest.mask})\n\nIt looks where this is white.\n")
+        + (f"\n![Where it looks]({sheets.WHERE})\n\nWhat is dark here is not looked at.\n" if looks_at_a_part else "")
     )
 
 
@@ -237,7 +238,7 @@ def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: s
 
 
 def _listed(pictures: Collection[str]) -> str:
-    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS} & set(pictures))]
+    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS, sheets.WHERE} & set(pictures))]
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edged.errors import PictureError
 from edged.files import read_regular
-from edged.media.imaging import ImageInput, Limits, mask_of
+from edged.media.imaging import ImageInput, Limits, mask_of, positions_that_count
 from train.config.base import ModelConfig
 from train.errors import OptionError
 from train.nets.detector import Detector
@@ -46,6 +46,4 @@ def fill(detector: Detector | VaeDetector, config: ModelConfig) -> None:
     detector.extractor.looked_at.copy_(torch.from_numpy(looked_at))
     kept = detector.head.kept
     assert kept is not None
-    height, width = kept.shape
-    share = looked_at.reshape(height, looked_at.shape[0] // height, width, -1).mean(axis=(1, 3))
-    kept.copy_(torch.from_numpy((share >= 0.5) | (share == share.max())))
+    kept.copy_(torch.from_numpy(positions_that_count(looked_at, *kept.shape)))
