@@ -69,6 +69,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
             "pictures": {part: len(run.part(part)) for part in PARTS},
             "trained": {key: run.facts[key] for key in ("created", "packages", "git_revision", "seconds")},
             "exported": {**provenance(), "onnx": onnx.__version__},
+            "updated_from": run.facts.get("updated_from"),
             "seed": config.seed,
             "metrics": {},
         },

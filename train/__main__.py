@@ -26,6 +26,7 @@ PROGRAM: Final = "train"
 EXAMPLES: Final = {
     "ae": """\
   python -m train ae --good pictures/good --out runs/solar
+  python -m train ae --update runs/solar --good pictures/this-week --out runs/solar2
   python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
   python -m train ae --good beats/normal --set input=signal --out runs/ecg""",
     "denoiser": """\
@@ -38,10 +39,6 @@ EPILOG: Final = """\
 Begin with:
 
   python -m train ae --good pictures/good --out runs/solar"""
-_SEQUENCE: Final = (
-    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies "
-    "make the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
-)
 SUMMARIES: Final = {
     "ae": "an autoencoder that scores a picture, or a signal, by how badly it is reconstructed",
     "denoiser": "a denoiser that cleans pictures, and scores them by what it takes away",
@@ -53,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; returns the exit code, see `command.run`."""
     wait_asleep()
     options = _parser().parse_args(arguments)
+    if options.update is not None:
+        from train import update
+
+        return command.run(PROGRAM, options.out, lambda console: update.update_run(options, console))
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
@@ -72,12 +73,12 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
             raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
         config = signals.shaped(config, options.good)
     else:
-        source = shapes.source_of(options.good, config.spec)
+        source, n = shapes.source_of(options.good, config.spec)
         shapes.check_roi(config, source)
         config = config.shaped(source)
         if options.denoiser:
             denoiser = cleaning.load(options.denoiser, config.spec)
-        if (cost := shapes.cost(config)) is not None:
+        if (cost := shapes.cost(config, n)) is not None:
             console.print(cost)
     spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
     plural = spec.plural
@@ -120,7 +121,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
             *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
-            *([_SEQUENCE] if options.groups is None and groups.looks_like_a_sequence(good) else ()),
+            *([groups.SEQUENCE] if options.groups is None and groups.looks_like_a_sequence(good) else ()),
         )
         for warning in warnings:
             command.say(console, PROGRAM, f"warning: {warning}")
@@ -150,13 +151,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
                 "seconds": round(time.monotonic() - began, 1),
                 "warnings": list(warnings),
                 "parts": parts,
-                "epoch": trained.epoch,
-                "loss_statistics": trained.loss,
-                "held_out_ratio": trained.report.held_out_ratio,
-                "statistics_scores": [round(float(score), 6) for score in trained.report.statistics_scores],
-                "map_reference": trained.report.reference,
-                "out_of_fold": None if trained.out_of_fold is None else trained.out_of_fold.to_dict(),
+                "regions_follow": getattr(given, "regions", None) == 0,
+                **trained.facts,
             },
+            features=trained.features,
         )
     console.print(
         f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
@@ -274,6 +272,16 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train; auto: CUDA if there is one"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
+    if kind == "ae":
+        parser.add_argument(
+            "--update",
+            type=Path,
+            metavar="RUN",
+            help="add the good pictures to those of this run: its autoencoder stays, what is fitted to pictures is "
+            "fitted anew, in minutes",
+        )
+    else:
+        parser.set_defaults(update=None)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def write(
         f"{_KINDS[manifest.kind].replace('pictures', plural)} (`{manifest.backbone}`, {manifest.precision}). "
         f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
         *_denoiser(manifest),
+        *_updated(manifest),
         "## How far to trust it\n",
         *[
             f"- {sentence}"
@@ -151,6 +152,17 @@ def _denoiser(manifest: Manifest) -> list[str]:
     if manifest.denoiser is None:
         return []
     return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
+
+
+def _updated(manifest: Manifest) -> list[str]:
+    came_from = manifest.provenance.get("updated_from")
+    if came_from is None:
+        return []
+    return [
+        f"It is an update of the run `{_escape(came_from['run'])}` of {came_from['created']}: {came_from['added']} "
+        f"good pictures were added to its {came_from['pictures']}. Its autoencoder is that of the run; means, covariances "
+        "and the threshold are of all of them.\n"
+    ]
 
 
 def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]:

@@ -17,6 +17,7 @@ _FEATURE_STRIDE: Final = 16
 Side = Annotated[int, Field(ge=8, le=4096)]
 Stage = Annotated[int, Field(ge=3, le=6)]
 Split = Annotated[int, Field(ge=0, le=256)]
+Tiles = Annotated[int, Field(ge=1, le=16)]
 Pixel = Annotated[int, Field(ge=0, le=100_000)]
 
 STAGE_CHANNELS: Final = {3: 24, 4: 40, 5: 80, 6: 112}
@@ -28,6 +29,7 @@ _LEAST_POSITIONS: Final = 3  # a side of a map that follows its pictures
 _DEFECT_PX: Final = 8.0
 """Model pixels that the smallest defect shall cover a side: half a position of the map at stride 16."""
 _MOST_PX: Final = 4096
+_TILE_PX: Final = 512
 _LEAST_SAMPLES: Final = 0.65  # a channel, for a covariance; docs/experiments.md has the curves that cross there
 _LEAST_BOTTOM: Final = 4
 
@@ -117,6 +119,11 @@ class ModelConfig(FitConfig):
         description="height and width of the model's picture, px: [256, 640], or 640x256 (width x height), or 256; not "
         "set: as many pixels in the pictures' own shape",
     )
+    tiles: tuple[Tiles, Tiles] | None = Field(
+        None,
+        description="rows and columns of tiles that overlap, in which features of a large picture are computed one "
+        "after the other: [3, 4], or 3x4; not set: as many as keep a tile to about 512 x 512",
+    )
     defect_px: float | None = Field(
         None, ge=1, le=10_000, description="smallest defect to find, px of the files: where size is not set, sets it"
     )
@@ -157,6 +164,11 @@ class ModelConfig(FitConfig):
             return int(height), int(width)
         return (value, value) if isinstance(value, int) else value
 
+    @field_validator("tiles", mode="before")
+    @classmethod
+    def _rows_by_columns(cls, value: Any) -> Any:
+        return value.lower().split("x") if isinstance(value, str) else value
+
     @field_validator("roi", mode="before")
     @classmethod
     def _rectangle(cls, value: Any) -> Any:
@@ -181,6 +193,10 @@ class ModelConfig(FitConfig):
         if self.regions and any((side // stride) % n for side, n in zip(self.size, grid(self.regions), strict=True)):
             shape = " x ".join(str(side // stride) for side in self.size)
             problems.append(f"regions: {self.regions} does not divide the map of {shape} positions")
+        if self.tiles is not None and not features:
+            problems.append("tiles: are of features; a model of pixels takes the picture whole")
+        if self.tiles is not None and any(side < 2 * 16 * n for side, n in zip(self.size, self.tiles, strict=True)):
+            problems.append(f"tiles: {list(self.tiles)} are too many for a picture of {list(self.size)} px")
         if features and self.channels != 3:
             problems.append("channels: the ImageNet trunk takes 3 (grey pictures are repeated)")
         return problems
@@ -213,14 +229,22 @@ class ModelConfig(FitConfig):
         """
         given = {key: getattr(self, key) for key in self.model_fields_set}
         if "size" in given:
-            return self
+            return self._tiled(given)
         width, height = source if self.roi is None else self.roi[2:]
-        stride, multiple = (self.stride, 16) if self.backbone == EFFICIENTNET else (FOLD, FOLD)
-        rows, columns = (math.lcm(multiple, stride * (n or 1)) for n in grid(self.regions))
+        stride = self.stride if self.backbone == EFFICIENTNET else FOLD
+        # Pixel models would take multiples of 4; but a denoiser's picture is to be that of the detector behind it.
+        rows, columns = (math.lcm(16, stride * (n or 1)) for n in grid(self.regions))
         wanted = 0.0 if self.defect_px is None else height * width * (_DEFECT_PX / self.defect_px) ** 2
         budget = self.size[0] * self.size[1]
         size = _fitting_size(height, width, steps=(rows, columns), pixels=max(budget, min(wanted, height * width)))
-        return type(self).model_validate({**given, "size": size})
+        return self._tiled({**given, "size": size})
+
+    def _tiled(self, given: dict[str, Any]) -> Self:
+        """What these keys make, in tiles where none are set and the picture is large."""
+        size = given["size"]
+        if self.backbone == EFFICIENTNET and self.tiles is None and max(size) > 2 * _TILE_PX:
+            given = {**given, "tiles": tuple(math.ceil(side / _TILE_PX) for side in size)}
+        return type(self).model_validate(given)
 
     def spec_of(self, source: tuple[int, int] | None) -> ImageInput:
         """What the model takes, as the manifest has it, of pictures of this width and height in their files."""

@@ -1,25 +1,30 @@
 """The shape of pictures before they are decoded, which the model's picture follows; what a size costs and misses."""
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
 
+import torch
+
 from edged.media.imaging import ImageInput, Size, looked_at, other_shape, upright_size
 from train.config.base import ModelConfig
 from train.data.pictures import Picture, find
 from train.errors import OptionError, TrainError
+from train.nets.features import OVERLAP, make_extractor
 
 _MOST: Final = 200
 _COARSE: Final = 4.0
 """Source pixels a side in one model pixel above which small defects are likely to be missed."""
 _LARGE: Final = 4 * 256 * 256
-_BYTES_A_PIXEL: Final = 600  # of the trunk's maps, at most, while one picture passes
+_BYTES_A_PIXEL: Final = 600  # of the trunk's maps, at most, while one tile passes
+_BYTES_A_VALUE: Final = 24  # of the joined features, a few times over: standardised, reconstructed, whitened
 
 
-def source_of(folder: Path, spec: ImageInput) -> Size:
-    """Width and height that pictures of a folder have: the median shape and the median number of pixels.
+def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
+    """Width and height that pictures of a folder have, the median shape and number of pixels; and how many there are.
 
     Of 200 of them, evenly spaced; from their headers.
 
@@ -31,7 +36,8 @@ def source_of(folder: Path, spec: ImageInput) -> Size:
     if not sizes:
         raise TrainError(f"{folder}: none of its {len(paths)} pictures can be read; are they damaged?")
     pixels, aspect = median(w * h for w, h in sizes), median(w / h for w, h in sizes)
-    return max(1, round(math.sqrt(pixels * aspect))), max(1, round(math.sqrt(pixels / aspect)))
+    size = max(1, round(math.sqrt(pixels * aspect))), max(1, round(math.sqrt(pixels / aspect)))
+    return size, len(paths)
 
 
 def check_roi(config: ModelConfig, source: Size) -> None:
@@ -71,16 +77,33 @@ def coarse(config: ModelConfig, source: Size) -> list[str]:
     ]
 
 
-def cost(config: ModelConfig) -> str | None:
-    """Memory that large pictures take, in words, before it is taken; None for sizes of everyday."""
+@torch.no_grad()
+def cost(config: ModelConfig, n: int) -> str | None:
+    """Time and memory that n large pictures take, in words, before they are taken; None for sizes of everyday.
+
+    The time is that of one pass of a blank picture, here and now.
+    """
     height, width = config.size
     if height * width < _LARGE:
         return None
-    memory = height * width * _BYTES_A_PIXEL / 1e9
+    rows, columns = config.tiles or (1, 1)
+    tile = min(height, height / rows + 2 * OVERLAP) * min(width, width / columns + 2 * OVERLAP)
+    extractor = make_extractor(config)
+    blank = torch.zeros(1, config.channels, height, width)
+    began = time.monotonic()
+    values = extractor(blank).numel()
+    seconds = time.monotonic() - began
+    memory = (tile * _BYTES_A_PIXEL + values * _BYTES_A_VALUE + height * width * 16) / 1e9
+    parts = f" in {rows} x {columns} tiles" if rows * columns > 1 else ""
     return (
-        f"pictures of {width}x{height} px: about {height * width / 256**2:.0f} times the time of 256x256, and "
-        f"{memory:.1f} GB of memory a picture, in training and in service"
+        f"pictures of {width}x{height} px{parts}: about {seconds:.1f} s a picture on this CPU, {_minutes(n * seconds)} "
+        f"for one pass of {n} (learning from copies takes two, export one more), and about {memory:.1f} GB of memory a "
+        "picture, in training and in service"
     )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 def others(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:

@@ -26,13 +26,33 @@ def test_presets_keep_their_budget_and_sizes_that_are_set_stay():
     assert height > 2 * width
     assert config("preset=fast", "size=640x256").shaped((500, 1260)).size == (256, 640)
     assert config("regions=8").shaped((500, 1260)).size == (384, 128)
-    assert config("backbone=pixels").shaped((500, 1260)).size == (408, 160)
+    assert config("backbone=pixels").shaped((500, 1260)).size == (400, 160)
 
 
 def test_the_smallest_defect_asks_for_pixels():
     assert config("defect_px=20").shaped((4000, 3000)).size == (1200, 1600)
     assert config("defect_px=200").shaped((300, 300)).size == (256, 256)
     assert config("defect_px=20", "roi=0,0,300,300").shaped((4000, 3000)).size == (256, 256)
+
+
+def test_large_pictures_are_seen_in_tiles():
+    assert config("defect_px=20").shaped((4000, 3000)).tiles == (3, 4)
+    assert config("defect_px=20", "tiles=1x2").shaped((4000, 3000)).tiles == (1, 2)
+    assert config("size=1280x640").shaped((4000, 2000)).tiles == (2, 3)
+    assert config().shaped((4000, 3000)).tiles is None
+    assert config("backbone=pixels", "size=1280").shaped((4000, 3000)).tiles is None
+    with pytest.raises(OptionError, match="tiles: are of features"):
+        config("backbone=pixels", "tiles=2x2")
+    with pytest.raises(OptionError, match="too many for a picture"):
+        config("size=64", "tiles=[3, 3]")
+
+
+def test_time_and_memory_of_large_pictures_are_named():
+    assert shapes.cost(config(), 60) is None
+    words = shapes.cost(config("size=1280x640").shaped((4000, 2000)), 60)
+    assert "1280x640 px in 2 x 3 tiles" in words
+    assert "for one pass of 60" in words
+    assert "0.3 GB of memory a picture" in words
 
 
 def test_regions_of_an_elongated_map_have_a_shape_of_their_own():
@@ -58,7 +78,7 @@ def test_headers_tell_the_shape(tmp_path):
     for index in range(3):
         Image.new("L", (40, 100)).save(tmp_path / f"{index}.png")
     (tmp_path / "damaged.png").write_bytes(b"none")
-    assert shapes.source_of(tmp_path, config().spec) == (40, 100)
+    assert shapes.source_of(tmp_path, config().spec) == ((40, 100), 4)
 
 
 def test_a_model_pixel_that_covers_much_is_warned_about():
