@@ -160,8 +160,8 @@ def _updated(manifest: Manifest) -> list[str]:
         return []
     return [
         f"It is an update of the run `{_escape(came_from['run'])}` of {came_from['created']}: {came_from['added']} "
-        f"good pictures were added to its {came_from['pictures']}. Its autoencoder is that of the run; means, covariances "
-        "and the threshold are of all of them.\n"
+        f"good pictures were added to its {came_from['pictures']}. Its autoencoder is that of the run; means, "
+        "covariances and the threshold are of all of them.\n"
     ]
 
 
