@@ -25,9 +25,9 @@ from edged.journal.journal import Journal
 from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
 from edged.models.registry import Models
-from edged.models.runtime import runtime_version, usable_cpus
+from edged.models.runtime import runtime_version, worker_count
 from edged.service import logs
-from edged.service.memory import share_arenas
+from edged.service.memory import set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
@@ -104,6 +104,7 @@ class Daemon:
             self._declare(config)
             self._server.start()
             started.pop_all()
+        set_aside_what_stays()
         try:
             self._pipeline.start()
             self._pipeline.set_scorers(self._models.of_sources)
@@ -133,7 +134,7 @@ class Daemon:
             journal=self._journal,
             metrics=self._metrics,
             limits=config.limits,
-            cpus=usable_cpus(),
+            workers=worker_count(),
             publishers=publishers,
             picture_sinks=pictures,
         )
@@ -253,7 +254,7 @@ class Daemon:
         return (
             source in self._config.sources
             and before is not None
-            and before.bundle.manifest.input == models.of_sources[source.name].bundle.manifest.input
+            and before.view.input == models.of_sources[source.name].view.input
         )
 
     def _declare(self, config: Config) -> None:
@@ -277,7 +278,7 @@ class Daemon:
         self._metrics.watch_journal(self._journal, self._outbox)
 
     def _add_source(self, table: SourceTable) -> None:
-        spec = self._models.of_sources[table.name].bundle.manifest.input
+        spec = self._models.of_sources[table.name].view.input
         context = SourceContext(self._journal, self._observer, self._config.service.state_dir, spec)
         self._pipeline.add_source(SOURCES[table.type].make(table, context))
 
