@@ -316,7 +316,13 @@ def describe(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
 def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
     """Writes manifest.json, as `describe` gives it, into a filled folder."""
     whole = describe(directory, manifest)
-    text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=True)
+    keys = whole.model_dump(mode="json")
+    # What is optional and not there is left out, as in bundles from before there was such a key.
+    for table, optional in ((keys, ("mask", "score_top")), (keys["input"], ("roi", "source"))):
+        for key in optional:
+            if table.get(key, 0) is None:
+                del table[key]
+    text = json.dumps(keys, indent=2, ensure_ascii=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="ascii")
     return whole
 
