@@ -264,7 +264,9 @@ def score(
     if heatmaps is not None:
         scoring.check_outputs(pictures, heatmaps)
     failed = anomalies = 0
-    for record in progress.bar(scoring.score(scorer, pictures, heatmaps=heatmaps), len(pictures)):
+    others: list[tuple[Path, str]] = []
+    records = scoring.score(scorer, pictures, heatmaps=heatmaps, tell=lambda *other: others.append(other))
+    for record in progress.bar(records, len(pictures)):
         failed += record.error is not None
         anomalies += bool(record.is_anomaly)
         if as_json:
@@ -274,6 +276,7 @@ def score(
             typer.echo(f"{verdict:8}{record.score:10.4f}  p={record.p_value:.4f}  {printable(record.path)}")
         if record.error is not None:
             _complain(f"{printable(record.path)}: {record.reason}: {record.error}")
+    _complain_of_shapes(others, len(pictures))
     if not as_json:
         scored = len(pictures) - failed
         typer.echo(
@@ -399,7 +402,10 @@ def _calibrate(bundle: Path, good: Path, target_fpr: float | None, device: Devic
     scorer = registry.load_one(bundle, device.value, target_fpr=target_fpr, denoiser=denoiser)
     plural = scorer.bundle.manifest.input.plural
     pictures = scoring.find([good], scorer.bundle.manifest.input.patterns)
-    records = list(progress.bar(scoring.score(scorer, pictures), len(pictures)))
+    others: list[tuple[Path, str]] = []
+    scored = scoring.score(scorer, pictures, tell=lambda *other: others.append(other))
+    records = list(progress.bar(scored, len(pictures)))
+    _complain_of_shapes(others, len(pictures))
     failed = [record for record in records if record.error is not None]
     for record in failed:
         _complain(f"{printable(record.path)}: {record.reason}: {record.error}; left out")
@@ -520,6 +526,12 @@ def parse_time(text: str, now: datetime | None = None) -> float:
             [f"--since: {text!r} is no time; write 2026-11-22T14:00:00Z, or 2h, 3d for as long ago"]
         ) from None
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def _complain_of_shapes(others: list[tuple[Path, str]], n: int) -> None:
+    if others:
+        path, words = min(others)
+        _complain(f"{len(others)} of {n} pictures are not as those of training: {printable(str(path))} of {words}")
 
 
 def _complain(message: str) -> None:

@@ -55,6 +55,7 @@ class Result:
         model: name of the model.
         timings: milliseconds by stage.
         cleaned: uint8 (H, W, C), what the denoiser made of the frame and was scored; None without one.
+        ignored: bool (h, w), where the map does not count; None where all of it does.
     """
 
     frame_id: str
@@ -67,6 +68,7 @@ class Result:
     model: str
     timings: dict[str, float]
     cleaned: NDArray[np.uint8] | None = None
+    ignored: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)

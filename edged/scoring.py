@@ -79,6 +79,7 @@ def score(
     *,
     heatmaps: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008
+    tell: Callable[[Path, str], None] = lambda *_: None,
 ) -> Iterator[Record]:
     """One record an item, in their order; a few are read ahead, so `items` may go on without end.
 
@@ -87,6 +88,7 @@ def score(
         items: what to score.
         heatmaps: a folder for overlays; see `check_outputs`.
         limits: what is refused.
+        tell: is told of a picture of another shape or scale than those of training, and how it differs; from a thread.
     """
 
     def work(pool: DecoderPool, item: Item) -> Record:
@@ -96,6 +98,8 @@ def score(
             assert outcome.error is not None
             result = outcome.error
         else:
+            if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
+                tell(item.path, words)
             frame = Frame(SOURCE, frame_id, captured_at, outcome.decoded.pixels)
             result = scorer.score(frame)
             if heatmaps is not None and isinstance(result, Result):
@@ -235,7 +239,7 @@ def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | Non
 def _decode(pool: DecoderPool, path: Path, scorer: Scorer) -> Outcome:
     try:
         with open_regular(path) as file:
-            return pool.decode(file, scorer.bundle.manifest.input)
+            return pool.decode(file, scorer.view.input)
     except OSError as error:
         return Outcome(None, None, PictureError("unreadable", error.strerror or str(error)), 0.0)
 

@@ -55,7 +55,7 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     track = progress.on(console)
     with track("run"):
         loaded = run.load(options.run)
-    spec = loaded.config.spec
+    spec = loaded.spec
     denoiser = None
     if options.denoiser:
         if not isinstance(spec, ImageInput):

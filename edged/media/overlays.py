@@ -13,24 +13,32 @@ _FULL = 3.0
 _LEVELS = np.array([0.0, 0.5, 1.0])
 _COLOURS = np.array([[255, 221, 0], [255, 128, 0], [220, 0, 0]], dtype=np.float64)
 _MAX_OPACITY = 0.6
+_STRIPE_PX = 4
+_SHADE = 0.5
 
 
 def draw(frame: Frame, result: Result) -> Image.Image:
     """The overlay of a result: of a picture or of a signal."""
     if frame.pixels.ndim == 2:
         return render_signal(frame.pixels, result.anomaly_map)
-    return render(frame.pixels, result.anomaly_map, result.cleaned)
+    return render(frame.pixels, result.anomaly_map, result.cleaned, result.ignored)
 
 
 def render(
-    pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], cleaned: NDArray[np.uint8] | None = None
+    pixels: NDArray[np.uint8],
+    anomaly_map: NDArray[np.float32],
+    cleaned: NDArray[np.uint8] | None = None,
+    ignored: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """The picture, what a denoiser made of it where there is one, and the picture under its heat map, side by side.
+
+    What is ignored is hatched under the heat map, and never coloured.
 
     Args:
         pixels: uint8 (H, W, C), C 1 or 3.
         anomaly_map: float32 (h, w) in the manifest's units.
         cleaned: uint8 (H, W, C), or None.
+        ignored: bool (h, w), or None.
 
     Returns:
         RGB, 2·W or 3·W wide and H high.
@@ -38,7 +46,7 @@ def render(
     height, width = pixels.shape[:2]
     plain = np.broadcast_to(pixels, (height, width, 3)).astype(np.float64)
     heat = np.asarray(Image.fromarray(anomaly_map).resize((width, height), Image.Resampling.BILINEAR))
-    overlay = _coloured(plain, heat)
+    overlay = _coloured(plain, heat) if ignored is None else _hatched(plain, heat, ignored)
     middle = [] if cleaned is None else [np.broadcast_to(cleaned, (height, width, 3)).astype(np.float64)]
     return Image.fromarray(np.concatenate([plain, *middle, overlay], axis=1).round().astype(np.uint8))
 
@@ -68,6 +76,15 @@ def render_signal(signal: NDArray[np.float32], anomaly_map: NDArray[np.float32])
         ImageDraw.Draw(strip).line(list(points), fill=(30, 30, 30), width=2)
         sheet_of_all.paste(strip, (0, index * height))
     return sheet_of_all
+
+
+def _hatched(plain: NDArray[np.float64], heat: NDArray[np.float32], ignored: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """`_coloured`, with darker stripes where the map, bool (h, w), does not count."""
+    height, width = heat.shape
+    where = np.asarray(Image.fromarray(ignored).resize((width, height), Image.Resampling.NEAREST))
+    stripe = (np.add.outer(np.arange(height), np.arange(width)) // _STRIPE_PX) % 2 == 0
+    shade = np.where(where & stripe, _SHADE, 1.0)[..., None]
+    return np.where(where[..., None], plain * shade, _coloured(plain, heat))
 
 
 def _coloured(plain: NDArray[np.float64], heat: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -120,6 +120,11 @@ class Manifest(_Model):
     drift_reference: DriftReference
     tolerance: Tolerance
     denoiser: DenoiserReference | None = None
+    mask: str | None = None
+    """The file that shows where the model looks, at its size; the mask itself is in the graph."""
+    score_top: int | None = Field(default=None, ge=1)
+    """The score is the mean of so many of the map's highest positions, times the map's reference; None where it is made
+    otherwise, or in bundles of an edged that did not note it."""
     licences: dict[str, str]
     provenance: dict[str, Any]
     fitted: list[str] = []
@@ -314,7 +319,13 @@ def describe(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
 def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
     """Writes manifest.json, as `describe` gives it, into a filled folder."""
     whole = describe(directory, manifest)
-    text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=True)
+    keys = whole.model_dump(mode="json")
+    # What is optional and not there is left out, as in bundles from before there was such a key.
+    for table, optional in ((keys, ("mask", "score_top")), (keys["input"], ("roi", "source"))):
+        for key in optional:
+            if table.get(key, 0) is None:
+                del table[key]
+    text = json.dumps(keys, indent=2, ensure_ascii=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="ascii")
     return whole
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -110,10 +111,11 @@ def _announce(name: str, scorer: Scorer) -> None:
 
 
 def _pair(scorers: Mapping[str, Scorer], sources: Sequence[SourceTable]) -> tuple[dict[str, Scorer], list[str]]:
-    pairs: dict[tuple[str, str | None], Scorer] = {}  # sources of the same two share one, and so its turnstile
-    problems = []
+    pairs: dict[tuple[Any, ...], Scorer] = {}  # sources of the same share one, and so its turnstile
+    paired, problems = {}, []
     for source in sources:
-        key = (source.model, source.denoiser)
+        roi, mask = getattr(source, "roi", None), getattr(source, "mask", None)
+        key = (source.model, source.denoiser, roi, mask)
         wanted, patterns = scorers[source.model].bundle.manifest.input, getattr(source, "patterns", None)
         if wanted.kind != "image" and patterns == PATTERNS:
             problems.append(
@@ -122,10 +124,12 @@ def _pair(scorers: Mapping[str, Scorer], sources: Sequence[SourceTable]) -> tupl
             )
         denoiser = None if source.denoiser is None else scorers[source.denoiser]
         try:
-            pairs[key] = pairs.get(key) or scorers[source.model].with_denoiser(denoiser)
+            pairs[key] = pairs.get(key) or scorers[source.model].with_denoiser(denoiser).looking_at(roi=roi, mask=mask)
+            paired[source.name] = pairs[key]
         except BundleError as error:
             problems.append(f"sources.{source.name}.denoiser: {error}")
-    paired = {source.name: pairs[key] for source in sources if (key := (source.model, source.denoiser)) in pairs}
+        except ConfigError as error:
+            problems += [f"sources.{source.name}.{problem}" for problem in error.problems]
     return paired, problems
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from edged.media.imaging import ImageInput
 from edged.media.inputs import Input
 from edged.media.signals import SignalInput
 from edged.models.bundle import Manifest
@@ -12,6 +11,7 @@ from export.report import intervals, plots, sheets, signal_card, trust
 from export.report.metrics import Report
 from export.report.outliers import LIMIT, Stranger
 from train.config.kinds import Config
+from train.data.shapes import pixels_covered
 
 _KINDS: Final = {
     "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
@@ -63,6 +63,7 @@ def write(
         f"{_KINDS[manifest.kind].replace('pictures', plural)} (`{manifest.backbone}`, {manifest.precision}). "
         f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
         *_denoiser(manifest),
+        *_updated(manifest),
         "## How far to trust it\n",
         *[
             f"- {sentence}"
@@ -113,15 +114,6 @@ def write(
     return "\n".join(blocks) + "\n"
 
 
-def pixels_covered(taken: ImageInput, source_px: tuple[float, float]) -> tuple[float, float]:
-    """Width and height, in px of a file of `source_px`, that one model pixel stands for; see `edged.media.imaging`."""
-    across, down = source_px[0] / taken.width, source_px[1] / taken.height
-    if taken.resize == "stretch":
-        return across, down
-    both = max(across, down) if taken.resize == "pad" else min(across, down)
-    return both, both
-
-
 def loss_of(kind: str, config: Config) -> str:
     """What the loss of a kind is, for an axis."""
     if kind == "vae":
@@ -146,10 +138,13 @@ def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
     if isinstance(taken, SignalInput):
         return signal_card.input_words(taken, int(manifest.outputs["anomaly_map"].shape[-1]))
     across, down = pixels_covered(taken, source_px)
+    looks_at_a_part = taken.roi is not None or manifest.mask is not None
+    looked_at = "" if taken.roi is None else ", of the {2} x {3} px at {0},{1} of the picture".format(*taken.roi)
     return (
         f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
-        f"{taken.filter} filter. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
-        "trained on: **a defect smaller than that may not be seen.**\n"
+        f"{taken.filter} filter{looked_at}. One model pixel covers about {across:.2g} x {down:.2g} pixels of the "
+        "pictures it was trained on: **a defect smaller than that may not be seen.**\n"
+        + (f"\n![Where it looks]({sheets.WHERE})\n\nWhat is dark here is not looked at.\n" if looks_at_a_part else "")
     )
 
 
@@ -157,6 +152,17 @@ def _denoiser(manifest: Manifest) -> list[str]:
     if manifest.denoiser is None:
         return []
     return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
+
+
+def _updated(manifest: Manifest) -> list[str]:
+    came_from = manifest.provenance.get("updated_from")
+    if came_from is None:
+        return []
+    return [
+        f"It is an update of the run `{_escape(came_from['run'])}` of {came_from['created']}: {came_from['added']} "
+        f"good pictures were added to its {came_from['pictures']}. Its autoencoder is that of the run; means, "
+        "covariances and the threshold are of all of them.\n"
+    ]
 
 
 def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]:
@@ -244,7 +250,7 @@ def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: s
 
 
 def _listed(pictures: Collection[str]) -> str:
-    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS} & set(pictures))]
+    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS, sheets.WHERE} & set(pictures))]
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 

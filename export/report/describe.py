@@ -9,7 +9,9 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from edged.media.imaging import ImageInput, box_of
 from edged.media.signals import SignalInput
 from edged.models import bundle as bundles
 from edged.models.sampling import DECODER, Sampler, grid
@@ -21,7 +23,7 @@ from export.report import outliers as strangers
 from export.report.metrics import Scores
 from export.report.outliers import Stranger
 from export.report.sheets import Example
-from export.sources import Intact, Reader
+from export.sources import Intact, Reader, read_pixels
 from train import run as runs
 from train.config.denoiser import DenoiserConfig
 from train.data.corruption import corruption
@@ -34,6 +36,7 @@ _WORST: Final = 8
 _WRONG: Final = 4
 _RECONSTRUCTED: Final = 4
 _SAMPLES: Final = 64
+_WHERE_PX: Final = 640
 _SEED: Final = 0
 
 _DRAWN: Final = {"image": sheets.examples, "signal": signal_card.examples}
@@ -79,6 +82,7 @@ def describe(
     good, bad = intact.part(run.calibrates), intact.part("bad")
     sections = _sections(served, read, good, bad, outcome)
     _DRAWN[read.spec.kind](folder / sheets.EXAMPLES, sections, threshold=threshold)
+    _where(folder, run=run, read=read, picture=good[0])
     psnr = _reconstructions(
         folder / sheets.RECONSTRUCTIONS, run=run, served=served, read=read, intact=intact, outcome=outcome
     )
@@ -140,13 +144,47 @@ def _sections(
                 title,
                 [
                     Example(
-                        Path(picture.path).name, picture.part == "bad", image, heat, float(scores[int(index)]), drawn
+                        Path(picture.path).name,
+                        picture.part == "bad",
+                        image,
+                        heat,
+                        float(scores[int(index)]),
+                        drawn,
+                        served.view.ignored,
                     )
                     for picture, image, heat, drawn, index in zip(some, images, maps, made, chosen, strict=True)
                 ],
             )
         )
     return sections
+
+
+def _where(folder: Path, *, run: Run, read: Reader, picture: Picture) -> None:
+    """Draws where the model looks, where that is not everywhere."""
+    spec, mask = read.spec, run.path / runs.MASK
+    if not isinstance(spec, ImageInput) or (spec.roi is None and not mask.is_file()):
+        return
+    width, height = picture.source_px
+    shrunk = min(1.0, _WHERE_PX / max(width, height))
+    size = max(8, round(width * shrunk)), max(8, round(height * shrunk))
+    whole = read_pixels([picture], ImageInput(size[1], size[0], spec.channels))[0]
+    seen = box_of(spec, width, height)
+    left, top, right, bottom = (
+        round(edge * side / full) for edge, side, full in zip(seen, size * 2, (width, height) * 2, strict=True)
+    )
+    box = (left, top, max(right, left + 1), max(bottom, top + 1))
+    sheets.where(folder / sheets.WHERE, whole, box, _unpadded(mask, spec, seen) if mask.is_file() else None)
+
+
+def _unpadded(mask: Path, spec: ImageInput, seen: tuple[int, int, int, int]) -> Image.Image:
+    """A mask of the model's picture without what "pad" puts around the part of the file's that is seen."""
+    opened, (left, top, right, bottom) = Image.open(mask), seen
+    if spec.resize != "pad":
+        return opened
+    scale = min(spec.width / (right - left), spec.height / (bottom - top))
+    across, down = round((right - left) * scale), round((bottom - top) * scale)
+    left, top = (spec.width - across) // 2, (spec.height - down) // 2
+    return opened.crop((left, top, left + across, top + down))
 
 
 def _reconstructions(

@@ -16,6 +16,7 @@ from edged.results import printable
 EXAMPLES: Final = "examples.png"
 RECONSTRUCTIONS: Final = "reconstructions.png"
 SAMPLES: Final = "samples.png"
+WHERE: Final = "where.png"
 
 GAIN: Final = 2
 """Differences of a picture from its reconstruction are shown this many times as large, around middle grey."""
@@ -26,6 +27,7 @@ _TEXT: Final = 12  # px
 _LINE: Final = 16
 _COLUMNS: Final = 4
 _GOOD, _BAD, _INK = (59, 117, 175), (196, 78, 82), (40, 40, 40)
+_DARK: Final = 0.3  # of the light of what is not looked at
 _MAP_LEVELS: Final = (0, 1, 2, 3, 4)
 
 
@@ -40,6 +42,7 @@ class Example:
         anomaly_map: float32 (h, w); h is 1 for a signal.
         score: larger is worse.
         made: of a signal what the model makes of it, float32 (C, T).
+        ignored: bool (h, w), where the map of a picture does not count.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Example:
     anomaly_map: NDArray[np.float32]
     score: float
     made: NDArray[np.float32] | None = None
+    ignored: NDArray[np.bool_] | None = None
 
     def caption(self, threshold: float) -> str:
         """What it was given as, its score, and how many times the threshold that is."""
@@ -66,7 +70,7 @@ def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, t
     for title, shown in sections:
         cells = [
             _cell(
-                np.asarray(overlays.render(example.image, example.anomaly_map)),
+                np.asarray(overlays.render(example.image, example.anomaly_map, ignored=example.ignored)),
                 [example.name, example.caption(threshold)],
                 colour=_BAD if example.is_bad else _GOOD,
                 across=2,
@@ -87,6 +91,22 @@ def reconstructions(
         for index, (column, image) in enumerate(zip(columns, images, strict=True))
     ]
     _arranged(cells, len(columns) * max(1, 6 // len(columns))).save(path, "PNG")
+
+
+def where(path: Path, picture: NDArray[np.uint8], box: tuple[int, int, int, int], mask: Image.Image | None) -> None:
+    """A whole picture in which what is not looked at is dark.
+
+    Args:
+        path: of the PNG to write.
+        picture: uint8 (H, W, C).
+        box: left, top, right and bottom of what comes to the model, px of `picture`.
+        mask: black where that is ignored, of any size; None where nothing is.
+    """
+    light = Image.new("L", (picture.shape[1], picture.shape[0]), 0)
+    size = (box[2] - box[0], box[3] - box[1])
+    light.paste(Image.new("L", size, 255) if mask is None else mask.resize(size, Image.Resampling.NEAREST), box[:2])
+    share = np.where(np.asarray(light)[..., None] > 0, 1.0, _DARK)
+    Image.fromarray((_rgb(picture) * share).round().astype(np.uint8)).save(path, "PNG")
 
 
 def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from train.config.base import EFFICIENTNET, FOLD, PIXELS, ModelConfig, by_backbone, fitting_depth
 from train.config.denoiser import DenoiserConfig
@@ -65,13 +65,16 @@ class AutoencoderConfig(ModelConfig):
     )
     flips: Flips = Field("none", description="learns from mirrored copies as well: left-right, upside down, or both")
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _by_preset(cls, values: Any) -> Any:
+    def _by_preset(cls, values: Any, handler: ModelWrapValidatorHandler["AutoencoderConfig"]) -> "AutoencoderConfig":
         if not isinstance(values, dict) or values.get("backbone") == PIXELS:
-            return values
+            return handler(values)
         chosen = values.get("preset", "balanced")
-        return {**(PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}), **values}
+        given = PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
+        config = handler({**given, **values})
+        config.model_fields_set.difference_update(given.keys() - values.keys())  # nobody has set what a preset gives
+        return config
 
     @model_validator(mode="after")
     def _fits_together(self) -> "AutoencoderConfig":
@@ -141,7 +144,7 @@ def load(kind: type[ModelConfig], file: Path | None, assignments: Sequence[str])
                 other=_OTHER_INPUT.get(chosen),
             )
         ]
-        raise OptionError(problems + told) from error
+        raise OptionError(problems + list(dict.fromkeys(told))) from error  # a key of two forms is told of twice
     if problems:
         raise OptionError(problems)
     return config

@@ -17,6 +17,12 @@ from PIL import Image
 from train.data.pictures import Picture, PictureSet
 from train.errors import TrainError
 
+SEQUENCE: Final = (
+    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies "
+    "make the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
+)
+"""The warning where `looks_like_a_sequence`."""
+
 _FOLDER: Final = "folder"
 _TIME: Final = "time:"
 _EXIF, _TAKEN, _CHANGED, _FORMAT = 0x8769, 0x9003, 0x0132, "%Y:%m:%d %H:%M:%S"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.fit.head import LEAST_DEVIATION, HeadReport, covariances, moments, whitening_factors
-from train.nets.head import REFERENCE_QUANTILE, Head, above_zero, from_regions, to_regions
+from train.nets.head import REFERENCE_QUANTILE, Head, from_regions, to_regions
 
 Residual = Callable[[NDArray[np.int64]], Tensor]
 """Gives the residuals of these rows, float32 (N, C, h, w)."""
@@ -82,7 +82,7 @@ def fit_head_on_all(
     shapes = _standardise(head, lengths, groups)
     head.level.copy_(shapes.mean())
     head.spread.copy_(shapes.std().clamp_min(LEAST_DEVIATION))
-    excess = above_zero(head.smooth((shapes - head.level) / head.spread))
+    excess = head.excess_of(shapes)
     head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
     fitted, in_sample = [], []
     for batch in batches(versions[0]):
@@ -158,4 +158,4 @@ def _standardise(head: Head, lengths: Tensor, groups: Sequence[NDArray[np.int64]
             total - some.sum(dim=0), squares - some.square().sum(dim=0), len(values) - len(some)
         )
         shapes[torch.from_numpy(members)] = ((some - mean) / deviation).float()
-    return shapes
+    return shapes if head.kept is None else shapes * head.kept
