@@ -209,7 +209,7 @@ def score(
     if target_fpr is not None and threshold is not None:
         raise ConfigError(["give --target-fpr or --threshold, not both"])
     scorer = registry.load_one(bundle, device.value, target_fpr=target_fpr, threshold=threshold, denoiser=denoiser)
-    if scorer.threshold.shortfall:
+    if target_fpr is not None and scorer.threshold.shortfall:  # of the bundle's own rate, training and inspect tell
         _complain(scorer.threshold.shortfall)
     pictures = scoring.find(paths, scorer.bundle.manifest.input.patterns)
     if heatmaps is not None:

@@ -62,10 +62,11 @@ def _export(options: argparse.Namespace, console: Console) -> None:
             raise TrainError(f"--denoiser cleans pictures, and {options.run} takes {spec.plural}; leave it out")
         denoiser = cleaning.load(options.denoiser, spec)
     made = export_bundle(loaded, options.out, name=name, precision=options.precision, denoiser=denoiser, track=track)
+    threshold, trained_with = made.outcome.threshold, loaded.facts["warnings"]
     for warning in made.warnings:
-        command.say(console, PROGRAM, f"warning: {warning}")
-    threshold = made.outcome.threshold
-    if threshold.shortfall:
+        if warning not in trained_with:  # training has said those
+            command.say(console, PROGRAM, f"warning: {warning}")
+    if threshold.shortfall and not any(warning.startswith("too-few:") for warning in trained_with):
         command.say(console, PROGRAM, f"warning: {threshold.shortfall}")
     if made.strangers:
         first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
