@@ -6,10 +6,11 @@
 
 Data sets as in bench/quality.py. The good pictures are drawn anew for each split: --train of them fit and calibrate,
 the others, and every bad one, are the test. What is fitted is fitted for each split on its own pictures alone:
-standardising, autoencoder, head. Features are computed once, for they learn nothing from pictures; so are their brighter
-or darker copies. The autoencoder is trained for --epochs, fewer than training's 20. Two more are measured on the first
---beside splits: split conformal calibration (its own autoencoder, on its fit part; it sets aside what 1 % takes, and its
-other rates come from those as well), and cross-conformal calibration with 1 % of bad pictures among the good ones.
+standardising, autoencoder, head. Features are computed once, for they learn nothing from pictures; so are their
+brighter or darker copies. The autoencoder is trained for --epochs, fewer than training's 20. Two more are measured on
+the first --beside splits: split conformal calibration (its own autoencoder, on its fit part; it sets aside what 1 %
+takes, and its other rates come from those as well), and cross-conformal calibration with 1 % of bad pictures among the
+good ones.
 
 It prints means over splits with their standard error, which takes splits for independent (they share pictures, so it is
 a little too small), and recall with its deviation from split to split. The scores of every split go into

@@ -14,10 +14,13 @@ from edged.models import bundle as bundles
 from edged.models.scorer import Scorer
 from edged.results import Record, printable, rfc3339
 
+_METHODS: Final = {
+    "cross": "out of fold (cross-conformal)",
+    "split": "that nothing was fitted on (split conformal)",
+}
 _CARD: Final = "card.md"
-_COLUMNS: Final = tuple(Record.__dataclass_fields__)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-_ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>7}  {}\n"
+_ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>8}  {:>7}  {}\n"
 
 
 def lines(records: Iterable[Record], output: Literal["table", "json", "csv"]) -> Iterator[str]:
@@ -49,7 +52,8 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = scorer.threshold
     yield (
-        f"calibration: {threshold.n} good {manifest.input.plural}, {bundle.calibration.created:%Y-%m-%d}; threshold "
+        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}, "
+        f"{bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
@@ -109,12 +113,12 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "P", "PATH")
+            yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
-        numbers = [
-            "" if value is None else f"{value:.4f}" for value in (record.score, record.threshold, record.p_value)
-        ]
+        numbers = ["" if value is None else f"{value:.4f}" for value in (record.score, record.threshold)]
+        numbers.append("" if record.score_ratio is None else f"{record.score_ratio:.2f}")
+        numbers.append("" if record.p_value is None else f"{record.p_value:.4f}")
         what = printable(record.path) + (f"  ({record.reason}: {printable(record.error)})" if record.error else "")
         yield _ROW.format(rfc3339(record.scored_at), record.source[:12], verdict, *numbers, what)
 
@@ -123,7 +127,7 @@ def _csv(records: Iterable[Record]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield from _rows([list(_COLUMNS)])
+            yield from _rows([list(record.to_dict())])
             first = False
         yield from _rows([[_cell(value) for value in record.to_dict().values()]])
 

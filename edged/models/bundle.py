@@ -78,6 +78,16 @@ class MapReference(_Model):
     quantile: float = Field(gt=0, lt=1)
     value: float = Field(gt=0)
     n: int = Field(ge=1)
+    top: int | None = Field(None, ge=1)
+    """A picture's score is the mean of so many highest map positions, in units of `value`; None: it is another one."""
+
+    def begins(self, threshold: float) -> float:
+        """Where colour begins: the level at which `top` positions make an anomaly, so that all of those are coloured.
+
+        1.0 where the score is not of the map. A lone position would have to be `top` times as high, and a picture that
+        several make an anomaly would then be shown without colour.
+        """
+        return 1.0 if self.top is None else threshold / self.value
 
 
 class DriftReference(_Model):
@@ -119,6 +129,8 @@ class Manifest(_Model):
     denoiser: DenoiserReference | None = None
     licences: dict[str, str]
     provenance: dict[str, Any]
+    bad_scores: list[float] = []
+    """Of the bad pictures that were given, ascending; they are reported on, and decide nothing."""
     fitted: list[str] = []
     """`mark_of` each file that the model was fitted on; empty in bundles of an edged that did not note them."""
     files: dict[str, FileEntry]

@@ -227,6 +227,7 @@ class Scorer:
             model=self.name,
             timings=timings,
             cleaned=cleaned,
+            coloured_from=self.bundle.manifest.map_reference.begins(self.threshold.value),
         )
 
 

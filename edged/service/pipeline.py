@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from os.path import basename
 from typing import BinaryIO, Final, TypeVar
 
 import structlog
@@ -278,7 +279,9 @@ class Pipeline:
         else:
             if outcome.decoded.pages > 1:
                 self._metrics.multi_page.labels(delivery.source).inc()
-            frame = Frame(delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels)
+            frame = Frame(
+                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, basename(delivery.path)
+            )
             result = scorer.score(frame)
             if isinstance(result, Result):
                 for stage, milliseconds in result.timings.items():

@@ -6,9 +6,10 @@ from typing import Any, Final
 from edged.media.imaging import ImageInput
 from edged.media.inputs import Input
 from edged.media.signals import SignalInput
+from edged.models import intervals
 from edged.models.bundle import Manifest
 from edged.models.calibration import Threshold
-from export.report import intervals, plots, sheets, signal_card, trust
+from export.report import plots, sheets, signal_card, trust
 from export.report.metrics import Report
 from export.report.outliers import LIMIT, Stranger
 from train.config.kinds import Config

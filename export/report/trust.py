@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from edged.media.inputs import Input
+from edged.models import intervals
 from edged.models.calibration import Threshold
-from export.report import intervals
 from export.report.metrics import Report
 from export.report.outliers import Stranger
 
@@ -53,9 +53,9 @@ def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> s
         )
         return (
             f"**Good parts:** calibrated out of fold on all {threshold.n} good {taken.plural}, for a "
-            f"false-positive rate of {percent(threshold.target_fpr or 0)}.{few} The true rate comes near what is asked "
-            "for, by measurement; it is not proved, as it is of split conformal prediction. This holds for good parts "
-            f"that look like those {taken.plural}."
+            f"false-positive rate of {percent(threshold.target_fpr or 0)}.{few} The promise is at most twice that in "
+            'the worst case, and that in practice, measured on other data; `calibration = "split"` would '
+            f"make it exact. It holds for good parts that look like those {taken.plural}."
         )
     rate = intervals.true_rate(threshold)
     confidence = (

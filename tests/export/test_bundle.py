@@ -92,16 +92,18 @@ def test_every_way_to_join_features_is_exported(tmp_path, settings):
     )
 
 
-def test_a_bundle_calibrated_out_of_fold(tmp_path):
-    source = make_run(tmp_path, [*FEATURES, "calibration=cross"])
+def test_a_bundle_calibrated_on_a_part_of_its_own(tmp_path):
+    source = make_run(tmp_path, [*FEATURES, "calibration=split"])
     assert main([str(source), "--out", str(tmp_path / "b")]) == 0
     bundle = bundles.load(tmp_path / "b")
-    assert (bundle.calibration.n, bundle.calibration.method) == (40, "cross")
-    assert bundle.manifest.provenance["pictures"] == {"fit": 40, "statistics": 0, "calibration": 0, "bad": 6}
-    assert len(bundle.manifest.fitted) == 40
+    assert (bundle.calibration.n, bundle.calibration.method) == (9, "split")
+    assert bundle.manifest.provenance["pictures"] == {"fit": 26, "statistics": 5, "calibration": 9, "bad": 6}
+    assert len(bundle.manifest.fitted) == 26 + 5
     card = (tmp_path / "b" / "card.md").read_text()
-    assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
-    assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. The true rate" in card
+    assert "| calibration | 9 |" in card
+    # Beta(1, 9): a tenth on average, 1 - 0.05^(1/9) = 28 % with confidence.
+    assert "calibrated on 9 good pictures: a false-positive rate of 10 % can be promised on average" in card
+    assert "with 95 % confidence the true rate is below 28 %" in card
 
 
 def test_what_a_bundle_holds(tmp_path, features):
@@ -123,19 +125,17 @@ def test_what_a_bundle_holds(tmp_path, features):
         "learning.png",
         "LICENSE-weights.txt",
     }
-    assert bundle.calibration.n == 9
-    assert bundle.manifest.provenance["pictures"] == {"fit": 26, "statistics": 5, "calibration": 9, "bad": 6}
-    assert len(bundle.manifest.fitted) == 26 + 5
+    assert (bundle.calibration.n, bundle.calibration.method) == (40, "cross")
+    assert bundle.manifest.provenance["pictures"] == {"fit": 40, "statistics": 0, "calibration": 0, "bad": 6}
+    assert len(bundle.manifest.fitted) == 40
     assert 0.5 < bundle.manifest.provenance["metrics"]["auroc"] <= 1
     assert bundle.manifest.tolerance.rtol == 1e-3
     for name in ("scores.png", "roc.png", "examples.png", "learning.png"):
         with Image.open(tmp_path / "solar" / name) as image:
             assert min(image.size) > 100
     card = (tmp_path / "solar" / "card.md").read_text()
-    assert "| calibration | 9 |" in card
-    # Beta(1, 9): a tenth on average, 1 - 0.05^(1/9) = 28 % with confidence.
-    assert "calibrated on 9 good pictures: a false-positive rate of 10 % can be promised on average" in card
-    assert "with 95 % confidence the true rate is below 28 %" in card
+    assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
+    assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. The promise is" in card
     assert "of the 6 bad pictures are flagged" in card
     assert "`golden.npz` and `examples.png` hold some of the pictures" in card
 
