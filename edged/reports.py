@@ -11,6 +11,7 @@ import numpy as np
 
 from edged.journal.reading import DeadLetter
 from edged.models import bundle as bundles
+from edged.models.rates import choices, told_apart
 from edged.models.scorer import Scorer
 from edged.results import Record, printable, rfc3339
 
@@ -57,6 +58,7 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
+    yield from _rates(scorer)
     drift = manifest.drift_reference
     if len(drift.quantiles) == len(drift.score) == len(drift.brightness) > 1:
         yield (
@@ -87,6 +89,20 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
     for what, licence in sorted(manifest.licences.items()):
         yield f"licence: {what}: {printable(licence)}"
     yield f"sha256 of {bundles.MODEL}: {bundle.model_sha256}"
+
+
+def _rates(scorer: Scorer) -> Iterator[str]:
+    """What other target rates would give, by the calibration in force."""
+    bad, plural = scorer.bundle.manifest.bad_scores, scorer.bundle.manifest.input.plural
+    made = choices(scorer.calibration, bad, scorer.bundle.calibration.target_fpr)
+    for choice in made:
+        found = "" if choice.found is None else f"; finds {choice.found} of {len(bad)} bad {plural}"
+        yield (
+            f"{choice.line}: threshold {choice.threshold.value:.4f}, {choice.flagged} of {choice.threshold.n} good "
+            f"above it ({choice.within.low:.1%} to {choice.within.high:.1%}){found}"
+            f"{' (in force)' if choice.in_force else ''}"
+        )
+    yield from told_apart(made, plural)
 
 
 def toml(tables: Mapping[str, Any]) -> str:

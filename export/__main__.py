@@ -85,8 +85,8 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     if made.outcome.report is not None:
         report = made.outcome.report
         console.print(
-            f"{report.n_bad} bad {spec.plural}: AUROC {report.auroc:.4f}, recall {report.recall:.4f} "
-            f"({report.n_found} of {report.n_bad} found)"
+            f"the threshold finds {report.n_found} of {report.n_bad} bad {spec.plural} (recall {report.recall:.4f}); "
+            f"AUROC {report.auroc:.4f}"
         )
     console.print(
         f"{options.out}: exported in {time.monotonic() - began:.0f} s; model.onnx {made.model_bytes / 1e6:.1f} MB, "

@@ -96,6 +96,7 @@ def export_bundle(
                 advance(1, 1)
 
         facts["drift_reference"] = manifest.drift_reference(outcome.good, outcome.brightness)
+        facts["bad_scores"] = [] if outcome.bad is None else np.sort(outcome.bad).round(6).tolist()
         facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
         warnings = (*run.facts["warnings"], *intact.warnings)
         with track("card") as advance:

@@ -20,7 +20,8 @@ from train.config.vae import VaeConfig
 from train.data.pictures import Part, Picture
 from train.errors import TrainError
 from train.nets.features import map_size
-from train.nets.head import REFERENCE_QUANTILE
+from train.nets.head import REFERENCE_QUANTILE, Head
+from train.nets.vae import VaeDetector
 from train.run import Run, provenance
 
 PARTS: Final[tuple[Part, ...]] = ("fit", "statistics", "calibration", "bad")
@@ -54,6 +55,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
             "quantile": REFERENCE_QUANTILE,
             "value": run.facts["map_reference"],
             "n": len(run.part("statistics") or run.part(run.calibrates)),
+            "top": _top(run),
         },
         "drift_reference": {"quantiles": [], "score": [], "brightness": []},
         "tolerance": parity.TOLERANCES[precision].model_dump(),
@@ -70,6 +72,13 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         },
         "fitted": sorted(mark_of(picture.sha256) for part in ("fit", "statistics") for picture in run.part(part)),
     }
+
+
+def _top(run: Run) -> int | None:
+    """Map positions whose mean the score is; None where it is another quantity."""
+    if not isinstance(run.detector.head, Head) or (isinstance(run.detector, VaeDetector) and run.detector.scores_elbo):
+        return None
+    return run.detector.head.top
 
 
 def drift_reference(scores: NDArray[np.float64], brightness: NDArray[np.float64]) -> dict[str, list[float]]:

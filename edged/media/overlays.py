@@ -1,5 +1,6 @@
 """A picture and its anomaly map -> an overlay that a person can read."""
 
+import functools
 from typing import Final
 
 import numpy as np
@@ -103,7 +104,7 @@ def _coloured(plain: NDArray[np.float64], heat: NDArray[np.float32], coloured_fr
 def _with_legend(drawn: Image.Image, result: Result, name: str) -> Image.Image:
     sheet = Image.new("RGB", (max(drawn.width, _LEAST_WIDTH), drawn.height + 3 * _LINE + 6), "white")
     sheet.paste(drawn, (0, 0))
-    font, pen, top = ImageFont.load_default(_TEXT), ImageDraw.Draw(sheet), drawn.height + 2
+    font, pen, top = _font(), ImageDraw.Draw(sheet), drawn.height + 2
     verdict, ratio = "ANOMALY" if result.is_anomaly else "ok", result.score / max(result.threshold, 1e-30)
     pen.text((4, top), _fitting(printable(name), font, sheet.width - 8), _INK, font)
     scored = f"{verdict}: score {result.score:.4g} = {ratio:.2f} x threshold"
@@ -113,6 +114,11 @@ def _with_legend(drawn: Image.Image, result: Result, name: str) -> Image.Image:
     sheet.paste(Image.fromarray(bar), (4, top + 2 * _LINE + 4))
     pen.text((90, top + 2 * _LINE), f"map {result.coloured_from:.3g} to {_FULL * result.coloured_from:.3g}", _INK, font)
     return sheet
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_TEXT)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

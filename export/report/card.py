@@ -9,6 +9,7 @@ from edged.media.signals import SignalInput
 from edged.models import intervals
 from edged.models.bundle import Manifest
 from edged.models.calibration import Threshold
+from edged.models.rates import RateChoice, told_apart
 from export.report import plots, sheets, signal_card, trust
 from export.report.metrics import Report
 from export.report.outliers import LIMIT, Stranger
@@ -25,6 +26,10 @@ _SHOWN: Final = {
     "signal": "Each signal, up to four channels of it, in black, what the model makes of it in blue, and red where its "
     "map is above 1.0",
 }
+_COLOUR: Final = (
+    "Colour begins at the level at which so many positions as a score is the mean of make an anomaly: every anomaly is "
+    "coloured. "
+)
 _POSITION: Final = {"image": "pixel", "signal": "position"}
 _CHANGES: Final = {"image": "the line, the camera or the light", "signal": "the line or the sensor"}
 
@@ -33,6 +38,7 @@ def write(
     manifest: Manifest,
     *,
     threshold: Threshold,
+    choices: Sequence[RateChoice],
     report: Report | None,
     strangers: Sequence[Stranger],
     raised_from: float | None,
@@ -48,6 +54,7 @@ def write(
     Args:
         manifest: of the bundle.
         threshold: that its calibration gives.
+        choices: what other target rates would give.
         report: on bad pictures, where there were some.
         strangers: among the good pictures.
         raised_from: what the threshold would be without them, where it rests on one.
@@ -64,6 +71,7 @@ def write(
         f"{_KINDS[manifest.kind].replace('pictures', plural)} (`{manifest.backbone}`, {manifest.precision}). "
         f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
         *_denoiser(manifest),
+        *([] if report is None else [f"**{trust.found(report, manifest.input)}**\n"]),
         "## How far to trust it\n",
         *[
             f"- {sentence}"
@@ -97,11 +105,14 @@ def write(
         "export.** `edged calibrate` changes the threshold, not this card; `edged inspect` says which calibration is "
         "in force, and whether it is this one.\n",
         f"![Scores]({plots.HISTOGRAM})\n",
+        "## What more recall costs\n",
+        *_rates(choices, manifest.input),
         f"## On bad {plural}\n",
         *_bad(report, threshold, manifest.input),
         "## Examples\n",
         f"![Examples]({sheets.EXAMPLES})\n",
         f"{_SHOWN[kind]}, with its name, its score, and how many times the threshold that is; above 1 it is flagged. "
+        f"{_COLOUR if manifest.map_reference.top else ''} "
         f"Maps are in fixed units: 1.0 is what good {plural} exceed at about "
         f"{_one_in(1 - manifest.map_reference.quantile, _POSITION[kind])} ({manifest.map_reference.n} {plural}).\n",
         *_made(pictures, psnr),
@@ -158,6 +169,31 @@ def _denoiser(manifest: Manifest) -> list[str]:
     if manifest.denoiser is None:
         return []
     return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
+
+
+def _rates(choices: Sequence[RateChoice], taken: Input) -> list[str]:
+    n = choices[0].threshold.n
+    rows = []
+    for choice in choices:
+        flagged = f"{choice.flagged} of {n} ({trust.percent(choice.within.low)} to {trust.percent(choice.within.high)})"
+        found = ("none were given",) if choice.found is None else (f"{choice.found}",)
+        rate = f"{trust.percent(choice.target_fpr)}{', in force' if choice.in_force else ''}"
+        rows.append((rate, f"{choice.threshold.value:.4g}", flagged, *found, f"`{choice.line}`"))
+    header = (
+        "target rate",
+        "threshold",
+        f"good {taken.plural} above it",
+        f"bad {taken.plural} found",
+        "in `edged.toml`",
+    )
+    return [
+        _table(header, *rows),
+        "\n"
+        + " ".join(f"{sentence}." for sentence in told_apart(choices, taken.plural))
+        + f" Behind the good {taken.plural} that calibrate and lie above a threshold stands the 95 % interval of that "
+        "share (Clopper and Pearson). The line goes below `[models.NAME]`; nothing needs to be exported again.\n",
+        f"![Thresholds]({plots.THRESHOLDS})\n",
+    ]
 
 
 def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edged.media.signals import SignalInput
 from edged.models import bundle as bundles
+from edged.models.rates import choices
 from edged.models.sampling import DECODER, Sampler, grid
 from edged.models.scorer import Scorer
 from export import calibrate
@@ -66,7 +67,10 @@ def describe(
         advance: called as it goes; scoring the rest of the good pictures takes longest.
     """
     threshold, plural = outcome.threshold.value, read.spec.plural
+    made = choices(outcome.good, facts["bad_scores"], run.config.target_fpr)
+    coloured_from = bundles.MapReference.model_validate(facts["map_reference"]).begins(threshold)
     plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=threshold, plural=plural)
+    plots.thresholds(folder / plots.THRESHOLDS, made, good=outcome.good, bad=outcome.bad, plural=plural)
     if outcome.bad is not None and outcome.report is not None:
         plots.curves(
             folder / plots.ROC,
@@ -78,7 +82,8 @@ def describe(
         )
     good, bad = intact.part(run.calibrates), intact.part("bad")
     sections = _sections(served, read, good, bad, outcome)
-    _DRAWN[read.spec.kind](folder / sheets.EXAMPLES, sections, threshold=threshold)
+    draw = _DRAWN[read.spec.kind]
+    draw(folder / sheets.EXAMPLES, sections, threshold=threshold, coloured_from=coloured_from)
     psnr = _reconstructions(
         folder / sheets.RECONSTRUCTIONS, run=run, served=served, read=read, intact=intact, outcome=outcome
     )
@@ -93,6 +98,7 @@ def describe(
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
+        choices=made,
         report=outcome.report,
         strangers=found,
         raised_from=strangers.raised_from(found, outcome.good, outcome.threshold, run.calibrates),

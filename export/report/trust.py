@@ -96,6 +96,11 @@ def defects(report: Report | None, taken: Input) -> str:
     )
 
 
+def found(report: Report, taken: Input) -> str:
+    """What the threshold makes of the bad items, in one line."""
+    return f"Your threshold finds {report.n_found} of {report.n_bad} of your bad {taken.plural}."
+
+
 def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: Input) -> str:
     """Which good items somebody should look at."""
     caution = (

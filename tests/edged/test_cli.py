@@ -152,8 +152,9 @@ def test_heatmaps(pictures: Path, tmp_path: Path) -> None:
     assert found == sorted(["0.bmp.png", *(f"{number}.png" for number in range(10)), "sub/bad.png"])
     with Image.open(tmp_path / "heat" / "sub" / "bad.png") as overlay:
         image = np.asarray(overlay)
-    assert image.shape == (32, 64, 3)
-    assert (image[:, 32:, 0].astype(int) - image[:, 32:, 2]).max() > 60  # red, where the white patch is
+    assert image.shape == (32 + 54, 320, 3)  # over its legend
+    heat = image[:32, 32:64].astype(int)
+    assert (heat[..., 0] - heat[..., 2]).max() > 60  # red, where the white patch is
     (tmp_path / "file").write_text("")
     assert edged("score", TINY, pictures, "--heatmaps", tmp_path / "file").returncode == 2
 

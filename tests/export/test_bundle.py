@@ -120,6 +120,7 @@ def test_what_a_bundle_holds(tmp_path, features):
         "golden.npz",
         "card.md",
         "scores.png",
+        "thresholds.png",
         "roc.png",
         "examples.png",
         "learning.png",
@@ -130,13 +131,21 @@ def test_what_a_bundle_holds(tmp_path, features):
     assert len(bundle.manifest.fitted) == 40
     assert 0.5 < bundle.manifest.provenance["metrics"]["auroc"] <= 1
     assert bundle.manifest.tolerance.rtol == 1e-3
-    for name in ("scores.png", "roc.png", "examples.png", "learning.png"):
+    for name in ("scores.png", "thresholds.png", "roc.png", "examples.png", "learning.png"):
         with Image.open(tmp_path / "solar" / name) as image:
             assert min(image.size) > 100
     card = (tmp_path / "solar" / "card.md").read_text()
     assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
     assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. The promise is" in card
     assert "of the 6 bad pictures are flagged" in card
+    finds = re.search(r"Your threshold finds (\d) of 6 of your bad pictures", card)
+    assert finds
+    assert f" | 3 of 40 (1.6 % to 20 %) | {finds[1]} | `target_fpr = 0.1` |" in card
+    assert "| 10 %, in force | " in card
+    assert "0.001, 0.005, 0.01 and 0.02 have the same threshold" in card
+    assert "40 scores are too few to tell them apart; 99 good pictures begin to" in card
+    assert bundle.manifest.map_reference.top == 3
+    assert len(bundle.manifest.bad_scores) == 6
     assert "`golden.npz` and `examples.png` hold some of the pictures" in card
 
 
