@@ -11,7 +11,7 @@ rounds are given; machines differ and are shared, so read the ratios.
     images/s      a burst, from the first rename until the sink has the last result
     CPU           of a picture in that burst: the daemon and its decoders
     p50, p95      of a picture alone, from its rename until the sink has its result, which is durable by then
-    Pss           at its highest in the burst: the daemon and its decoders, shared pages by shares
+    Pss           at its highest in a burst of its own: the daemon and its decoders, shared pages by shares
     idle          share of one core while nothing arrives
     stages        where the time of a picture goes, by edged_stage_duration_seconds; a commit is shared by many
 """
@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image
@@ -44,9 +44,9 @@ from edged.media.imaging import Limits, find_pictures
 
 # Kind: pictures in a burst, and pixels (width, height) of those that are made; None for pictures as they are.
 KINDS: Final[dict[str, tuple[int, tuple[int, int] | None]]] = {
-    "png": (600, None),
-    "jpeg-2mp": (200, (1632, 1224)),
-    "jpeg-12mp": (80, (4000, 3000)),
+    "png": (1200, None),
+    "jpeg-2mp": (600, (1632, 1224)),
+    "jpeg-12mp": (200, (4000, 3000)),
 }
 MADE, NOISE, QUALITY = 4, 8.0, 90
 WARM_UP, LONE, IDLE_SECONDS, PAUSE_SECONDS = 16, 40, 10.0, 0.15
@@ -78,6 +78,7 @@ dir = {overlays}
 """
 
 Figures = dict[str, float]
+Rounds = defaultdict[str, defaultdict[str, list[float]]]
 
 
 def main() -> int:
@@ -179,19 +180,25 @@ class Daemon:
         began = time.perf_counter()
         for path in staged:
             path.rename(self.inbox / path.name)
-        highest, due = 0, began
         while self.results.count() < done + len(staged):
-            if time.perf_counter() > due:
-                highest, due = max(highest, self._pss()), due + 0.25
             self._patience(began, 0.005)
         seconds = time.perf_counter() - began
         figures = {
             "images_per_s": len(staged) / seconds,
             "cpu_ms": 1000 * (self._cpu_s() - before) / len(staged),
-            "pss_mb": highest / 1e6,
         }
         spent = {stage: total - stages.get(stage, 0.0) for stage, total in self._stages().items()}
         return figures | {f"{stage}_ms": 1000 * total / len(staged) for stage, total in spent.items()}
+
+    def weigh(self, pictures: Sequence[Path]) -> float:
+        """Pss in MB at its highest in a burst of its own: to look costs the daemon time."""
+        staged, highest, done, began = self._stage(pictures), 0, self.results.count(), time.perf_counter()
+        for path in staged:
+            path.rename(self.inbox / path.name)
+        while self.results.count() < done + len(staged):
+            highest = max(highest, self._pss())
+            self._patience(began, 0.1)
+        return highest / 1e6
 
     def lone(self, pictures: Sequence[Path]) -> list[float]:
         """One by one, each after a pause: milliseconds of each."""
@@ -299,7 +306,7 @@ def measure(kind: str, daemons: Sequence[Daemon], folder: Path, arguments: argpa
         (folder / kind).mkdir()
         found = [photograph(path, size, folder / kind / f"{i}.jpg") for i, path in enumerate(found[:MADE])]
     pictures = [found[index % len(found)] for index in range(max(WARM_UP, round(count * arguments.scale)))]
-    rounds: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    rounds: Rounds = defaultdict(lambda: defaultdict(list))
     lone: defaultdict[str, list[float]] = defaultdict(list)
     for _ in range(arguments.rounds):
         command = [sys.executable, __file__, arguments.bundle, *(["--no-arena"] if arguments.no_arena else [])]
@@ -308,6 +315,7 @@ def measure(kind: str, daemons: Sequence[Daemon], folder: Path, arguments: argpa
         for daemon in daemons:
             daemon.burst(pictures[:WARM_UP])
             turns[daemon.name] = daemon.burst(pictures)
+            turns[daemon.name]["pss_mb"] = daemon.weigh(pictures[: len(pictures) // 4])
         for daemon in daemons:
             lone[daemon.name] += daemon.lone(pictures[: round(LONE / arguments.rounds)])
         for name, figures in turns.items():
@@ -318,7 +326,7 @@ def measure(kind: str, daemons: Sequence[Daemon], folder: Path, arguments: argpa
         p50, p95 = np.percentile(lone[daemon.name], (50, 95))
         medians[daemon.name] |= {"p50_ms": float(p50), "p95_ms": float(p95)} | daemon.start
     bytes_ = statistics.mean(path.stat().st_size for path in found)
-    report(f"{kind}: bursts of {len(pictures)}, of {bytes_ / 1e3:.0f} kB", medians)
+    report(f"{kind}: bursts of {len(pictures)}, of {bytes_ / 1e3:.0f} kB", medians, rounds)
     return medians
 
 
@@ -332,21 +340,21 @@ def photograph(path: Path, size: tuple[int, int], out: Path) -> Path:
     return out
 
 
-def report(title: str, medians: dict[str, Figures]) -> None:
-    """One column for the ceiling and each daemon, and what they are to each other."""
+def report(title: str, medians: dict[str, Figures], rounds: Rounds) -> None:
+    """One column for the ceiling and each daemon, and what they are to each other, as medians over rounds."""
     keys = list(dict.fromkeys(key for figures in medians.values() for key in figures))
     print(f"\n{title}\n{'':24}" + "".join(f"{name:>12}" for name in medians))
     for key in keys:
         cells = [f"{figures[key]:12.4g}" if key in figures else f"{'':12}" for figures in medians.values()]
         print(f"{key:24}" + "".join(cells))
-    daemon, top = medians["daemon"], medians["ceiling"]
-    lines: dict[str, Any] = {
-        "images/s, of the ceiling": daemon["images_per_s"] / top["images_per_s"],
-        "CPU, of the ceiling": daemon["cpu_ms"] / top["cpu_ms"],
-    }
-    if other := medians.get("against"):
-        lines |= {f"{key}, of the other": daemon[key] / other[key] for key in ("images_per_s", "cpu_ms", "p50_ms")}
-    print("\n".join(f"{name:24}{value:12.2f}" for name, value in lines.items()), flush=True)
+    for other in ("ceiling", "against"):
+        if other in medians:
+            for key in ("images_per_s", "cpu_ms"):
+                pairs = zip(rounds["daemon"][key], rounds[other][key], strict=True)
+                print(f"{key}, of {other}'s".ljust(24) + f"{statistics.median(a / b for a, b in pairs):12.2f}")
+    if "against" in medians:
+        print("p50, of against's".ljust(24) + f"{medians['daemon']['p50_ms'] / medians['against']['p50_ms']:12.2f}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

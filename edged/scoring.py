@@ -22,7 +22,7 @@ from edged.media.imaging import Limits, find_pictures
 from edged.models import bundle as bundles
 from edged.models.bundle import Calibration
 from edged.models.calibration import Threshold, conformal_threshold
-from edged.models.runtime import usable_cpus
+from edged.models.runtime import worker_count
 from edged.models.scorer import Scorer
 from edged.results import Frame, Record, Result, make_record, new_id, printable
 
@@ -144,13 +144,13 @@ def denoise(
 
 def _ahead(work: Callable[[DecoderPool, Item], _T], items: Iterable[Item], limits: Limits) -> Iterator[_T]:
     """What `work` gives for each item, in their order; as many at a time as keep the CPUs busy."""
-    cpus = usable_cpus()
-    with DecoderPool(cpus, limits) as pool, ThreadPoolExecutor(cpus + 1) as executor:
+    workers = worker_count()
+    with DecoderPool(workers, limits) as pool, ThreadPoolExecutor(workers) as executor:
         waiting: deque[Future[_T]] = deque()
         try:
             for item in items:
                 waiting.append(executor.submit(work, pool, item))
-                if len(waiting) > _AHEAD * cpus:
+                if len(waiting) > _AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -1,87 +1,114 @@
 """A decoder: a process that decodes for its parent (`decoding`), and may be killed at any time.
 
-It is given the limits as its argument, reads requests on its standard input, and answers on what was its standard
-output: before anything else is imported it takes that for itself, for image libraries print there.
+It is given the limits as its argument, and a socket of packets as its standard input, which it takes for itself before
+anything else: image libraries may read and print what they like.
 
-    request   4 bytes of length and that many bytes of JSON, the input (a length of 0: as before), then the file in
-              frames of 4 bytes of length and that many bytes, ended by a length of 0
-    answer    `ANSWER`: 0, or which of REASONS, counted from 1; the length of the text; width, height, pages. Then the
-              text, which is Pillow's mode, or the error in words, and with a 0 the bytes of the values: uint8 (H, W, C)
-              of a picture, float32 (C, T) of a signal
+    request   the JSON of an input, or `AS_BEFORE`; with it the descriptor of the file, and after a JSON that of the
+              memory, shared with the parent, that the values go to
+    answer    `ANSWER`: 0, or which of REASONS, counted from 1; the file's SHA-256, zeros where it was not read whole;
+              width, height, pages. Then text: Pillow's mode, or the error in words. With a 0 the values are in the
+              memory: uint8 (H, W, C) of a picture, float32 (C, T) of a signal
 
-It ends at end of file, so it does not outlive its parent; a decode that hangs is ended by its own alarm. When memory is
-short it is what the kernel should kill.
+It ends when its parent has ended; a decode that hangs is ended by its own alarm. When memory is short it is what the
+kernel should kill.
 """
 
 import contextlib
+import ctypes
+import hashlib
 import json
+import mmap
+import os
 import signal
+import socket
 import struct
 import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from edged.errors import REASONS, PictureError
 from edged.media import inputs
 from edged.media.imaging import Limits
 from edged.media.inputs import Input
 
-LENGTH: Final = struct.Struct("<I")
-ANSWER: Final = struct.Struct("<BHIIB")
+ANSWER: Final = struct.Struct("<B32sIIB")
+AS_BEFORE: Final = b"="
 LONGEST_TEXT: Final = 1000
 """Bytes of UTF-8."""
 
-_PROGRAM: Final = (
-    "import os; answers = os.dup(1); os.dup2(2, 1); from edged.media.decoder import serve; serve(open(answers, 'wb'))"
-)
-_BUFFER: Final = 1 << 16
+_LONGEST_REQUEST: Final = 1 << 16
 _GRACE_S: Final = 2.0
 _BASE_MEMORY: Final = 1 << 30
 _BYTES_PER_PIXEL: Final = 16
 _OOM_SCORE_ADJ: Final = 500  # of -1000 to 1000
+_KEPT: Final = 32 << 20
+_MALLOPT: Final = {"M_MMAP_THRESHOLD": -3, "M_TRIM_THRESHOLD": -1}  # of glibc's malloc.h
 
 
 def command(limits: Limits) -> list[str]:
-    """What starts a decoder, with pipes as its standard input and output, and its standard error where it may print."""
+    """What starts a decoder, with a socket of packets as its standard input, and outputs where it may print."""
     # -P: nothing is imported from the working directory, which may be anybody's.
-    return [sys.executable, "-P", "-c", _PROGRAM, json.dumps(asdict(limits))]
+    program = "from edged.media.decoder import serve; serve()"
+    return [sys.executable, "-P", "-c", program, json.dumps(asdict(limits))]
 
 
-def serve(answers: BinaryIO) -> None:
-    """Answers requests until end of file."""
+def serve() -> None:
+    """Answers requests until the parent is gone."""
+    parent = socket.socket(fileno=os.dup(0))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     warnings.simplefilter("ignore")
     for name in ("SIGINT", "SIGTERM"):  # the parent ends us, once it has its answer
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     limits = Limits(**json.loads(sys.argv[1]))
     _be_first_to_go()
     _limit(limits)
-    with open(0, "rb", buffering=_BUFFER) as requests, contextlib.suppress(BrokenPipeError, struct.error):
-        spec = None
-        while True:  # at end of file there is no length to unpack
-            if keys := _read_frame(requests):
-                spec = inputs.from_dict(json.loads(keys))
+    _keep_memory()
+    spec: Input | None = None
+    memory: mmap.mmap | None = None
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(parent, _LONGEST_REQUEST, 2)
+            if not request:
+                return
+            if request != AS_BEFORE:
+                spec = inputs.from_dict(json.loads(request))
+                memory = mmap.mmap(descriptors[1], 0)
+                os.close(descriptors[1])
             assert spec is not None
+            assert memory is not None
             _set_alarm(limits.decode_seconds + _GRACE_S)
-            frames = list(iter(lambda: _read_frame(requests), b""))
-            answers.write(_answer(frames[0] if len(frames) == 1 else b"".join(frames), spec, limits))
-            answers.flush()
+            parent.send(_answer(descriptors[0], spec, limits, memory))
             _set_alarm(0)
 
 
-def _read_frame(requests: BinaryIO) -> bytes:
-    return requests.read(LENGTH.unpack(requests.read(LENGTH.size))[0])
-
-
-def _answer(data: bytes, spec: Input, limits: Limits) -> bytes:
+def _answer(descriptor: int, spec: Input, limits: Limits, memory: mmap.mmap) -> bytes:
+    sha256 = bytes(32)
     try:
+        data = _read(descriptor, limits)
+        sha256 = hashlib.sha256(data).digest()
         values, about = inputs.to_bytes(data, spec, limits)
     except PictureError as error:
         text = str(error).encode("utf-8", "backslashreplace")[:LONGEST_TEXT]
-        return ANSWER.pack(1 + REASONS.index(error.reason), len(text), 0, 0, 0) + text
-    mode = about["mode"].encode()
-    return b"".join((ANSWER.pack(0, len(mode), about["width"], about["height"], about["pages"]), mode, values))
+        return ANSWER.pack(1 + REASONS.index(error.reason), sha256, 0, 0, 0) + text
+    memory[:] = values
+    mode: str = about["mode"]
+    return ANSWER.pack(0, sha256, about["width"], about["height"], about["pages"]) + mode.encode()
+
+
+def _read(descriptor: int, limits: Limits) -> bytes:
+    """The bytes of a file, which is closed; what grows meanwhile is not the file that was found, and comes again."""
+    try:
+        with open(descriptor, "rb", buffering=0) as file:
+            file.seek(0)
+            data = file.read(min(os.fstat(descriptor).st_size, limits.max_bytes) + 1)
+    except OSError as error:
+        raise PictureError("unreadable", f"cannot be read: {error.strerror or error}") from error
+    if len(data) > limits.max_bytes:
+        raise PictureError("file_too_large", f"more than limits.max_bytes = {limits.max_bytes} bytes")
+    return data
 
 
 def _be_first_to_go() -> None:
@@ -102,6 +129,13 @@ def _limit(limits: Limits) -> None:
         hard = resource.getrlimit(what)[1]
         value = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (value, value))
+
+
+def _keep_memory() -> None:
+    """Has glibc keep up to 32 MiB that one picture has freed for the next, which else gets them anew, zeroed."""
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        for option in _MALLOPT.values():
+            mallopt(option, _KEPT)
 
 
 def _set_alarm(seconds: float) -> None:

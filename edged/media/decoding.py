@@ -4,20 +4,24 @@ What a child is given and answers stands in `decoder`. No answer is trusted: wha
 """
 
 import contextlib
+import fcntl
 import hashlib
+import io
 import json
-import queue
+import math
+import mmap
+import os
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from edged.errors import REASONS, PictureError
-from edged.media.decoder import ANSWER, LENGTH, LONGEST_TEXT, command
+from edged.media.decoder import ANSWER, AS_BEFORE, LONGEST_TEXT, command
 from edged.media.imaging import Decoded, Limits
 from edged.media.inputs import Input
 from edged.media.watchdog import Watchdog
@@ -30,7 +34,7 @@ MAX_ATTEMPTS: Final = 3
 
 _DEATHS: Final = ("decoder_crashed", "decoder_timeout")
 _CHUNK: Final = 1 << 18
-_PIPE: Final = 1 << 20
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +62,38 @@ class DecoderPool:
     """A few decoder processes, shared by threads; each is started when it is first needed."""
 
     def __init__(self, size: int, limits: Limits) -> None:
-        self._aborted = threading.Event()
+        self._limits, self._aborted = limits, threading.Event()
         self._watchdog = Watchdog(limits.decode_seconds)
         self._decoders = [_Decoder(limits, self._watchdog, self._aborted) for _ in range(size)]
         # The one that was last at work is the next one: few pictures need few processes.
-        self._free: queue.LifoQueue[_Decoder] = queue.LifoQueue()
-        for decoder in self._decoders:
-            self._free.put(decoder)
+        self._free = list(self._decoders)
+        self._any_free: SimpleQueue[None] = SimpleQueue()  # a token for each of them
+        for _ in self._free:
+            self._any_free.put(None)
 
     def decode(self, file: BinaryIO, spec: Input) -> Outcome:
-        """Reads `file` from its start and decodes it; a dead or late decoder is replaced, at most `MAX_ATTEMPTS` times.
+        """Has `file` read from its start and decoded; a dead or late decoder is replaced, at most `MAX_ATTEMPTS` times.
 
         Raises:
             OSError: no process can be started, which is no fault of the picture.
             DecodingAborted: the pool was told to stop.
         """
         began = time.perf_counter()
-        with self._borrowed() as decoder:
-            for attempt in range(1, MAX_ATTEMPTS + 1):
-                file.seek(0)
+        self._any_free.get()
+        decoder = self._free.pop()
+        try:
+            for _ in range(MAX_ATTEMPTS):
                 sha256, answer = decoder.decode(file, spec)
                 if self._aborted.is_set():
                     raise DecodingAborted
                 died = isinstance(answer, PictureError) and answer.reason in _DEATHS
-                if not died or attempt == MAX_ATTEMPTS:
+                if not died:
                     break
+        finally:
+            self._free.append(decoder)
+            self._any_free.put(None)
+        if died:
+            sha256 = _sha256(file, self._limits.max_bytes)
         seconds = time.perf_counter() - began
         if isinstance(answer, PictureError):
             return Outcome(sha256, None, answer, seconds)
@@ -108,14 +119,6 @@ class DecoderPool:
     ) -> None:
         self.close()
 
-    @contextmanager
-    def _borrowed(self) -> Iterator["_Decoder"]:
-        decoder = self._free.get()
-        try:
-            yield decoder
-        finally:
-            self._free.put(decoder)
-
 
 class _Decoder:
     """One child process; used by one thread at a time."""
@@ -123,33 +126,31 @@ class _Decoder:
     def __init__(self, limits: Limits, watchdog: Watchdog, aborted: threading.Event) -> None:
         self._limits, self._watchdog, self._aborted = limits, watchdog, aborted
         self._child: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._spec: Input | None = None
+        self._memory: mmap.mmap | None = None
 
     def decode(self, file: BinaryIO, spec: Input) -> tuple[str | None, Decoded | PictureError]:
         """One attempt at one file: its SHA-256, and the picture or why there is none."""
-        child = self._ready()
-        head = LENGTH.pack(0)
-        if spec != self._spec:
-            keys = json.dumps(asdict(spec)).encode()
-            head, self._spec = LENGTH.pack(len(keys)) + keys, spec
+        child, link = self._ready()
         self._watchdog.begin(child)
         try:
             try:
-                sha256, size = _send(child, head, file, self._limits)
-                answer = _receive(child, spec)
+                with contextlib.suppress(ConnectionError):  # it has died, which is seen at the next line
+                    self._send(link, file, spec)
+                answer = _receive(link)
             finally:
                 late = self._watchdog.end(child)
-        except PictureError as error:  # of the file, and the rest of it was not sent
-            self.close()
-            return None, error
         except BaseException:
             self.close()
             raise
-        if late or answer is None or (isinstance(answer, PictureError) and answer.reason in _DEATHS):
+        if late or not answer:
             self.close()
-        if answer is None:
-            return sha256, self._explain(child, late=late, size=size)
-        return sha256, answer
+            return None, self._explain(child, late=late)
+        understood = self._understand(answer, spec)
+        if isinstance(understood[1], PictureError) and understood[1].reason in _DEATHS:
+            self.close()
+        return understood
 
     def kill(self) -> None:
         """Kills the process, from any thread; the one that waits for its answer finds it dead."""
@@ -162,104 +163,116 @@ class _Decoder:
         if child is None:
             return
         child.kill()
-        for pipe in (child.stdin, child.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+        if self._socket is not None:
+            self._socket.close()
+        if self._memory is not None:
+            self._memory.close()
         child.wait()
 
-    def _ready(self) -> "subprocess.Popen[bytes]":
-        """The process, which lives; a new one where it does not."""
-        child = self._child
-        if child is None or child.poll() is not None:
+    def _ready(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+        """The process, which lives, and the way to it; a new one where it does not."""
+        if self._child is None or self._socket is None or self._child.poll() is not None:
             self.close()
-            child = self._child = _start(self._limits)
+            self._child, self._socket = _start(self._limits)
             if self._aborted.is_set():  # perhaps just before there was anything to kill
-                child.kill()
-        return child
+                self._child.kill()
+        return self._child, self._socket
 
-    def _explain(self, child: "subprocess.Popen[bytes]", *, late: bool, size: int) -> PictureError:
+    def _send(self, link: socket.socket, file: BinaryIO, spec: Input) -> None:
+        with contextlib.ExitStack() as stack:
+            descriptors = [_descriptor(file, self._limits.max_bytes, stack)]
+            request = AS_BEFORE
+            if spec != self._spec:
+                request = json.dumps(asdict(spec)).encode()
+                descriptors.append(self._share_memory(spec, stack))
+                self._spec = spec
+            socket.send_fds(link, [request], descriptors)
+
+    def _share_memory(self, spec: Input, stack: contextlib.ExitStack) -> int:
+        """Makes the memory that values come by; its descriptor, for the child."""
+        import numpy as np
+
+        descriptor = os.memfd_create("edged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        stack.callback(os.close, descriptor)
+        size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+        os.ftruncate(descriptor, size)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)  # were it cut short, a look at it would kill us
+        self._memory = mmap.mmap(descriptor, size)
+        return descriptor
+
+    def _understand(self, answer: bytes, spec: Input) -> tuple[str | None, Decoded | PictureError]:
+        """An answer's SHA-256, and the picture or why there is none."""
+        import numpy as np
+
+        malformed = PictureError("decoder_crashed", "the decoder process gave a malformed answer")
+        if not ANSWER.size <= len(answer) <= ANSWER.size + LONGEST_TEXT:
+            return None, malformed
+        reason, digest, width, height, pages = ANSWER.unpack_from(answer)
+        if reason > len(REASONS) or pages > 2:
+            return None, malformed
+        sha256 = digest.hex() if any(digest) else None
+        text = answer[ANSWER.size :].decode("utf-8", "replace")
+        if reason:
+            return sha256, PictureError(REASONS[reason - 1], text)
+        assert self._memory is not None
+        pixels = np.frombuffer(self._memory, dtype=spec.dtype).reshape(spec.shape).copy()
+        return sha256, Decoded(pixels, width, height, text, pages)
+
+    def _explain(self, child: "subprocess.Popen[bytes]", *, late: bool) -> PictureError:
         """Why a process that has ended gave no answer."""
-        if late or child.returncode == -_alarm():
+        if late or child.returncode == -signal.SIGALRM:
             return PictureError(
                 "decoder_timeout", f"decoding took longer than limits.decode_seconds = {self._limits.decode_seconds:g}"
             )
         how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-        return PictureError("decoder_crashed", f"the decoder process died ({how}) on these {size} bytes")
+        return PictureError("decoder_crashed", f"the decoder process died ({how})")
 
 
-def _start(limits: Limits) -> "subprocess.Popen[bytes]":
-    child = subprocess.Popen(
-        command(limits),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # image libraries print there, on every damaged file
-    )
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux, as far as the user's share reaches
-        import fcntl
-
-        for pipe in (child.stdin, child.stdout):  # room for one picture, so that neither side waits for the other
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
-    return child
-
-
-def _send(child: "subprocess.Popen[bytes]", head: bytes, file: BinaryIO, limits: Limits) -> tuple[str, int]:
-    """Sends and hashes in one read, and goes on hashing when the child has died; the SHA-256, and how many bytes.
-
-    Raises:
-        PictureError: the file cannot be read, or is too large.
-    """
-    assert child.stdin is not None
-    digest, size, alive = hashlib.sha256(), 0, True
-    chunk = _read(file)
-    while True:
-        size += len(chunk)
-        if size > limits.max_bytes:
-            raise PictureError("file_too_large", f"more than limits.max_bytes = {limits.max_bytes} bytes")
-        digest.update(chunk)
-        following = _read(file) if chunk else b""
-        if alive:
-            parts = (head, LENGTH.pack(len(chunk)), chunk, b"" if following or not chunk else LENGTH.pack(0))
-            try:
-                child.stdin.write(b"".join(parts))
-                if not following:
-                    child.stdin.flush()
-            except BrokenPipeError:
-                alive = False
-        if not following:
-            return digest.hexdigest(), size
-        head, chunk = b"", following
+def _start(limits: Limits) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        try:
+            child = subprocess.Popen(
+                command(limits),
+                stdin=its.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # image libraries print there, on every damaged file
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return child, ours
 
 
-def _read(file: BinaryIO) -> bytes:
+def _receive(link: socket.socket) -> bytes:
+    """The child's answer, one byte longer than the longest where it is longer; empty when the child has died."""
     try:
-        return file.read(_CHUNK)
-    except OSError as error:
-        raise PictureError("unreadable", f"cannot be read: {error.strerror or error}") from error
+        return link.recv(ANSWER.size + LONGEST_TEXT + 1)
+    except ConnectionError:
+        return b""
 
 
-def _receive(child: "subprocess.Popen[bytes]", spec: Input) -> Decoded | PictureError | None:
-    """The child's answer; None when it died before it had given all of it."""
-    import numpy as np
+def _descriptor(file: BinaryIO, most: int, stack: contextlib.ExitStack) -> int:
+    """Of a file that has one, its own; of one in memory, that of a copy of no more than shows that it is too large."""
+    try:
+        return file.fileno()
+    except io.UnsupportedOperation:
+        copy = os.memfd_create("edged", os.MFD_CLOEXEC)
+        stack.callback(os.close, copy)
+        file.seek(0)
+        with open(copy, "wb", closefd=False) as out:
+            out.write(file.read(most + 1))
+        return copy
 
-    assert child.stdout is not None
-    head = child.stdout.read(ANSWER.size)
-    if len(head) != ANSWER.size:
+
+def _sha256(file: BinaryIO, most: int) -> str | None:
+    """Of a file that cost decoders their lives; None where it cannot be read, or has become too large."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        file.seek(0)
+        while (chunk := file.read(_CHUNK)) and size <= most:
+            digest.update(chunk)
+            size += len(chunk)
+    except OSError:
         return None
-    reason, length, width, height, pages = ANSWER.unpack(head)
-    if reason > len(REASONS) or length > LONGEST_TEXT or pages > 2:
-        return PictureError("decoder_crashed", "the decoder process gave a malformed answer")
-    text = child.stdout.read(length)
-    if len(text) != length:
-        return None
-    words = text.decode("utf-8", "replace")
-    if reason:
-        return PictureError(REASONS[reason - 1], words)
-    values = np.empty(spec.shape, dtype=spec.dtype)
-    if child.stdout.readinto(values.data.cast("B")) != values.nbytes:  # type: ignore[attr-defined]
-        return None
-    return Decoded(values, width, height, words, pages)
-
-
-def _alarm() -> int:
-    return signal.SIGALRM if hasattr(signal, "SIGALRM") else 0
+    return digest.hexdigest() if size <= most else None

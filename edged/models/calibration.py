@@ -71,7 +71,7 @@ def conformal_rank(n: int, target_fpr: float) -> int:
 
 def p_value(ordered: NDArray[np.float64], score: float) -> float:
     """(1 + #{calibration scores ≥ score}) / (n + 1), 0 to 1; `ordered` (n,) is ascending."""
-    at_least = len(ordered) - int(np.searchsorted(ordered, score, side="left"))
+    at_least = len(ordered) - int(ordered.searchsorted(score))
     return (1 + at_least) / (len(ordered) + 1)
 
 

@@ -19,6 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
+_AHEAD: Final = 2
 _NO_TELEMETRY: Final = ("ORT_DISABLE_TELEMETRY", "1")
 
 
@@ -28,12 +29,14 @@ class Session:
 
     Attributes:
         name: of the graph, for messages.
+        input_name: of the graph's one input.
         device: "cpu" or "cuda", read from the session.
         provider: ONNX Runtime's name of it.
         fell_back: why the CPU runs although CUDA could have been expected; None otherwise.
     """
 
     name: str
+    input_name: str
     ort: "ort.InferenceSession"
     device: str
     provider: str
@@ -46,7 +49,7 @@ class Session:
             BundleError: ONNX Runtime fails.
         """
         try:
-            return [np.asarray(one) for one in self.ort.run(outputs, {self.ort.get_inputs()[0].name: value})]
+            return [np.asarray(one) for one in self.ort.run(outputs, {self.input_name: value})]
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise BundleError(f"{self.name}: ONNX Runtime fails: {str(error)[:300]}") from error
 
@@ -87,7 +90,8 @@ def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = 
         session = _open(ort, model, "cpu", threads, name)
     provider = session.get_providers()[0]
     running = next(key for key, value in _PROVIDERS.items() if value == provider)
-    return Session(name, session, running, provider, failure if wanted == "cuda" and running == "cpu" else None)
+    fell_back = failure if wanted == "cuda" and running == "cpu" else None
+    return Session(name, session.get_inputs()[0].name, session, running, provider, fell_back)
 
 
 def import_onnxruntime() -> Any:
@@ -119,6 +123,14 @@ def runtime_version() -> str:
     """Which ONNX Runtime this is: "onnxruntime-gpu 1.32.0". Builds by others go by the name of the module."""
     name = next((name for name in _PACKAGES if _is_installed(name)), "onnxruntime")
     return f"{name} {import_onnxruntime().__version__}"
+
+
+def worker_count() -> int:
+    """How many pictures to work on at a time: as many as there are usable CPUs, and two.
+
+    One waits for a disk, a decoder or Python's lock every now and then; then another has a use for the CPU.
+    """
+    return usable_cpus() + _AHEAD
 
 
 def usable_cpus() -> int:

@@ -5,13 +5,13 @@ picture cost more than one thread on each of two (docs/decisions/0005). A GPU is
 themselves: while one runs, the next pictures wait, and go together.
 """
 
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
-from edged.models.runtime import usable_cpus
+from edged.models.runtime import worker_count
 
 GPU_BATCH: Final = 8
 
@@ -33,13 +33,16 @@ class Turnstile:
     def __init__(self, *, slots: int = 1, batch: int = 1) -> None:
         assert slots == 1 or batch == 1
         self.slots, self.batch = slots, batch
-        self._slots = threading.BoundedSemaphore(slots)
+        # Tokens: the semaphores of `threading` are Python, and cost several times as much in every picture.
+        self._slots: SimpleQueue[None] = SimpleQueue()
+        for _ in range(slots):
+            self._slots.put(None)
         self._waiting: deque[_Ticket] = deque()
 
     @classmethod
     def on_cpus(cls, threads: int) -> "Turnstile":
-        """For a model of which one run uses so many threads: as many runs as there are CPUs for."""
-        return cls(slots=max(1, usable_cpus() // threads))
+        """For a model of which one run uses so many threads: as many runs as the workers' CPUs are for."""
+        return cls(slots=max(1, worker_count() // threads))
 
     @classmethod
     def on_gpu(cls) -> "Turnstile":
@@ -60,14 +63,17 @@ class Turnstile:
         Raises:
             Exception: what `run` raises, for every item that it was given.
         """
-        if self.batch == 1:
-            with self._slots:
-                return run([item])[0]
         ticket = _Ticket(item)
-        self._waiting.append(ticket)
-        with self._slots:
+        if self.batch > 1:
+            self._waiting.append(ticket)
+        self._slots.get()
+        try:
+            if self.batch == 1:
+                return run([item])[0]
             while not ticket.done:  # else a thread before us took it along
                 self._run_next(run)
+        finally:
+            self._slots.put(None)
         if ticket.error is not None:
             raise ticket.error
         result: _Out = ticket.result

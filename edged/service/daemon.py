@@ -25,9 +25,9 @@ from edged.journal.journal import Journal
 from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
 from edged.models.registry import Models
-from edged.models.runtime import runtime_version, usable_cpus
+from edged.models.runtime import runtime_version, worker_count
 from edged.service import logs
-from edged.service.memory import share_arenas
+from edged.service.memory import set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
@@ -104,6 +104,7 @@ class Daemon:
             self._declare(config)
             self._server.start()
             started.pop_all()
+        set_aside_what_stays()
         try:
             self._pipeline.start()
             self._pipeline.set_scorers(self._models.of_sources)
@@ -133,7 +134,7 @@ class Daemon:
             journal=self._journal,
             metrics=self._metrics,
             limits=config.limits,
-            cpus=usable_cpus(),
+            workers=worker_count(),
             publishers=publishers,
             picture_sinks=pictures,
         )

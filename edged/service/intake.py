@@ -102,6 +102,11 @@ class Intake:
                 self._arrived.wait()
             return None
 
+    def has_waiting(self) -> bool:
+        """Whether any delivery waits to be taken."""
+        with self._mutex:
+            return any(queue.deliveries for queue in self._queues.values())
+
     def done(self, source: str) -> None:
         """Counts one delivery of a source as no longer in flight."""
         with self._mutex:

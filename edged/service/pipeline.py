@@ -2,10 +2,10 @@
 
     source threads --deliveries--> Intake --workers--> a short queue --commit thread--> journal --> publishers
 
-A worker takes one picture through decoding (in another process), scoring and drawing; there is one more of them than
-CPUs, so that while some wait for a decoder, a disk or a lock the others score. Every queue is bounded. A delivery that
-was taken ends in exactly one way: it is acknowledged when its record is durable, or given back to its source. What
-raises unexpectedly is logged and tried again, with pauses that grow to a minute.
+A worker takes one picture through decoding (in another process), scoring and drawing; there are two more of them
+than CPUs, so that while some wait for a decoder, a disk or a lock the others score. Every queue is bounded. A delivery
+that was taken ends in exactly one way: it is acknowledged when its record is durable, or given back to its source.
+What raises unexpectedly is logged and tried again, with pauses that grow to a minute.
 """
 
 import io
@@ -37,7 +37,9 @@ from edged.sinks.contract import PictureSink
 from edged.sources.contract import Delivery, Settlement, Source
 
 _COMMIT_EVERY_S: Final = 0.02
-"""The shortest time between two commits under load; a picture that comes alone does not wait for it."""
+_COMMIT_EVERY_BUSY_S: Final = 0.1
+"""The shortest time between two commits, and that while pictures wait to be scored: they wait longer for that than for
+the disk, and a commit costs as much as half a picture. A picture that comes alone does not wait."""
 
 _RECORDS_A_COMMIT: Final = 64
 _QUEUED: Final = 64
@@ -66,13 +68,13 @@ class Pipeline:
         journal: Journal,
         metrics: Metrics,
         limits: Limits,
-        cpus: int,
+        workers: int,
         publishers: Sequence[Publisher] = (),
         picture_sinks: Sequence[PictureSink] = (),
     ) -> None:
         """Prepares the workers; `start` starts them."""
         self._journal, self._metrics, self._limits = journal, metrics, limits
-        self._pool = DecoderPool(cpus, limits)
+        self._pool = DecoderPool(workers, limits)
         self._intake = Intake(_QUEUED, lambda source: metrics.frames_dropped.labels(source).inc())
         self._settled: Gatherer[_Settled] = Gatherer(_RECORDS_A_COMMIT)
         self._picture_sinks = picture_sinks
@@ -84,7 +86,7 @@ class Pipeline:
         self._busy_since: dict[str, float] = {}
         self._self_tests: list[SelfTestRunner] = []
         self._log = structlog.get_logger()
-        self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(cpus)]
+        self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(workers)]
         self._committer = threading.Thread(target=self._commit_loop, name="commit")
         self._publishers = publishers
 
@@ -219,7 +221,7 @@ class Pipeline:
             if settled is None:
                 self._intake.done(delivery.source)
             else:
-                self._settled.put(settled)
+                self._settled.put(settled, hurry=not self._intake.has_waiting())
 
     def _work(self, worker: str, delivery: Delivery) -> _Settled | None:
         """Takes one delivery through all that comes before the commit; None when it was given back."""
@@ -318,7 +320,7 @@ class Pipeline:
     def _commit_loop(self) -> None:
         """Makes durable what has come meanwhile: the more waits for the disk, the fewer commits."""
         last = 0.0
-        while settled := self._settled.take(last + _COMMIT_EVERY_S):
+        while settled := self._settled.take(last + _COMMIT_EVERY_S, last + _COMMIT_EVERY_BUSY_S):
             last = time.monotonic()
             commit = partial(self._commit, [one.entry for one in settled])
             if self._stubbornly("commit", "results cannot be made durable", commit) is not None:

@@ -69,7 +69,7 @@ def test_only_a_vae_on_pixels_has_one() -> None:
 def test_zero_when_golden_values_are_gone_and_one_when_they_are_back(self_test: SelfTest, tmp_path: Path) -> None:
     metrics = Metrics(CollectorRegistry())
     journal = Journal(tmp_path / "state")
-    pipeline = Pipeline(journal=journal, metrics=metrics, limits=Limits(), cpus=1)
+    pipeline = Pipeline(journal=journal, metrics=metrics, limits=Limits(), workers=1)
 
     def value(name: str) -> float | None:
         return metrics.registry.get_sample_value(name, {"model": "tiny"})

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edged.models.runtime import usable_cpus
+from edged.models.runtime import worker_count
 from edged.models.turnstile import GPU_BATCH, Turnstile
 from tests.edged.making import until
 
@@ -67,6 +67,6 @@ def test_what_fails_fails_for_those_who_were_in_it_and_no_other() -> None:
 
 
 def test_threads_of_a_model_leave_cpus_for_fewer_runs() -> None:
-    cpus = usable_cpus()
-    assert [Turnstile.on_cpus(threads).slots for threads in (1, cpus, 2 * cpus)] == [cpus, 1, 1]
+    workers = worker_count()
+    assert [Turnstile.on_cpus(threads).slots for threads in (1, workers, 2 * workers)] == [workers, 1, 1]
     assert Turnstile.on_gpu().another().batch == GPU_BATCH

@@ -46,7 +46,9 @@ def test_sources_take_turns() -> None:
         assert hand(intake, "a", number)
     for number in range(2):
         assert hand(intake, "b", number)
+    assert intake.has_waiting()
     taken = [intake.take() for _ in range(7)]
+    assert not intake.has_waiting()
     assert [one.id for one in taken if one] == ["a0", "b0", "a1", "b1", "a2", "a3", "a4"]
 
 

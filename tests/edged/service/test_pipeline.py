@@ -138,7 +138,7 @@ class Works:
             journal=self.journal,
             metrics=self.metrics,
             limits=Limits(max_bytes=100_000),
-            cpus=2,
+            workers=2,
             publishers=[
                 Publisher(sink, SinkTable(name=sink.name, type="test"), self.journal, self.metrics) for sink in sinks
             ],
