@@ -46,10 +46,10 @@ def _export(options: argparse.Namespace, console: Console) -> None:
             f"a letter or digit first; give it one: --name {bundles.as_name(name)}"
         )
     from export.bundle import export_bundle
-    from export.report.outliers import raised_from
     from export.report.trust import percent
-    from train import progress, run
+    from train import progress, run, suspects
     from train.data import cleaning
+    from train.fit.outliers import raised_from
 
     began = time.monotonic()
     track = progress.on(console)
@@ -68,18 +68,19 @@ def _export(options: argparse.Namespace, console: Console) -> None:
             command.say(console, PROGRAM, f"warning: {warning}")
     if threshold.shortfall and not any(warning.startswith("too-few:") for warning in trained_with):
         command.say(console, PROGRAM, f"warning: {threshold.shortfall}")
-    if made.strangers:
-        first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
-        more = ", ..." if len(made.strangers) > 3 else ""
-        many = f"{len(made.strangers)} good {spec.plural} look like strangers; look at them"
-        one = f"1 good {spec.singular} looks like a stranger; look at it"
-        command.say(console, PROGRAM, f"{one if len(made.strangers) == 1 else many}: {first}{more}")
-    lower = raised_from(made.strangers, made.outcome.good, threshold, loaded.calibrates)
+    if made.outliers:
+        first = ", ".join(printable(outlier.path) for outlier in made.outliers[:3])
+        more = ", ..." if len(made.outliers) > 3 else ""
+        many = f"{len(made.outliers)} good {spec.plural} look like outliers; look at them"
+        one = f"1 good {spec.singular} looks like an outlier; look at it"
+        where = f" ({options.out}/{suspects.PAGE} shows them)"
+        command.say(console, PROGRAM, f"{one if len(made.outliers) == 1 else many}: {first}{more}{where}")
+    lower = raised_from(made.outliers, made.outcome.good, threshold, loaded.calibrates)
     if lower is not None:
         command.say(
             console,
             PROGRAM,
-            f"warning: the threshold, {threshold.value:.4g}, is a stranger's score; without such {spec.plural} "
+            f"warning: the threshold, {threshold.value:.4g}, is an outlier's score; without such {spec.plural} "
             f"it would be {lower:.4g}. If it shows no good part, take it out and train again",
         )
     if made.outcome.report is not None:

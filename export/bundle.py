@@ -13,10 +13,10 @@ from export import calibrate, manifest, sources
 from export.calibrate import Calibrated
 from export.onnx import graph, parity, quantise
 from export.report import describe
-from export.report.outliers import Stranger
 from export.sources import Intact, Reader
 from train.data.cleaning import Denoiser
 from train.errors import TrainError
+from train.fit.outliers import Outlier
 from train.nets.vae import Decoder, VaeDetector
 from train.progress import Track
 from train.run import Run
@@ -35,14 +35,14 @@ class Exported:
         difference: of ONNX Runtime from torch, 1 is the tolerance.
         model_bytes: size of model.onnx.
         warnings: of training and export.
-        strangers: good pictures that a person should look at.
+        outliers: good pictures that a person should look at.
     """
 
     outcome: Calibrated
     difference: float
     model_bytes: int
     warnings: tuple[str, ...]
-    strangers: tuple[Stranger, ...]
+    outliers: tuple[Outlier, ...]
 
 
 def export_bundle(

@@ -5,6 +5,7 @@ pictures.json   path, hashes and part of each picture
 weights.pt      the detector's state: weights, standardising, covariances, map reference
 run.json        kind, denoiser, what was found, warnings, package versions, git revision
 metrics.jsonl   one line an epoch, and one for the head
+suspects.html   good pictures to look at, where all calibrate
 """
 
 import io

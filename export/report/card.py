@@ -12,8 +12,9 @@ from edged.models.calibration import Threshold
 from edged.models.rates import RateChoice, told_apart
 from export.report import plots, sheets, signal_card, trust
 from export.report.metrics import Report
-from export.report.outliers import LIMIT, Stranger
+from train import suspects
 from train.config.kinds import Config
+from train.fit.outliers import LIMIT, Outlier
 
 _KINDS: Final = {
     "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
@@ -40,7 +41,7 @@ def write(
     threshold: Threshold,
     choices: Sequence[RateChoice],
     report: Report | None,
-    strangers: Sequence[Stranger],
+    outliers: Sequence[Outlier],
     raised_from: float | None,
     parts: Mapping[str, int],
     source_px: tuple[float, float],
@@ -56,7 +57,7 @@ def write(
         threshold: that its calibration gives.
         choices: what other target rates would give.
         report: on bad pictures, where there were some.
-        strangers: among the good pictures.
+        outliers: among the good pictures.
         raised_from: what the threshold would be without them, where it rests on one.
         parts: pictures by part.
         source_px: width and height of pictures in their files, turned upright, medians.
@@ -75,9 +76,7 @@ def write(
         "## How far to trust it\n",
         *[
             f"- {sentence}"
-            for sentence in trust.sentences(
-                threshold, report, strangers, parts, manifest.input, raised_from=raised_from
-            )
+            for sentence in trust.sentences(threshold, report, outliers, parts, manifest.input, raised_from=raised_from)
         ],
         *[f"- warning: {_escape(warning)}" for warning in warnings],
         "\n## Data\n",
@@ -92,7 +91,7 @@ def write(
             ("calibration", parts["calibration"], "the threshold, and nothing else"),
             ("bad", parts["bad"], "this card, and nothing else"),
         ),
-        _strangers(manifest.input),
+        _outliers(manifest.input),
         "## Input\n",
         _input(manifest, source_px),
         "## Threshold\n",
@@ -144,12 +143,13 @@ def loss_of(kind: str, config: Config) -> str:
     return "loss: mean absolute error" if named == "mae" else "loss: mean squared error"
 
 
-def _strangers(taken: Input) -> str:
+def _outliers(taken: Input) -> str:
     return (
-        f"A good {taken.singular} is called a stranger when its modified z-score is above {LIMIT:g}: its distance from "
+        f"A good {taken.singular} is called an outlier when its modified z-score is above {LIMIT:g}: its distance from "
         "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). "
         "The fit and statistics parts are judged together, for what was learnt from scores lower; calibration by "
-        "itself.\n"
+        f"itself. `{suspects.PAGE}` shows the {taken.plural} with the highest scores, and what the threshold would be "
+        "without each.\n"
     )
 
 
@@ -281,7 +281,7 @@ def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: s
 
 
 def _listed(pictures: Collection[str]) -> str:
-    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS} & set(pictures))]
+    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS} & set(pictures)), suspects.PAGE]
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 

@@ -18,17 +18,19 @@ from edged.models.scorer import Scorer
 from export import calibrate
 from export.calibrate import Calibrated
 from export.report import card, plots, sheets, signal_card
-from export.report import outliers as strangers
 from export.report.metrics import Scores
-from export.report.outliers import Stranger
 from export.report.sheets import Example
 from export.sources import Intact, Reader
 from train import run as runs
+from train import suspects
 from train.config.denoiser import DenoiserConfig
 from train.data.corruption import corruption
 from train.data.pictures import Part, Picture
+from train.fit import outliers
+from train.fit.outliers import Outlier
 from train.progress import Advance
 from train.run import Run
+from train.suspects import Suspect
 
 _BEST: Final = 8
 _WORST: Final = 8
@@ -52,8 +54,8 @@ def describe(
     outcome: Calibrated,
     warnings: Sequence[str],
     advance: Advance,
-) -> list[Stranger]:
-    """Writes card.md and its pictures into an unfinished bundle; gives the strangers in the good folder.
+) -> list[Outlier]:
+    """Writes card.md and its pictures into an unfinished bundle; gives the outliers in the good folder.
 
     Args:
         folder: of the bundle.
@@ -94,14 +96,20 @@ def describe(
     if epochs:
         loss = card.loss_of(run.facts["kind"], run.config)
         plots.learning(folder / plots.LEARNING, epochs=epochs, best=run.facts["epoch"], loss=loss, plural=plural)
-    found = strangers.find(_good(run, served, read, intact, outcome=outcome, advance=advance))
+    found = outliers.find(_good(run, served, read, intact, outcome=outcome, advance=advance))
+    looked_at = _suspects(served, read, good, outcome, found=found, target_fpr=run.config.target_fpr)
+    caught = None if outcome.report is None else outcome.report.n_found
+    page = suspects.page(
+        looked_at, threshold=outcome.threshold, found=caught, coloured_from=coloured_from, plural=plural
+    )
+    (folder / suspects.PAGE).write_text(page, encoding="utf-8")
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
         choices=made,
         report=outcome.report,
-        strangers=found,
-        raised_from=strangers.raised_from(found, outcome.good, outcome.threshold, run.calibrates),
+        outliers=found,
+        raised_from=outliers.raised_from(found, outcome.good, outcome.threshold, run.calibrates),
         parts=facts["provenance"]["pictures"],
         source_px=(
             median(picture.source_px[0] for picture in run.pictures),
@@ -153,6 +161,28 @@ def _sections(
             )
         )
     return sections
+
+
+def _suspects(
+    served: Scorer,
+    read: Reader,
+    good: Sequence[Picture],
+    outcome: Calibrated,
+    *,
+    found: Sequence[Outlier],
+    target_fpr: float,
+) -> list[Suspect]:
+    """The good pictures with the highest scores, of those that calibrate."""
+    paths = {outlier.path for outlier in found}
+    number = sum(picture.path in paths for picture in good)
+    made = []
+    for index in suspects.chosen(outcome.good, number):
+        picture, score = good[index], float(outcome.good[index])
+        image = read([picture])
+        heat = served.scores(image)[1][0]
+        raised = suspects.without(outcome.good, index, target_fpr, outcome.bad)
+        made.append(Suspect(picture.path, image[0], heat, score, picture.path in paths, *raised))
+    return made
 
 
 def _reconstructions(

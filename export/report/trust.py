@@ -8,7 +8,7 @@ from edged.media.inputs import Input
 from edged.models import intervals
 from edged.models.calibration import Threshold
 from export.report.metrics import Report
-from export.report.outliers import Stranger
+from train.fit.outliers import Outlier
 
 _FEW_BAD: Final = 20
 _FEW_HELD_OUT: Final = 20
@@ -20,7 +20,7 @@ _LEAST_PERCENT: Final = 0.0001
 def sentences(
     threshold: Threshold,
     report: Report | None,
-    strangers: Sequence[Stranger],
+    outliers: Sequence[Outlier],
     parts: Mapping[str, int],
     taken: Input,
     *,
@@ -31,13 +31,13 @@ def sentences(
     Args:
         threshold: that the calibration gives for its target rate.
         report: on bad pictures, where there were some.
-        strangers: among the good pictures.
+        outliers: among the good pictures.
         parts: pictures by part.
         taken: what the model takes, which names its items.
-        raised_from: see `strangers.raised_from`.
+        raised_from: see `outliers.raised_from`.
     """
     cross = not parts["calibration"]
-    said = [calibration(threshold, taken, cross=cross), defects(report, taken), outsiders(strangers, parts, taken)]
+    said = [calibration(threshold, taken, cross=cross), defects(report, taken), outsiders(outliers, parts, taken)]
     if raised_from is not None:
         said.append(raised(threshold, raised_from, taken))
     return said
@@ -101,7 +101,7 @@ def found(report: Report, taken: Input) -> str:
     return f"Your threshold finds {report.n_found} of {report.n_bad} of your bad {taken.plural}."
 
 
-def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: Input) -> str:
+def outsiders(outliers: Sequence[Outlier], parts: Mapping[str, int], taken: Input) -> str:
     """Which good items somebody should look at."""
     caution = (
         f" {taken.plural.capitalize()} of the fit and statistics parts were learnt from and score lower, so a strange "
@@ -111,13 +111,12 @@ def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: In
     )
     if (parts["statistics"] + parts["calibration"] or parts["fit"]) < _FEW_HELD_OUT:
         caution += f" From so few {taken.plural} this is a rough guess."
-    if not strangers:
-        return f"**The good folder:** no {taken.singular} in it looks like a stranger among the others.{caution}"
+    if not outliers:
+        return f"**The good folder:** no {taken.singular} in it looks like an outlier among the others.{caution}"
     named = ", ".join(
-        f"`{_name(stranger.path)}` ({stranger.part}, score {stranger.score:.3g})"
-        for stranger in strangers[:_MOST_NAMED]
+        f"`{_name(outlier.path)}` ({outlier.part}, score {outlier.score:.3g})" for outlier in outliers[:_MOST_NAMED]
     )
-    more = f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else ""
+    more = f" and {len(outliers) - _MOST_NAMED} more" if len(outliers) > _MOST_NAMED else ""
     return (
         f"**The good folder: look at these:** {named}{more}. Such {taken.plural} score far above the other good "
         "ones. If one shows a defect, take it out and train again: it may have raised the threshold, or taught the "
@@ -129,7 +128,7 @@ def raised(threshold: Threshold, raised_from: float, taken: Input) -> str:
     """That one of the outsiders is what the threshold rests on."""
     return (
         f"**The threshold rests on one of these:** {threshold.value:.4g} is the score of a good {taken.singular} "
-        f"that looks like a stranger; without such {taken.plural} it would be {raised_from:.4g}. "
+        f"that looks like an outlier; without such {taken.plural} it would be {raised_from:.4g}. "
         "Everything in between is missed. If it shows no good part, take it out and train again; if it does, more "
         "good parts for calibration (`edged calibrate`) steady the threshold."
     )

@@ -121,6 +121,7 @@ def test_what_a_bundle_holds(tmp_path, features):
         "card.md",
         "scores.png",
         "thresholds.png",
+        "suspects.html",
         "roc.png",
         "examples.png",
         "learning.png",
@@ -145,22 +146,27 @@ def test_what_a_bundle_holds(tmp_path, features):
     assert "0.001, 0.005, 0.01 and 0.02 have the same threshold" in card
     assert "40 scores are too few to tell them apart; 99 good pictures begin to" in card
     assert bundle.manifest.map_reference.top == 3
+    for page in (tmp_path / "solar" / "suspects.html", features / "suspects.html"):
+        assert page.read_text().count("<figure>") == 8
+        assert re.search(r"<strong>/.*/good/\d+\.png</strong>", page.read_text())
+        assert "without it: threshold" in page.read_text()
+    assert ", finds" in (tmp_path / "solar" / "suspects.html").read_text()
     assert len(bundle.manifest.bad_scores) == 6
-    assert "`golden.npz` and `examples.png` hold some of the pictures" in card
+    assert "`golden.npz`, `examples.png` and `suspects.html` hold some of the pictures" in card
 
 
-def test_a_stranger_in_the_good_folder_is_named(tmp_path, moving, capsys):
-    stranger, *_ = pictures_of(moving, "statistics")
+def test_a_outlier_in_the_good_folder_is_named(tmp_path, moving, capsys):
+    outlier, *_ = pictures_of(moving, "statistics")
     listed = json.loads((moving / "pictures.json").read_text())
-    Image.fromarray(part(900, blot=True)).save(stranger)
+    Image.fromarray(part(900, blot=True)).save(outlier)
     for item in listed:
-        if item["path"] == stranger:
-            item["sha256"] = hashlib.sha256(Path(stranger).read_bytes()).hexdigest()
+        if item["path"] == outlier:
+            item["sha256"] = hashlib.sha256(Path(outlier).read_bytes()).hexdigest()
     (moving / "pictures.json").write_text(json.dumps(listed))
     assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
-    assert f"1 good picture looks like a stranger; look at it: {stranger}" in capsys.readouterr().err
+    assert f"1 good picture looks like an outlier; look at it: {outlier}" in capsys.readouterr().err
     card = (tmp_path / "b" / "card.md").read_text()
-    assert f"look at these:** `{Path(stranger).name}` (statistics, score" in card
+    assert f"look at these:** `{Path(outlier).name}` (statistics, score" in card
 
 
 def test_a_run_without_metrics_has_no_curves(tmp_path, moving):
