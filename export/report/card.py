@@ -12,6 +12,7 @@ from edged.models.calibration import Threshold
 from edged.models.rates import RateChoice, told_apart
 from export.report import plots, sheets, signal_card, trust
 from export.report.metrics import Report
+from export.report.synthetic import SCRATCH, SHARE, Synthetic
 from train import suspects
 from train.config.kinds import Config
 from train.fit.outliers import LIMIT, Outlier
@@ -43,6 +44,7 @@ def write(
     report: Report | None,
     outliers: Sequence[Outlier],
     raised_from: float | None,
+    synthetic: Synthetic | None,
     parts: Mapping[str, int],
     source_px: tuple[float, float],
     pictures: Collection[str],
@@ -59,6 +61,7 @@ def write(
         report: on bad pictures, where there were some.
         outliers: among the good pictures.
         raised_from: what the threshold would be without them, where it rests on one.
+        synthetic: what is found of defects that were drawn; None of signals.
         parts: pictures by part.
         source_px: width and height of pictures in their files, turned upright, medians.
         pictures: names of the picture files that stand beside the card.
@@ -108,6 +111,7 @@ def write(
         *_rates(choices, manifest.input),
         f"## On bad {plural}\n",
         *_bad(report, threshold, manifest.input),
+        *([] if synthetic is None else _synthetic(synthetic)),
         "## Examples\n",
         f"![Examples]({sheets.EXAMPLES})\n",
         f"{_SHOWN[kind]}, with its name, its score, and how many times the threshold that is; above 1 it is flagged. "
@@ -237,6 +241,28 @@ def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]
         "Intervals: AUROC by Newcombe (2006), method 5; recall by Clopper and Pearson; the false-positive rate by the "
         "Beta distribution of split conformal prediction (Vovk, 2012). They say how much chance is in the figures, not "
         f"how much your line differs from these {taken.plural}.\n",
+    ]
+
+
+def _synthetic(found: Synthetic) -> list[str]:
+    def size(px: float | None, longer: int = 1) -> str:
+        if px is None:
+            return "none that was tried"
+        return f"{px:g} px" if longer == 1 else f"{px:g} x {px * longer:g} px"
+
+    rows = [
+        (f"{100 * one.contrast:g} % of white", size(one.dot_px), size(one.scratch_px, SCRATCH))
+        for one in found.smallest
+    ]
+    return [
+        "## Synthetic defects: a first estimate\n",
+        f"Drawn into {found.n} of the good pictures that are not flagged, at places of chance, and scored: the "
+        f"smallest that are found in {100 * SHARE:g} % of them at the threshold, in pixels of the files. **These are "
+        "drawings, not defects of your line**: real ones have other shapes and edges, and how many are found only bad "
+        "pictures can tell.\n",
+        _table(("darker or brighter by", "dot, diameter", "scratch, width x length"), *rows),
+        f"A piece of another picture, pasted in, is found in {found.pasted} of {found.n}, and another picture that "
+        f"shines through in {found.blended} of {found.n}.\n",
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edged.media.imaging import ImageInput
 from edged.media.signals import SignalInput
 from edged.models import bundle as bundles
 from edged.models.rates import choices
@@ -17,7 +18,7 @@ from edged.models.sampling import DECODER, Sampler, grid
 from edged.models.scorer import Scorer
 from export import calibrate
 from export.calibrate import Calibrated
-from export.report import card, plots, sheets, signal_card
+from export.report import card, plots, sheets, signal_card, synthetic
 from export.report.metrics import Scores
 from export.report.sheets import Example
 from export.sources import Intact, Reader
@@ -103,6 +104,14 @@ def describe(
         looked_at, threshold=outcome.threshold, found=caught, coloured_from=coloured_from, plural=plural
     )
     (folder / suspects.PAGE).write_text(page, encoding="utf-8")
+    source_px = (
+        median(picture.source_px[0] for picture in run.pictures),
+        median(picture.source_px[1] for picture in run.pictures),
+    )
+    drawn_in = None
+    if isinstance(read.spec, ImageInput):
+        covers = card.pixels_covered(read.spec, source_px)
+        drawn_in = synthetic.measure(served, read, good, covers=covers, threshold=threshold)
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
@@ -111,10 +120,8 @@ def describe(
         outliers=found,
         raised_from=outliers.raised_from(found, outcome.good, outcome.threshold, run.calibrates),
         parts=facts["provenance"]["pictures"],
-        source_px=(
-            median(picture.source_px[0] for picture in run.pictures),
-            median(picture.source_px[1] for picture in run.pictures),
-        ),
+        synthetic=drawn_in,
+        source_px=source_px,
         pictures={item.name for item in folder.glob("*.png")},
         epochs=(run.facts["epoch"], len(epochs), run.config.epochs),
         psnr=psnr,
