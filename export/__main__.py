@@ -5,9 +5,9 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
@@ -18,7 +18,12 @@ from train import command
 from train.errors import TrainError
 from train.threads import wait_asleep
 
+if TYPE_CHECKING:  # torch takes seconds to import
+    from export.bundle import Exported
+    from train.run import Run
+
 PROGRAM: Final = "export"
+_SHOWN: Final = 3
 EPILOG: Final = """\
 example:
   python -m export runs/solar --out bundles/solar
@@ -69,12 +74,14 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     if threshold.shortfall and not any(warning.startswith("too-few:") for warning in trained_with):
         command.say(console, PROGRAM, f"warning: {threshold.shortfall}")
     if made.outliers:
-        first = ", ".join(printable(outlier.path) for outlier in made.outliers[:3])
-        more = ", ..." if len(made.outliers) > 3 else ""
+        first = ", ".join(printable(outlier.path) for outlier in made.outliers[:_SHOWN])
+        more = ", ..." if len(made.outliers) > _SHOWN else ""
         many = f"{len(made.outliers)} good {spec.plural} look like outliers; look at them"
         one = f"1 good {spec.singular} looks like an outlier; look at it"
         where = f" ({options.out}/{suspects.PAGE} shows them)"
         command.say(console, PROGRAM, f"{one if len(made.outliers) == 1 else many}: {first}{more}{where}")
+    for line in _without(made, loaded, spec.plural):
+        command.say(console, PROGRAM, line)
     lower = raised_from(made.outliers, made.outcome.good, threshold, loaded.calibrates)
     if lower is not None:
         command.say(
@@ -99,6 +106,25 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         f"next: read {options.out}/card.md; then {score} {spec.plural.upper()}, or name it in edged.toml and: "
         "edged run -c edged.toml"
     )
+
+
+def _without(made: "Exported", loaded: "Run", plural: str) -> Iterator[str]:
+    """What the threshold, and the bad pictures found, would be without each of the first outliers that calibrate."""
+    from train import suspects
+
+    good, bad, report = made.outcome.good, made.outcome.bad, made.outcome.report
+    for outlier in [one for one in made.outliers if one.part == loaded.calibrates][:_SHOWN]:
+        index = int(abs(good - outlier.score).argmin())
+        threshold, found = suspects.without(good, index, loaded.config.target_fpr, bad)
+        finds = (
+            ""
+            if found is None or report is None
+            else f", which finds {found} bad {plural} in place of {report.n_found}"
+        )
+        yield (
+            f"without {printable(outlier.path)} the threshold would be {threshold:.4g} in place of "
+            f"{made.outcome.threshold.value:.4g}{finds}"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

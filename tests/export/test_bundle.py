@@ -155,7 +155,7 @@ def test_what_a_bundle_holds(tmp_path, features):
     assert "`golden.npz`, `examples.png` and `suspects.html` hold some of the pictures" in card
 
 
-def test_a_outlier_in_the_good_folder_is_named(tmp_path, moving, capsys):
+def test_an_outlier_in_the_good_folder_is_named(tmp_path, moving, capsys):
     outlier, *_ = pictures_of(moving, "statistics")
     listed = json.loads((moving / "pictures.json").read_text())
     Image.fromarray(part(900, blot=True)).save(outlier)

@@ -93,7 +93,7 @@ def test_a_denoisers_manifest(denoiser):
     card = (denoiser[1] / "card.md").read_text()
     assert "denoiser that cleans" in card
     assert "dB before" in card
-    assert "golden.npz`, `examples.png` and `reconstructions.png` hold" in card
+    assert "golden.npz`, `examples.png`, `reconstructions.png` and `suspects.html` hold" in card
 
 
 def test_a_vaes_manifest_and_decoder(vae):
