@@ -100,7 +100,7 @@ def score(
         else:
             if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
                 tell(item.path, words)
-            frame = Frame(SOURCE, frame_id, captured_at, outcome.decoded.pixels)
+            frame = Frame(SOURCE, frame_id, captured_at, outcome.decoded.pixels, item.path.name)
             result = scorer.score(frame)
             if heatmaps is not None and isinstance(result, Result):
                 save(overlays.draw(frame, result), heatmaps / item.relative)
@@ -196,15 +196,15 @@ def check_outputs(items: Sequence[Item], out: Path) -> None:
             raise ConfigError([f"{printable(str(target))} is one of the pictures; choose another folder than {out}"])
 
 
-def fitted_on(scorer: Scorer, records: Iterable[Record]) -> int:
-    """How many of these records are of files that the model, or its denoiser, was fitted on: they score too low."""
+def knower(scorer: Scorer) -> Callable[[Record], bool]:
+    """Tells whether a record is of a file that the model, or its denoiser, was fitted on: those score too low."""
     models = (scorer, scorer.denoiser) if scorer.denoiser else (scorer,)
     fitted = {mark for model in models for mark in model.bundle.manifest.fitted}
-    return sum(record.sha256 is not None and bundles.mark_of(record.sha256) in fitted for record in records)
+    return lambda record: record.sha256 is not None and bundles.mark_of(record.sha256) in fitted
 
 
 def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | None) -> tuple[Threshold, int]:
-    """Replaces a bundle's calibration with the scores of these records.
+    """Replaces a bundle's calibration with the scores of these records, of files that nothing was fitted on.
 
     Returns:
         The new threshold, and how many records repeat a file that was counted already.

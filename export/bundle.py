@@ -16,11 +16,11 @@ from export import calibrate, manifest, sources
 from export.calibrate import Calibrated
 from export.onnx import graph, parity, quantise
 from export.report import describe
-from export.report.outliers import Stranger
 from export.sources import Intact, Reader
 from train import run as runs
 from train.data.cleaning import Denoiser
 from train.errors import TrainError
+from train.fit.outliers import Outlier
 from train.nets.features import batch_of
 from train.nets.vae import Decoder, VaeDetector
 from train.progress import Track
@@ -40,14 +40,14 @@ class Exported:
         difference: of ONNX Runtime from torch, 1 is the tolerance.
         model_bytes: size of model.onnx.
         warnings: of training and export.
-        strangers: good pictures that a person should look at.
+        outliers: good pictures that a person should look at.
     """
 
     outcome: Calibrated
     difference: float
     model_bytes: int
     warnings: tuple[str, ...]
-    strangers: tuple[Stranger, ...]
+    outliers: tuple[Outlier, ...]
 
 
 def export_bundle(
@@ -104,6 +104,7 @@ def export_bundle(
                 advance(1, 1)
 
         facts["drift_reference"] = drift.reference(outcome.good, outcome.looks)
+        facts["bad_scores"] = [] if outcome.bad is None else np.sort(outcome.bad).round(6).tolist()
         facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
         warnings = (*run.facts["warnings"], *intact.warnings)
         with track("card") as advance:

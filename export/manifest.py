@@ -50,11 +50,11 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "input": asdict(spec),
         "outputs": outputs,
         "mask": runs.MASK if (run.path / runs.MASK).is_file() else None,
-        "score_top": _score_top(run),
         "map_reference": {
             "quantile": REFERENCE_QUANTILE,
             "value": run.facts["map_reference"],
             "n": len(run.part("statistics") or run.part(run.calibrates)),
+            "top": _top(run),
         },
         "drift_reference": {"quantiles": [], "score": [], "brightness": []},
         "tolerance": parity.TOLERANCES[precision].model_dump(),
@@ -74,11 +74,11 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
     }
 
 
-def _score_top(run: Run) -> int | None:
-    """How many of the map's highest positions the score is the mean of, where it is that."""
-    head = run.detector.head
-    made_otherwise = isinstance(run.detector, VaeDetector) and run.detector.scores_elbo
-    return head.top if isinstance(head, Head) and not made_otherwise else None
+def _top(run: Run) -> int | None:
+    """Map positions whose mean the score is; None where it is another quantity."""
+    if not isinstance(run.detector.head, Head) or (isinstance(run.detector, VaeDetector) and run.detector.scores_elbo):
+        return None
+    return run.detector.head.top
 
 
 def add_licences(folder: Path, run: Run) -> dict[str, str]:

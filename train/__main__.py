@@ -62,7 +62,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
-    from train import progress, run
+    from train import progress, run, suspects
     from train.data import cleaning, exclusion, groups, masks, pictures, shapes, signals
     from train.fit import loop
 
@@ -139,6 +139,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
                 file.flush()
 
             trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track, device=device)
+        if trained.out_of_fold is not None:
+            looked_at = suspects.of_training(trained, good, config.target_fpr, plural)
+            (folder / suspects.PAGE).write_text(looked_at, encoding="utf-8")
         run.save(
             folder,
             options.kind,

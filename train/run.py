@@ -7,6 +7,7 @@ run.json        kind, denoiser, what was found, warnings, package versions, git 
 metrics.jsonl   one line an epoch, and one for the head
 mask.png        where it looks, at the model's size; where a mask was given
 features.npy    of fit and statistics pictures and of their copies, for `--update`; of `ae` on features
+suspects.html   good pictures to look at, where all calibrate
 """
 
 import hashlib

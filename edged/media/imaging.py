@@ -317,6 +317,20 @@ def _size_of(box: tuple[int, int, int, int]) -> Size:
     return right - left, bottom - top
 
 
+def shown_by(data: bytes) -> bytes:
+    """What a file that `decode` takes shows, whatever a model makes of it: its size and its pixels, upright, as RGB.
+
+    Raises:
+        PictureError: its pixel mode has no fixed scale.
+    """
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.load()
+        orientation = _orientation(image)
+        turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        rgb = _to_channels(turned, image.format or "", 3).convert("RGB")
+    return f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()
+
+
 def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Path]:
     """The files below `root` that match, in the order of their paths; `root` itself when it is a file.
 

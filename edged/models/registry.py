@@ -66,7 +66,7 @@ def load(tables: Mapping[str, ModelTable], sources: Sequence[SourceTable], runni
     if problems:
         raise ConfigError(problems)
     for name, scorer in scorers.items():
-        _announce(name, scorer)
+        _announce(name, scorer, None if running is None else running.by_name.get(name))
     of_sources, pairing = _pair(scorers, sources)
     self_tests, untestable = _self_tests(tables, scorers)
     if problems := pairing + untestable:
@@ -94,7 +94,7 @@ def load_one(
     return scorer.with_denoiser(None if denoiser is None else Scorer.load(denoiser, device=device))
 
 
-def _announce(name: str, scorer: Scorer) -> None:
+def _announce(name: str, scorer: Scorer, before: Scorer | None) -> None:
     log = structlog.get_logger()
     log.info(
         "model loaded",
@@ -104,7 +104,7 @@ def _announce(name: str, scorer: Scorer) -> None:
         calibration_pictures=scorer.threshold.n,
         calibration=scorer.bundle.calibration_sha256[:12],
     )
-    if scorer.threshold.shortfall:
+    if scorer.threshold.shortfall and (before is None or before.threshold != scorer.threshold):
         log.warning("the false-positive rate is not promised", model=name, why=scorer.threshold.shortfall)
     if scorer.session.fell_back:
         log.warning("CUDA was expected, the CPU runs", model=name, why=scorer.session.fell_back)

@@ -245,6 +245,7 @@ class Scorer:
             timings=timings,
             cleaned=cleaned,
             ignored=self.view.ignored,
+            coloured_from=self.bundle.manifest.map_reference.begins(self.threshold.value),
         )
 
 

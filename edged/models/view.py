@@ -64,7 +64,7 @@ class View:
         view = replace(self, input=spec, roi=roi)
         if mask is None:
             return view
-        if bundle.manifest.score_top is None:
+        if bundle.manifest.map_reference.top is None:
             raise ConfigError(
                 [
                     f"mask: the score of {bundle.path} is not made of its map alone, or it does not say how; export it "
@@ -98,9 +98,9 @@ class View:
             score: of the graph.
             anomaly_map: float32 (h, w).
         """
-        if not self.masked_by_source or self.ignored is None or bundle.manifest.score_top is None:
+        if not self.masked_by_source or self.ignored is None or bundle.manifest.map_reference.top is None:
             return score
-        counting = np.sort(anomaly_map[~self.ignored])[-bundle.manifest.score_top :]
+        counting = np.sort(anomaly_map[~self.ignored])[-bundle.manifest.map_reference.top :]
         return float(counting.mean(dtype=np.float64) * bundle.manifest.map_reference.value)
 
 

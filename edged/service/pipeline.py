@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from os.path import basename
 from typing import BinaryIO, Final
 
 import structlog
@@ -271,7 +272,9 @@ class Pipeline:
                 self._metrics.multi_page.labels(delivery.source).inc()
             if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
                 self._count_other_shape(delivery, words)
-            frame = Frame(delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels)
+            frame = Frame(
+                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, basename(delivery.path)
+            )
             result = scorer.score(frame)
             if isinstance(result, Result):
                 for stage, milliseconds in result.timings.items():

@@ -29,6 +29,7 @@ _COLUMNS: Final = 4
 _GOOD, _BAD, _INK = (59, 117, 175), (196, 78, 82), (40, 40, 40)
 _DARK: Final = 0.3  # of the light of what is not looked at
 _MAP_LEVELS: Final = (0, 1, 2, 3, 4)
+"""Of the colour scale, in what colour begins at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +59,26 @@ class Example:
         return f"{'bad' if self.is_bad else 'good'}, {self.score:.3g} = {self.score / threshold:.2f} x threshold"
 
 
-def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, threshold: float) -> None:
+def examples(
+    path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, threshold: float, coloured_from: float
+) -> None:
     """Each picture beside itself under its heat map, by sections, over the one colour scale of all.
 
     Args:
         path: the sheet to write.
         sections: title and pictures, four a row.
         threshold: that scores are compared with.
+        coloured_from: level of the map at which colour begins.
     """
-    blocks = [_colour_scale()]
+    blocks = [_colour_scale(coloured_from)]
     for title, shown in sections:
         cells = [
             _cell(
-                np.asarray(overlays.render(example.image, example.anomaly_map, ignored=example.ignored)),
+                np.asarray(
+                    overlays.render(
+                        example.image, example.anomaly_map, ignored=example.ignored, coloured_from=coloured_from
+                    )
+                ),
                 [example.name, example.caption(threshold)],
                 colour=_BAD if example.is_bad else _GOOD,
                 across=2,
@@ -130,7 +138,7 @@ def _cell(pixels: NDArray[np.uint8], lines: Sequence[str], *, colour: tuple[int,
     return cell
 
 
-def _colour_scale() -> Image.Image:
+def _colour_scale(coloured_from: float) -> Image.Image:
     """What the colours of a heat map mean, drawn by what draws heat maps."""
     width, height = 400, 18
     level = np.linspace(_MAP_LEVELS[0], _MAP_LEVELS[-1], width, dtype=np.float32)
@@ -138,13 +146,13 @@ def _colour_scale() -> Image.Image:
     drawn = overlays.render(grey, np.broadcast_to(level, (height, width)).copy()).crop((width, 0, 2 * width, height))
     block = Image.new("RGB", (1130, height + 2 * _LINE + 16), "white")
     draw = ImageDraw.Draw(block)
-    text = "heat map, in map units, the same on every picture: up to 1.0, which good pictures exceed at one pixel in a "
-    draw.text((_GAP, 6), text + "thousand, nothing is coloured", _INK, _font(_TEXT))
+    text = f"heat map, in map units, the same on every picture: up to {coloured_from:.3g} nothing is coloured"
+    draw.text((_GAP, 6), text, _INK, _font(_TEXT))
     block.paste(drawn, (_GAP, 6 + _LINE + 4))
     for value in _MAP_LEVELS:
         x = _GAP + round(value / _MAP_LEVELS[-1] * (width - 1))
         draw.line((x, 6 + _LINE + 4, x, 6 + _LINE + height + 7), _INK)
-        draw.text((x - 3, 6 + _LINE + height + 7), str(value), _INK, _font(_TEXT))
+        draw.text((x - 3, 6 + _LINE + height + 7), f"{value * coloured_from:.3g}", _INK, _font(_TEXT))
     return block
 
 

@@ -49,7 +49,8 @@ class AutoencoderConfig(ModelConfig):
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
     calibration: Literal["cross", "split"] = Field(
-        "split", description="a part calibrates and nothing else, or (features) every picture fits and calibrates"
+        default_factory=by_backbone(features="cross", pixels="split"),
+        description="every picture fits and calibrates, out of fold (features); or a part calibrates and nothing else",
     )
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
@@ -86,6 +87,8 @@ class AutoencoderConfig(ModelConfig):
                 "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself "
                 "fitted to them: set calibration=split"
             )
+        if self.cross and self.calibration_share:
+            problems.append("calibration_share: sets pictures aside, which cross does not; set calibration=split too")
         if problems:
             raise ValueError("\n".join(problems))
         return self

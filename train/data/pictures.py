@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edged.errors import PictureError
 from edged.files import read_regular
+from edged.media import imaging
 from edged.media.imaging import Decoded, ImageInput, Limits, find_pictures
 from edged.media.inputs import PATTERNS, Input, decode
 from edged.models.calibration import pictures_needed
@@ -40,7 +41,7 @@ class Picture:
     Attributes:
         path: absolute.
         sha256: of the file.
-        content: SHA-256 of the decoded, resized pixels; two files with the same picture share it.
+        content: SHA-256 of the pixels in the file, whatever the model's size; two files with the same picture share it.
         source_px: width and height in the file, px, turned as its EXIF data say; samples and channels of a signal.
         mode: Pillow's name of the pixel mode in the file; "signal" of a signal.
         row: where its pixels stand in the set's array.
@@ -111,8 +112,7 @@ def read(
         if isinstance(outcome, PictureError):
             broken.append(f"{path} ({outcome})")
         else:
-            sha256, decoded = outcome
-            content = hashlib.sha256(decoded.pixels.tobytes()).hexdigest()
+            sha256, content, decoded = outcome
             if content in by_content:
                 repeated.append(f"{path} = {by_content[content].path}")
             else:
@@ -261,11 +261,14 @@ def find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
     return paths, others
 
 
-def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[str, Decoded] | PictureError]]:
-    def one(path: Path) -> tuple[str, Decoded] | PictureError:
+def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[str, str, Decoded] | PictureError]]:
+    def one(path: Path) -> tuple[str, str, Decoded] | PictureError:
         try:
             data = read_regular(path, Limits().max_bytes)
-            return hashlib.sha256(data).hexdigest(), decode(data, spec, Limits())
+            decoded = decode(data, spec, Limits())
+            # Of a signal nothing is resized.
+            shown = imaging.shown_by(data) if isinstance(spec, ImageInput) else decoded.pixels.tobytes()
+            return hashlib.sha256(data).hexdigest(), hashlib.sha256(shown).hexdigest(), decoded
         except OSError as error:
             return PictureError("unreadable", error.strerror or str(error))
         except PictureError as error:
