@@ -98,8 +98,10 @@ class Publisher:
         """
         try:
             while (left := self._time_left()) > 0 and (rows := self._next_rows()):
-                if not self._offer(rows, left):
+                has_room = self._offer(rows, left)
+                if not has_room or len(rows) == _PAGE:  # it is slower than its records come, or has just come back
                     self._drop_excess()
+                if not has_room:
                     break
         except Exception as error:  # noqa: BLE001
             self._report(error)
@@ -174,7 +176,7 @@ class Publisher:
         )
 
     def _drop_excess(self) -> None:
-        """Beyond its bound the oldest records are dropped for a sink that fails, lest the journal grow without end."""
+        """Beyond its bound the oldest records are dropped for a sink, lest the journal grow without end."""
         try:
             dropped = self._journal.drop_backlog(self._sink.name, self._table.max_backlog)
         except Exception as error:  # noqa: BLE001 -- of the journal, which others report as well
@@ -183,7 +185,7 @@ class Publisher:
         if dropped:
             self._metrics.sink_dropped.labels(self._sink.name).inc(dropped)
             self._log.error(
-                "records were dropped for a sink that fails: more than max_backlog wait",
+                "records were dropped for the sink: more than max_backlog wait for it",
                 records=dropped,
                 max_backlog=self._table.max_backlog,
             )

@@ -136,6 +136,15 @@ def test_beyond_its_bound_the_oldest_records_are_dropped_and_counted(outbox: Out
     assert sink.taken == ids[30:]
 
 
+def test_the_bound_holds_for_a_sink_that_is_too_slow(outbox: Outbox) -> None:
+    ids, sink = outbox.fill(2000), Scripted(at_most=10)
+    outbox.feed(sink, max_backlog=600)
+    until(outbox.empty, "the outbox to be empty")
+    assert sink.taken == [*ids[:10], *ids[-600:]]
+    assert outbox.value("edged_sink_dropped_total") == 2000 - 610
+    assert outbox.value("edged_sink_failures_total") == 0
+
+
 def test_a_sink_that_hangs_does_not_hold_up_the_stop(outbox: Outbox) -> None:
     ids, gate, hung = outbox.fill(3), threading.Event(), threading.Event()
 
