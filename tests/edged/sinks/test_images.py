@@ -100,3 +100,14 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").unlink()
     id_ = draw(sink, 2)
     assert names(tmp_path / "file") == [f"{id_}.png"]
+
+
+def test_an_overlay_is_given_back_by_its_id_alone(tmp_path: Path) -> None:
+    sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path / "out"), max_bytes=10**9)
+    id_ = draw(sink, 1)
+    assert sink.read(id_) == (tmp_path / "out" / f"{id_}.png").read_bytes()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    other = "0" * 26
+    (tmp_path / "out" / f"{other}.png").symlink_to(tmp_path / "secret.png")
+    for wrong in (other, "1" * 26, "../secret", "", f"../out/{id_}", f"{id_}\n"):
+        assert sink.read(wrong) is None
