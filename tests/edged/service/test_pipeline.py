@@ -1,9 +1,12 @@
 import json
 import os
 import sqlite3
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +19,7 @@ from edged.errors import PictureError, SinkError
 from edged.journal.journal import Journal, Statement, remember
 from edged.journal.reading import read_results
 from edged.journal.schema import FILE
-from edged.media.imaging import Decoded, Limits
+from edged.media.imaging import Decoded, ImageInput, Limits
 from edged.models.scorer import Scorer
 from edged.results import Record, new_id
 from edged.service.metrics import Metrics
@@ -206,6 +209,17 @@ def test_arrivals_become_rows_entries_and_counts(works: Works) -> None:
     assert 1 <= commits <= 23  # many at once, where the disk is slower than the model
     assert works.value("edged_score_ratio_count", source="line1", model="tiny") == 21
     assert set(rows["bad.png"].timings_ms) == {"decode", "infer"}
+
+
+def test_a_picture_of_another_shape_is_scored_and_counted(works: Works) -> None:
+    view = works.scorer.view
+    assert isinstance(view.trained, ImageInput)
+    works.scorer = replace(works.scorer, view=replace(view, trained=replace(view.trained, source=(64, 32))))
+    source = Script("line1", *works.write(3))
+    works.start(source)
+    until(lambda: len(source.records) == 3, "3 entries")
+    assert works.value("edged_images_total", source="line1", outcome="ok") == 3
+    assert works.value("edged_other_shape_total", source="line1") == 3
 
 
 def test_what_is_not_recorded_is_given_back(works: Works) -> None:
@@ -434,3 +448,29 @@ def test_a_source_comes_and_goes(works: Works) -> None:
     again = Script("line1", *works.write(2, "e"))
     pipeline.add_source(again)
     until(lambda: len(again.records) == 2, "the one that came back")
+
+
+def test_what_is_stuck_can_be_asked_while_sources_come_and_go(works: Works) -> None:
+    pipeline, done, asked = works.start(*(Script(f"stays{number}") for number in range(20))), threading.Event(), [0]
+
+    def ask() -> None:
+        while not done.is_set():
+            assert pipeline.stuck(3600) == []
+            asked[0] += 1
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            asking = executor.submit(ask)
+            for number in range(60):
+                source = Script(f"line{number}")
+                pipeline.add_source(source)
+                assert pipeline.drain([source.name], 10)
+                pipeline.remove_source(source.name)
+            until(lambda: asked[0] > 0 or asking.done(), "an answer")
+            done.set()
+            asking.result(timeout=30)
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
