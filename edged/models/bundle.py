@@ -86,6 +86,9 @@ class DriftReference(_Model):
     quantiles: list[float]
     score: list[float]
     brightness: list[float]
+    contrast: list[float] = []
+    sharpness: list[float] = []
+    """These two are empty in bundles of an edged that did not note them."""
 
 
 class Tolerance(_Model):

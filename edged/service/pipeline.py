@@ -27,6 +27,7 @@ from edged.models.scorer import Scorer
 from edged.models.self_test import SelfTest
 from edged.results import Frame, Record, Result, display_path, make_record
 from edged.service.committing import Committer, Settled
+from edged.service.drift import DriftWatch
 from edged.service.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
@@ -59,6 +60,7 @@ class Pipeline:
         self._picture_sinks = picture_sinks
         self._sources: dict[str, tuple[Source, threading.Event, threading.Thread]] = {}
         self._scorers: Mapping[str, Scorer] = {}
+        self._drift: dict[str, DriftWatch] = {}
         self._health = Health()
         self._failing_sinks: set[str] = set()
         self._self_tests: list[SelfTestRunner] = []
@@ -82,6 +84,12 @@ class Pipeline:
     def set_scorers(self, scorers: Mapping[str, Scorer]) -> None:
         """Sets the scorer of each source, by its name; what is in flight ends with the one that it began with."""
         self._scorers = dict(scorers)
+        self._drift = {
+            source: watch
+            if (watch := self._drift.get(source)) is not None and watch.is_of(scorer)
+            else DriftWatch(source, scorer, self._metrics)
+            for source, scorer in scorers.items()
+        }
 
     def add_source(self, source: Source) -> None:
         """Starts a source, whose scorer is set."""
@@ -265,6 +273,8 @@ class Pipeline:
                 for stage, milliseconds in result.timings.items():
                     self._metrics.stage(stage, milliseconds / 1000)
                 self._draw(frame, result)
+                if (watch := self._drift.get(delivery.source)) is not None and watch.is_of(scorer):
+                    watch.observe(frame.pixels, result.score)
         failpoints.reach("drawn")
         return make_record(
             result,
