@@ -126,7 +126,6 @@ def ceiling(bundle: Path, pictures: Sequence[Path], *, arena: bool) -> Figures:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = arena
-    options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
 
     def score(path: Path) -> None:

@@ -150,8 +150,6 @@ def _open(ort: Any, model: bytes, device: str, threads: int, name: str) -> Any:
     # With one picture a run the arena holds what one takes, for each CPU. Without it large blocks go back to the kernel
     # after every run, and come again zeroed.
     options.enable_cpu_mem_arena = True
-    # A plan of one block for all that a run needs costs a quarter more memory for every run at a time, and no less time.
-    options.enable_mem_pattern = device == "cuda"
     # A graph that names files outside itself must find nothing.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     providers: list[Any] = [_PROVIDERS["cpu"]]
