@@ -18,7 +18,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 LOGIN: Final = "/login"
 SESSION_S: Final = 12 * 3600
-_LOCAL: Final = re.compile(r"/([A-Za-z0-9][A-Za-z0-9/_.?=&%:+-]*)?")
+_LOCAL: Final = re.compile(r"/(?!/)[A-Za-z0-9/_.?=&%:+-]*")
 _MOST_FORM_BYTES: Final = 16_384
 _HEADERS: Final = {
     "content-security-policy": (

@@ -1,5 +1,4 @@
 import json
-import re
 import string
 import time
 from collections.abc import Iterator
@@ -92,8 +91,7 @@ def fields(words: str) -> set[str]:
 def test_every_word_of_a_language_is_used() -> None:
     folder = Path(texts.__file__).parent
     used = "".join(path.read_text() for pattern in ("*.py", "templates/*.html") for path in folder.glob(pattern))
-    unused = {key for key in texts.load()["en"].words if f'"{key}"' not in used}
-    assert unused == {"language", "decimal"} - set(re.findall(r'"(language|decimal)"', used))
+    assert {key for key in texts.load()["en"].words if f'"{key}"' not in used} == set()
 
 
 def test_results_are_shown_and_nothing_in_them_is_markup(journal: Journal, tmp_path: Path) -> None:
@@ -142,8 +140,9 @@ def test_changes_are_told_and_only_they(server: Server, journal: Journal) -> Non
 def test_viewers_are_bounded_and_their_places_come_back(server: Server) -> None:
     with httpx.Client(timeout=30) as client:
         crowd = [client.send(client.build_request("GET", f"{server.url}/events"), stream=True) for _ in range(16)]
-        for one in crowd:
-            next(one.iter_bytes())
+        streams = [one.iter_bytes() for one in crowd]
+        for stream in streams:
+            next(stream)
         assert client.get(f"{server.url}/events").status_code == 503
         assert client.get(f"{server.url}/").status_code == 200
         for one in crowd:
@@ -216,7 +215,7 @@ def test_forms_are_bounded(tmp_path: Path) -> None:
     assert ask(app, "/login", method="POST", content=b"\xff%", headers=ORIGIN).status_code == 403
 
 
-@pytest.mark.parametrize("following", ["//evil.example", "https://evil.example", "/\\evil.example", "/%0d\n", "x"])
+@pytest.mark.parametrize("following", ["//evil.example", "https://evil.example", "/\\evil.example", "/a\n", "x"])
 def test_nobody_is_led_elsewhere(tmp_path: Path, following: str) -> None:
     form = {"token": "secret", "next": following}
     answer = ask(make(tmp_path, token="secret"), "/login", method="POST", data=form, headers=ORIGIN)
