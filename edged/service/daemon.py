@@ -261,7 +261,7 @@ class Daemon:
         return (
             source in self._config.sources
             and before is not None
-            and before.bundle.manifest.input == models.of_sources[source.name].bundle.manifest.input
+            and before.view.input == models.of_sources[source.name].view.input
         )
 
     def _declare(self, config: Config) -> None:
@@ -285,7 +285,7 @@ class Daemon:
         self._metrics.watch_journal(self._journal, self._outbox)
 
     def _add_source(self, table: SourceTable) -> None:
-        spec = self._models.of_sources[table.name].bundle.manifest.input
+        spec = self._models.of_sources[table.name].view.input
         context = SourceContext(self._journal, self._observer, self._config.service.state_dir, spec)
         self._pipeline.add_source(SOURCES[table.type].make(table, context))
 

@@ -97,6 +97,12 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+        self.other_shape = Counter(
+            "edged_other_shape_total",
+            "Pictures of another shape or scale than those of training.",
+            ["source"],
+            registry=registry,
+        )
         self.frames_dropped = Counter(
             "edged_stream_frames_dropped_total",
             "Pictures that made room for newer ones before they were scored.",
@@ -114,6 +120,18 @@ class Metrics:
         )
         self.source_up = Gauge(
             "edged_source_up", "1 while the source can be read, else 0.", ["source"], registry=registry
+        )
+        self.score_drift = Gauge(
+            "edged_score_drift",
+            "How far the last scores are from those of calibration: psi, and p_value of a two-sample test.",
+            ["source", "model", "statistic"],
+            registry=registry,
+        )
+        self.input_drift = Gauge(
+            "edged_input_drift",
+            "How far the look of the last pictures is from that of good ones at training, as PSI.",
+            ["source", "statistic"],
+            registry=registry,
         )
         self.last_result_timestamp_seconds = Gauge(
             "edged_last_result_timestamp_seconds",
@@ -195,6 +213,7 @@ class Metrics:
                 self.queue_items,
                 self.queue_oldest_age_seconds,
                 self.multi_page,
+                self.other_shape,
                 self.frames_dropped,
                 self.watch_overflows,
                 self.rescan_recovered,
@@ -214,6 +233,13 @@ class Metrics:
     def stage(self, stage: str, seconds: float) -> None:
         """Observes the time that a picture, or a batch, took in a stage."""
         self._stages[stage].observe(seconds)
+
+    def drift(self, source: str, model: str, inputs: Mapping[str, float], *, index: float, p_value: float) -> None:
+        """Shows how far a source is from calibration; `inputs` is the PSI of each statistic of its pictures."""
+        for statistic, value in inputs.items():
+            self.input_drift.labels(source, statistic).set(value)
+        self.score_drift.labels(source, model, "psi").set(index)
+        self.score_drift.labels(source, model, "p_value").set(p_value)
 
     def self_test(self, model: str) -> tuple[Callable[[bool], None], Callable[[float], None]]:
         """Shows a self-test that has not come through yet; what sets whether it passes, and its ratio."""
@@ -256,12 +282,19 @@ class Metrics:
             self.queue_items,
             self.queue_oldest_age_seconds,
             self.multi_page,
+            self.other_shape,
             self.frames_dropped,
             self.watch_overflows,
             self.rescan_recovered,
             self.source_up,
             self.last_result_timestamp_seconds,
         ):
+            family.remove_by_labels({"source": source})
+        self.forget_drift(source)
+
+    def forget_drift(self, source: str) -> None:
+        """Removes what was said of a source's drift from another model or calibration."""
+        for family in (self.score_drift, self.input_drift):
             family.remove_by_labels({"source": source})
 
     def watch_queue(self, source: str, pending: Callable[[], tuple[int, float | None]]) -> None:
