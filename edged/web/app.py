@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edged.web import api, page
+from edged.web import api, page, results_page
 from edged.web.access import Access, BrowserRules
 from edged.web.asking import Worker
 from edged.web.exposition import exposition
@@ -52,5 +52,7 @@ def make_app(
     if site is not None:
         site = replace(site, status=Remembered(site.status))
         routes += api.routes(site, access, worker)
-        routes += page.routes(site, access, worker, Renderer(access))
+        renderer = Renderer(access)
+        routes += page.routes(site, access, worker, renderer)
+        routes += results_page.routes(site, access, worker, renderer)
     return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])

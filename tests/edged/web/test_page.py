@@ -1,4 +1,7 @@
+import csv
+import io
 import json
+import re
 import string
 import time
 from collections.abc import Iterator
@@ -153,6 +156,57 @@ def test_viewers_are_bounded_and_their_places_come_back(server: Server) -> None:
                 if again.status_code == 200:
                     break
             assert time.monotonic() < deadline
+
+
+# Results.
+
+
+def test_results_are_filtered_and_paged(journal: Journal, tmp_path: Path) -> None:
+    app = make(tmp_path)
+    assert "No result like that." in ask(app, "/results").text
+    journal.commit([Entry(record(source="line1", path=f"/in/{number}.png")) for number in range(60)])
+    journal.commit([Entry(quarantined(source="line2", path="/in/<i>.png"))])
+    first = ask(app, "/results").text
+    assert first.count("<tr>") == 51
+    assert "&lt;i&gt;.png" in first
+    (following,) = re.findall(r'href="(/results\?before=\d+)"', first)
+    second = ask(app, following).text
+    assert second.count("<tr>") == 12
+    assert "before=" not in second
+    odd = ask(app, "/results?outcome=quarantined&source=line2&since=2020-01-01T00:00").text
+    assert odd.count("<tr>") == 2
+    assert "/results.csv?source=line2&amp;outcome=quarantined&amp;since=2020-01-01T00%3A00" in odd
+
+
+def test_a_filter_that_makes_no_sense_is_told(tmp_path: Path) -> None:
+    answer = ask(make(tmp_path), "/results?limit=<b>")
+    assert (answer.status_code, "limit: is a number" in answer.text) == (400, True)
+
+
+def test_results_as_csv(journal: Journal, tmp_path: Path) -> None:
+    journal.commit([Entry(record(source="line1", path=f"/in/{number}.png")) for number in range(450)])
+    journal.commit([Entry(record(source="line2", path="=formula"))])
+    rows = list(csv.DictReader(io.StringIO(ask(make(tmp_path), "/results.csv").text)))
+    assert [row["path"] for row in rows] == ["'=formula", *(f"/in/{number}.png" for number in range(449, -1, -1))]
+    assert len(ask(make(tmp_path), "/results.csv?source=line2").text.splitlines()) == 2
+
+
+def test_a_page_of_one_result(journal: Journal, tmp_path: Path) -> None:
+    one = record(score=2.0, threshold=0.5, is_anomaly=True, path="/in/a<b>.png", p_value=0.01)
+    broken = quarantined(error="is no <picture>")
+    journal.commit([Entry(one), Entry(broken)])
+    text = ask(make(tmp_path), f"/results/{one.id}").text
+    for words in (
+        "/in/a&lt;b&gt;.png",
+        "4.00 × threshold",
+        "0.0100",
+        "about 1 look at least as bad",
+        "No picture was kept",
+    ):
+        assert words in text
+    assert "is no &lt;picture&gt;" in ask(make(tmp_path), f"/results/{broken.id}").text
+    for id_ in ("0" * 26, "x"):
+        assert ask(make(tmp_path), f"/results/{id_}").status_code == 404
 
 
 # Logging in.
