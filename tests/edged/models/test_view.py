@@ -32,7 +32,7 @@ def bundle(tmp_path: Path) -> Path:
     shutil.copytree(TINY, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["input"]["source"] = [64, 64]
-    manifest["score_top"] = 1
+    manifest["map_reference"]["top"] = 1
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
 
