@@ -1,4 +1,4 @@
-"""The ASGI application: /metrics, /healthz, /readyz, and the API of what runs."""
+"""The ASGI application: /metrics, /healthz, /readyz, and for people and programs the page and the API."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edged.web import api
+from edged.web import api, page, results_page
 from edged.web.access import Access, BrowserRules
 from edged.web.asking import Worker
 from edged.web.exposition import exposition
+from edged.web.rendering import Renderer
 from edged.web.site import Remembered, Site
 
 
@@ -30,7 +31,7 @@ def make_app(
         registry: what /metrics shows.
         problems: why the daemon is not ready; empty when it is. Called from the server's thread.
         token: when given, it is taken as a bearer token. Health is open: it says nothing of pictures.
-        site: what the API shows; without one there is none.
+        site: what the page and the API show; without one there are none.
     """
     access, worker = Access(token), Worker()
 
@@ -49,5 +50,9 @@ def make_app(
 
     routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
     if site is not None:
-        routes += api.routes(replace(site, status=Remembered(site.status)), access, worker)
+        site = replace(site, status=Remembered(site.status))
+        routes += api.routes(site, access, worker)
+        renderer = Renderer(access)
+        routes += page.routes(site, access, worker, renderer)
+        routes += results_page.routes(site, access, worker, renderer)
     return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])
