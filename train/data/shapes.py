@@ -21,6 +21,7 @@ _COARSE: Final = 4.0
 _LARGE: Final = 4 * 256 * 256
 _BYTES_A_PIXEL: Final = 600  # of the trunk's maps, at most, while one tile passes
 _BYTES_A_VALUE: Final = 24  # of the joined features, a few times over: standardised, reconstructed, whitened
+_BYTES_IN_TRAINING: Final = 120  # of the same, for each picture of a batch: with what it takes to go back
 
 
 def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
@@ -94,11 +95,12 @@ def cost(config: ModelConfig, n: int) -> str | None:
     values = extractor(blank).numel()
     seconds = time.monotonic() - began
     memory = (tile * _BYTES_A_PIXEL + values * _BYTES_A_VALUE + height * width * 16) / 1e9
+    training = memory + values * _BYTES_IN_TRAINING * config.batch_size / 1e9
     parts = f" in {rows} x {columns} tiles" if rows * columns > 1 else ""
     return (
         f"pictures of {width}x{height} px{parts}: about {seconds:.1f} s a picture on this CPU, {_minutes(n * seconds)} "
-        f"for one pass of {n} (learning from copies takes two, export one more), and about {memory:.1f} GB of memory a "
-        "picture, in training and in service"
+        f"for one pass of {n} (learning from copies takes two, export one more), about {training:.1f} GB of memory in "
+        f"training and {memory:.1f} GB in service for each picture at a time"
     )
 
 
