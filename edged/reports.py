@@ -15,7 +15,7 @@ from edged.models.scorer import Scorer
 from edged.results import Record, printable, rfc3339
 
 _CARD: Final = "card.md"
-_COLUMNS: Final = tuple(Record.__dataclass_fields__)
+_COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "event")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>7}  {}\n"
 
@@ -112,6 +112,8 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
             yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "P", "PATH")
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
+        if record.event is not None:
+            verdict = "EVENT" if record.event.state == "closed" else "EVENT (open)"
         numbers = [
             "" if value is None else f"{value:.4f}" for value in (record.score, record.threshold, record.p_value)
         ]
@@ -125,7 +127,8 @@ def _csv(records: Iterable[Record]) -> Iterator[str]:
         if first:
             yield from _rows([list(_COLUMNS)])
             first = False
-        yield from _rows([[_cell(value) for value in record.to_dict().values()]])
+        about = record.to_dict()
+        yield from _rows([[_cell(about[key]) for key in _COLUMNS]])
 
 
 def _rows(rows: Iterable[list[Any]]) -> Iterator[str]:

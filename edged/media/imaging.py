@@ -194,14 +194,21 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
             if orientation in _SIDEWAYS:
                 width, height = height, width
             turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            resized = _resize(_to_channels(turned, image.format or "", spec.channels), spec)
-            if spec.channels == 3 and resized.mode == "L":
-                resized = resized.convert("RGB")
-            return Opened(resized, width, height, mode, pages)
+            return Opened(fit(turned, spec, image.format or ""), width, height, mode, pages)
     except PictureError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every type there is
         raise PictureError("undecodable", _explain(error)) from error
+
+
+def fit(image: Image.Image, spec: ImageInput, file_format: str = "") -> Image.Image:
+    """A picture in the channels and at the size that the model takes.
+
+    Raises:
+        PictureError: it is "unsupported".
+    """
+    resized = _resize(_to_channels(image, file_format, spec.channels), spec)
+    return resized.convert("RGB") if spec.channels == 3 and resized.mode == "L" else resized
 
 
 def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Path]:

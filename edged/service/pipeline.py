@@ -33,7 +33,7 @@ from edged.service.metrics import Metrics
 from edged.service.publisher import Publisher
 from edged.service.self_tests import SelfTestRunner
 from edged.sinks.contract import PictureSink
-from edged.sources.contract import Delivery, Settlement, Source
+from edged.sources.contract import Delivery, Scored, Settlement, Source, StreamDelivery
 
 _COMMIT_EVERY_S: Final = 0.02
 _COMMIT_EVERY_BUSY_S: Final = 0.1
@@ -51,11 +51,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """A delivery that is to be made durable, with its record; None where it was seen before."""
+    """A delivery that is to be made durable, with its record; None where it was seen before, or is not scored.
+
+    `entry` is None of a frame of a stream, whose source knows what is to be made durable when its turn comes.
+    """
 
     delivery: Delivery
     record: Record | None
-    entry: Entry
+    entry: Entry | None
+    scored: Scored | None = None
 
 
 class Pipeline:
@@ -225,6 +229,8 @@ class Pipeline:
     def _work(self, worker: str, delivery: Delivery) -> _Settled | None:
         """Takes one delivery through all that comes before the commit; None when it was given back."""
         scorer = self._scorers[delivery.source]
+        if isinstance(delivery, StreamDelivery) and not delivery.has_picture:
+            return _Settled(delivery, None, None)
         read = self._read(delivery, scorer)
         self._problem(worker, None)
         if read is None:
@@ -233,10 +239,13 @@ class Pipeline:
         settlement, outcome = read
         if settlement is Settlement.SEEN:
             return _Settled(delivery, None, Entry(None, delivery.statements(None)))
-        record = self._stubbornly(worker, "scoring failed", partial(self._score, delivery, scorer, outcome))
-        if record is None:
+        scored = self._stubbornly(worker, "scoring failed", partial(self._score, delivery, scorer, outcome))
+        if scored is None:
             delivery.give_back()
             return None
+        record = scored.record
+        if isinstance(delivery, StreamDelivery):
+            return _Settled(delivery, record, None, scored)
         return _Settled(delivery, record, Entry(record, delivery.statements(record)))
 
     def _read(self, delivery: Delivery, scorer: Scorer) -> tuple[Settlement, Outcome] | None:
@@ -271,9 +280,10 @@ class Pipeline:
         self._metrics.stage("decode", outcome.seconds)
         return outcome
 
-    def _score(self, delivery: Delivery, scorer: Scorer, outcome: Outcome) -> Record:
+    def _score(self, delivery: Delivery, scorer: Scorer, outcome: Outcome) -> Scored:
         """Scores what was decoded, and draws what is to be drawn."""
         result: Result | PictureError
+        frame = None
         if outcome.decoded is None:
             assert outcome.error is not None
             result = outcome.error
@@ -285,9 +295,10 @@ class Pipeline:
             if isinstance(result, Result):
                 for stage, milliseconds in result.timings.items():
                     self._metrics.stage(stage, milliseconds / 1000)
-                self._draw(frame, result)
+                if not isinstance(delivery, StreamDelivery) or delivery.stored:
+                    self._draw(frame, result)
         failpoints.reach("drawn")
-        return make_record(
+        record = make_record(
             result,
             id_=delivery.id,
             source=delivery.source,
@@ -297,6 +308,7 @@ class Pipeline:
             model=scorer.identity,
             decode_seconds=outcome.seconds,
         )
+        return Scored(frame, result if isinstance(result, Result) else None, record)
 
     def _draw(self, frame: Frame, result: Result) -> None:
         """Gives an overlay to the picture sinks; a failing one costs the overlay, never the result."""
@@ -319,7 +331,7 @@ class Pipeline:
         last = 0.0
         while settled := self._settled.take(last + _COMMIT_EVERY_S, last + _COMMIT_EVERY_BUSY_S):
             last = time.monotonic()
-            commit = partial(self._commit, [one.entry for one in settled])
+            commit = partial(self._commit, [entry for one in settled for entry in self._entries(one)])
             if self._stubbornly("commit", "results cannot be made durable", commit) is not None:
                 for one in settled:
                     one.delivery.acknowledge(one.record)
@@ -332,8 +344,21 @@ class Pipeline:
                 publisher.wake()
             self._busy_since.pop("commit", None)
 
+    def _entries(self, settled: _Settled) -> list[Entry]:
+        """What is to be made durable; the pictures of it are drawn."""
+        if settled.entry is not None:
+            return [settled.entry]
+        assert isinstance(settled.delivery, StreamDelivery)
+        steps = settled.delivery.follow(settled.scored)
+        for step in steps:
+            if step.picture is not None:
+                self._draw(*step.picture)
+        return [step.entry for step in steps]
+
     def _commit(self, entries: Sequence[Entry]) -> bool:
         """Makes results durable."""
+        if not entries:  # frames of streams, most of the time
+            return True
         began = time.perf_counter()
         self._journal.commit(entries)
         failpoints.reach("committed")
