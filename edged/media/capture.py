@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from edged.errors import PictureError
 from edged.media import imaging
 from edged.media.decoder import be_first_to_go
 from edged.media.imaging import ImageInput
@@ -91,6 +92,9 @@ def serve() -> None:
     job = Job(**{**about, "spec": ImageInput(**about["spec"])})
     with contextlib.suppress(ConnectionError, _ParentGoneError):
         _Capture(job, parent, mmap.mmap(descriptors[0], 0)).run()
+        # Were we to go with anything unread, the parent would not get our last note.
+        while parent.recv(1):
+            pass
 
 
 class _ParentGoneError(Exception):
@@ -113,7 +117,7 @@ class _Capture:
         try:
             for frame, seconds in self._frames():
                 self._take(frame, seconds)
-        except (av.error.FFmpegError, OSError, ValueError, imaging.PictureError) as error:
+        except (av.error.FFmpegError, OSError, ValueError, PictureError) as error:
             if isinstance(error, ConnectionError) and not isinstance(error, av.error.FFmpegError):
                 raise
             # Without the address, which FFmpeg's own text repeats with the password in it.

@@ -1,4 +1,4 @@
-"""Events: a thousand frames of a stream above the threshold are one thing that happened, with a start, a peak and an end.
+"""Events: a thousand frames of a stream above the threshold are one thing that happened, with a start, peak and end.
 
 An event opens when `open_frames` of the last `of_frames` frames are above the threshold. It closes when `close_frames`
 in a row were below a lower level and nothing has come back for `merge_seconds`: what does is the same event.

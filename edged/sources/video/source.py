@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from edged.errors import ConfigError
+from edged.errors import ConfigError, SourceError
 from edged.journal.journal import Entry, remember
 from edged.media.capture import END, FAILED, FRAME, SLOTS, Job
 from edged.media.imaging import ImageInput
@@ -198,7 +198,11 @@ class VideoSource:
         """Goes on where the last run was cut off; with another video an event of that one ends."""
         self._identity = [self._table.url, self._table.fps]
         if not self._is_live:
-            about = os.stat(self._table.url)
+            try:
+                about = os.stat(self._table.url)
+            except OSError as error:
+                self._context.observer.up(self.name, False)
+                raise SourceError(f"{self._table.url} cannot be read: {error.strerror}") from error
             self._identity += [about.st_size, about.st_mtime_ns]
         value = self._context.journal.remembered(self.name, _KEY)
         if value is not None:
@@ -237,7 +241,6 @@ class VideoSource:
                 self._hand_over_again(hand_over, stop)
                 while not capture.notes.empty():
                     note = capture.notes.get()
-                    deadline = time.monotonic() + table.stall_seconds
                     if note.dropped:
                         self._context.observer.dropped(self.name, note.dropped)
                     if note.what in {END, FAILED}:
@@ -245,6 +248,7 @@ class VideoSource:
                     if note.what == FRAME:
                         self._take(note, capture, hand_over, stop)
                         healthy()
+                    deadline = time.monotonic() + table.stall_seconds  # room may have been long in coming
                 with self._mutex:
                     waits = not self._is_live and len(self._releases) >= SLOTS
                 if waits:  # for us

@@ -57,9 +57,7 @@ class VideoTable(SourceTable):
         if find_spec("av") is None:
             found.append("type: video takes PyAV, which is not installed; pip install 'edged[video]'")
         if self.open_frames > self.of_frames:
-            found.append(
-                f"open_frames: {self.open_frames} of the last {self.of_frames} frames cannot be; raise of_frames"
-            )
+            found.append(f"open_frames: {self.open_frames} of the last {self.of_frames} cannot be; raise of_frames")
         if "://" in self.url:
             scheme = self.url.partition("://")[0].lower()
             if scheme not in _SCHEMES:
