@@ -127,6 +127,55 @@ def _options(
 
 @app.command()
 @_errors_to_exit_codes
+def init(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration to write.")] = Path("edged.toml"),
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="A folder that `python -m export` wrote; asked for if not given."),
+    ] = None,
+    inbox: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder to watch, made if need be; asked for if not given.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For journal and results; by default edged-state beside FILE.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What the source is called in results and metrics.")
+    ] = "line1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the metrics, on this machine alone.")] = 9108,
+) -> int:
+    """Write a first configuration that `edged check` accepts, for one model and one folder.
+
+    Example: edged init edged.toml --model bundles/parts --inbox /srv/edged/line1
+    """
+    from edged.config import first
+    from edged.models import registry
+
+    model = model or _ask("--model", "The bundle, a folder that `python -m export` wrote")
+    scorer = registry.load_one(model, DeviceChoice.AUTO.value, denoiser=None)
+    inbox = inbox or _ask("--inbox", "The folder to watch")
+    state = state or out.parent / "edged-state"
+    model_name = scorer.bundle.manifest.name
+    config = first.write(out, model=model, model_name=model_name, inbox=inbox, state=state, name=name, port=port)
+    (source,) = config.sources
+    typer.echo(printable(f"{out}: watches {source.model_dump()['path']} with the model {model_name}"))
+    typer.echo(f"next: edged run -c {out}, drop pictures into the folder, and: edged results -c {out}")
+    return 0
+
+
+def _ask(option: str, question: str) -> Path:
+    """A path from whoever sits there.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError([f"{option}: is not given, and there is nobody to ask: {question[0].lower()}{question[1:]}"])
+    return Path(typer.prompt(question)).expanduser()
+
+
+@app.command()
+@_errors_to_exit_codes
 def run(config: ConfigOption) -> int:
     """Run the daemon: watch folders, score what arrives, serve metrics.
 

@@ -1,7 +1,5 @@
 """Text for people and programs: results as table, JSON or CSV, a bundle in words, a configuration as TOML."""
 
-import csv
-import io
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,11 +10,9 @@ import numpy as np
 from edged.journal.reading import DeadLetter
 from edged.models import bundle as bundles
 from edged.models.scorer import Scorer
-from edged.results import Record, printable, rfc3339
+from edged.results import COLUMNS, Record, csv_line, printable, rfc3339
 
 _CARD: Final = "card.md"
-_COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "event")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>7}  {}\n"
 
 
@@ -34,7 +30,7 @@ def dead_letters(letters: Iterable[DeadLetter], output: Literal["table", "json",
         if output == "json":
             yield json.dumps({**about, "record": json.loads(letter.record)}, ensure_ascii=True) + "\n"
         elif output == "csv":
-            yield from _rows([[_cell(value) for value in (*about.values(), letter.record)]])
+            yield csv_line((*about.values(), letter.record))
         else:
             yield "  ".join(printable(value) for value in (about["refused_at"], letter.sink, letter.error)) + "\n"
 
@@ -113,7 +109,7 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
         if record.event is not None:
-            verdict = "EVENT" if record.event.state == "closed" else "EVENT (open)"
+            verdict = "EVENT" if record.event.state == "closed" else "EVENT open"
         numbers = [
             "" if value is None else f"{value:.4f}" for value in (record.score, record.threshold, record.p_value)
         ]
@@ -125,26 +121,7 @@ def _csv(records: Iterable[Record]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield from _rows([list(_COLUMNS)])
+            yield csv_line(COLUMNS)
             first = False
         about = record.to_dict()
-        yield from _rows([[_cell(about[key]) for key in _COLUMNS]])
-
-
-def _rows(rows: Iterable[list[Any]]) -> Iterator[str]:
-    for row in rows:
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\r\n").writerow(row)  # RFC 4180
-        yield buffer.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return json.dumps(value)
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    # A spreadsheet would take it for a formula.
-    return f"'{text}" if text.startswith(_FORMULA) else text
+        yield csv_line(about[column] for column in COLUMNS)

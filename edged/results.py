@@ -1,9 +1,12 @@
 """What flows through edged: frames in, results out, and a result as the row, line and object that people read."""
 
+import csv
+import io
 import json
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -17,6 +20,7 @@ OK: Final = "ok"
 QUARANTINED: Final = "quarantined"
 
 _PARTS: Final = 1 << 16  # of a millisecond, in an id
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,10 @@ class Record:
         return json.dumps(self.to_dict(), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
 
 
+COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "event")
+"""The keys that every `Record.to_dict` has, in its order: the header of a CSV."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """What a record says of the model that made it, and of the calibration in force."""
@@ -231,6 +239,24 @@ def printable(text: str) -> str:
 def display_path(path: bytes | str) -> str:
     """A file's name for people."""
     return printable(os.fsdecode(path))
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """Values as one line of CSV (RFC 4180), its end included; text is escaped, and is no formula to a spreadsheet."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow([_cell(value) for value in values])
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _escape(char: str) -> str:

@@ -74,12 +74,18 @@ class SinkTable(Table):
     Attributes:
         timeout_seconds: what a sink may take for a try, and for the last one when edged stops.
         max_backlog: records that may wait for this sink; beyond that the oldest are dropped for it, and counted.
+        only: which results it is given.
+        min_score: it is given none that score less, nor those without a score.
+        rate_limit: how many it is given in any minute at most.
     """
 
     name: Name
     type: str
     timeout_seconds: float = Field(default=10.0, ge=0.1, le=600)
     max_backlog: int = Field(default=1_000_000, ge=1, le=1_000_000_000)
+    only: Literal["anomalies", "all"] = "all"
+    min_score: float | None = Field(default=None, ge=0)
+    rate_limit: int | None = Field(default=None, ge=1, le=100_000)
 
     def places(self) -> list[Place]:
         """What this sink writes to; see `SourceTable.places`."""

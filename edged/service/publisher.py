@@ -1,4 +1,7 @@
-"""Feeding a sink from the journal's outbox: at least once, in order, within bounds of time and of what may wait."""
+"""Feeding a sink from the journal's outbox: at least once, in order, within bounds of time and of what may wait.
+
+A sink's `only` and `min_score` pass rows over, its `rate_limit` lets them wait.
+"""
 
 import threading
 import time
@@ -14,6 +17,7 @@ from edged.results import Record
 from edged.service.metrics import Metrics
 from edged.settings import SinkTable
 from edged.sinks.contract import RecordSink
+from edged.sinks.selection import Selection
 
 _PAGE: Final = 500
 _FIRST_PAUSE_S: Final = 1.0
@@ -33,6 +37,7 @@ class Publisher:
         """Prepares it; `start` starts the thread."""
         self.name = sink.name
         self._sink, self._table, self._journal, self._metrics = sink, table, journal, metrics
+        self._selection = Selection(table)
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._deadline = float("inf")
         self._log = structlog.get_logger().bind(sink=sink.name)
@@ -66,8 +71,7 @@ class Publisher:
     def _loop(self) -> None:
         pause = _FIRST_PAUSE_S
         while not self._stopping.is_set():
-            self._wake.wait()
-            self._wake.clear()
+            self._wait()
             while not self._publish():
                 self._drop_excess()
                 if self._stopping.wait(pause):
@@ -78,11 +82,27 @@ class Publisher:
         self._publish()
         self._sink.close()
 
+    def _wait(self) -> None:
+        """Until there is more, and the sink may be given it."""
+        paused = self._selection.pause_s()
+        if paused is None:
+            self._wake.wait()
+        else:
+            self._stopping.wait(paused)
+        self._wake.clear()
+
     def _publish(self) -> bool:
-        """Gives the sink all that the outbox holds; False when it or the journal failed, True when time is over."""
+        """Gives the sink all that the outbox holds and it may be given; False when it or the journal failed.
+
+        True when time is over, too.
+        """
         try:
             while (left := self._time_left()) > 0 and (rows := self._next_rows()):
-                self._give(rows, left)
+                waits = not self._offer(rows, left)
+                if waits or len(rows) == _PAGE:  # slower than its records come, or just back
+                    self._drop_excess()
+                if waits:
+                    break
         except Exception as error:  # noqa: BLE001
             self._report(error)
             return False
@@ -102,6 +122,19 @@ class Publisher:
 
     def _next_rows(self) -> list[tuple[int, Record]]:
         return self._journal.undelivered(self._sink.name, self._most)
+
+    def _offer(self, rows: Sequence[tuple[int, Record]], timeout_s: float) -> bool:
+        """Gives the sink those of the next rows that it wants, passes the others over; False when it has to wait."""
+        wanted = [row for row in rows if self._selection.wants(row[1])]
+        passed_over = rows[-1][0] if not wanted else wanted[0][0] - 1
+        if passed_over >= rows[0][0]:
+            self._journal.delivered(self._sink.name, passed_over)
+        if wanted:
+            room = self._selection.room()
+            if room == 0:
+                return False
+            self._give(wanted[:room], timeout_s)
+        return True
 
     def _give(self, rows: Sequence[tuple[int, Record]], timeout_s: float) -> None:
         began = time.perf_counter()
@@ -125,6 +158,7 @@ class Publisher:
         if taken <= 0:
             raise SinkError(f"the sink {self._sink.name} took none of {len(rows)} records")
         self._broken, self._most = 0, _PAGE
+        self._selection.given(min(taken, len(rows)))
         failpoints.reach("published")
         self._journal.delivered(self._sink.name, rows[min(taken, len(rows)) - 1][0])
         failpoints.reach("delivered")
@@ -142,7 +176,7 @@ class Publisher:
         )
 
     def _drop_excess(self) -> None:
-        """Beyond its bound the oldest records are dropped for a sink that fails, lest the journal grow without end."""
+        """Beyond its bound the oldest records are dropped for a sink, lest the journal grow without end."""
         try:
             dropped = self._journal.drop_backlog(self._sink.name, self._table.max_backlog)
         except Exception as error:  # noqa: BLE001 -- of the journal, which others report as well
@@ -151,7 +185,7 @@ class Publisher:
         if dropped:
             self._metrics.sink_dropped.labels(self._sink.name).inc(dropped)
             self._log.error(
-                "records were dropped for a sink that fails: more than max_backlog wait",
+                "records were dropped for the sink: more than max_backlog wait for it",
                 records=dropped,
                 max_backlog=self._table.max_backlog,
             )

@@ -2,10 +2,11 @@
 
 from typing import Final
 
-from edged.sinks import images, jsonl
+from edged.sinks import csv, images, jsonl
 from edged.sinks.contract import SinkType
 
 SINKS: Final[dict[str, SinkType]] = {
+    "csv": csv.TYPE,
     "images": images.TYPE,
     "jsonl": jsonl.TYPE,
 }

@@ -54,7 +54,7 @@ class PictureSink(Protocol):
     name: str
 
     def wants(self, result: Result) -> bool:
-        """Whether this result is to be drawn."""
+        """Whether this result is to be drawn (`selection.Selection`)."""
         ...
 
     def write(self, frame: Frame, result: Result) -> None:

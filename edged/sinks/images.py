@@ -16,6 +16,7 @@ from edged.media import overlays
 from edged.results import Frame, Result, rfc3339, time_of
 from edged.settings import AbsolutePath, Place, SinkTable
 from edged.sinks.contract import SinkType
+from edged.sinks.selection import Selection
 
 _OURS: Final = re.compile(r"[0-9a-f]{26}\.png")
 _LEFTOVER: Final = re.compile(r"\.[0-9a-f]{26}\.part")
@@ -52,13 +53,13 @@ class ImagesSink:
             max_bytes: of all overlays; beyond that the oldest go.
         """
         self.name = table.name
-        self._folder, self._only, self._max_bytes = table.dir, table.only, max_bytes
+        self._folder, self._selection, self._max_bytes = table.dir, Selection(table), max_bytes
         self._bytes: int | None = None
         self._counting = threading.Lock()
 
     def wants(self, result: Result) -> bool:
-        """Whether this result gets an overlay."""
-        return result.is_anomaly or self._only == "all"
+        """Whether this result gets an overlay; it then counts against `rate_limit`."""
+        return self._selection.wants(result) and self._selection.claim()
 
     def write(self, frame: Frame, result: Result) -> None:
         """Writes one overlay, whole or not at all, and removes the oldest when there are too many bytes.

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import hashlib
 import io
@@ -371,6 +372,57 @@ def test_what_this_model_cannot_do(arguments: list[str], pictures: Path) -> None
 
 
 # Check and results.
+
+
+def test_init_writes_what_check_accepts_and_run_runs(tmp_path: Path) -> None:
+    done = edged("init", "--model", TINY, "--inbox", "in", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "next: edged run -c edged.toml" in done.stdout
+    assert edged("check", "-c", tmp_path / "edged.toml").returncode == 0
+    tables = tomllib.loads((tmp_path / "edged.toml").read_text())
+    assert tables["sources"][0]["path"] == str(tmp_path / "in")
+    assert tables["models"] == {"tiny": {"path": str(TINY)}}
+    assert {path.name for path in tmp_path.iterdir()} == {"edged.toml", "edged-state", "in", "in-done"}
+
+
+def test_init_writes_over_nothing(tmp_path: Path) -> None:
+    (tmp_path / "edged.toml").write_text("mine")
+    done = edged("init", tmp_path / "edged.toml", "--model", TINY, "--inbox", tmp_path / "in")
+    assert done.returncode == 2
+    assert "exists and is left as it is" in done.stderr
+    assert (tmp_path / "edged.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--inbox", "in"), "--model: is not given, and there is nobody to ask"),
+        (("--model", TINY), "--inbox: is not given, and there is nobody to ask"),
+        (("--model", "nowhere", "--inbox", "in"), "there is no bundle"),
+        (("--model", TINY, "--inbox", "in", "--name", "a b"), "sources.a b.name"),
+    ],
+)
+def test_init_says_what_it_lacks(tmp_path: Path, options: tuple[str | Path, ...], message: str) -> None:
+    done = edged("init", *options, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_init_asks_who_sits_there(tmp_path: Path) -> None:
+    ours, its = os.openpty()
+    command = [sys.executable, "-P", "-m", "edged", "init"]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=tmp_path) as process:
+        os.close(its)
+        os.write(ours, f"{TINY}\nin\n".encode())
+        said = b""
+        with contextlib.suppress(OSError):  # EIO: it has ended
+            while chunk := os.read(ours, 4096):
+                said += chunk
+    os.close(ours)
+    assert process.returncode == 0, said
+    assert b"The folder to watch" in said
+    assert (tmp_path / "edged.toml").exists()
 
 
 def test_check(tmp_path: Path) -> None:

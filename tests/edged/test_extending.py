@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edged.sinks import SINKS
 from tests.conftest import TINY
 from tests.edged.daemons import Site
 from tests.edged.making import bad, drop, good, until
@@ -79,4 +80,5 @@ def test_an_unknown_type_is_named_with_those_that_there_are(site: Site) -> None:
     )
     assert done.returncode == 2
     assert "sources.show.type: " in done.stderr
-    assert 'sinks.last.type: there is no sink type \'latest\'; "images", "jsonl"' in done.stderr
+    types = ", ".join(f'"{name}"' for name in SINKS)
+    assert f"sinks.last.type: there is no sink type 'latest'; {types}" in done.stderr

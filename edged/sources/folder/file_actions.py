@@ -6,24 +6,18 @@ scored, and only then does it go on. Another file is put back under its name wit
 """
 
 import contextlib
-import ctypes
 import errno
-import functools
 import json
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from edged import failpoints
-from edged.files import sync
 from edged.sources.folder.files import FileAction, Fingerprint, SetAside
 from edged.sources.folder.private import PrivateFolder
+from edged.sources.folder.renames import claim_sidecar, copy, rename_new, same_file, sidecar_of, sync_folder, with_id
 from edged.sources.folder.requests import Request
 
-_AT_FDCWD: Final = -100
-_RENAME_NOREPLACE: Final = 1
-_MAX_NAME: Final = 255
 _COARSEST_MTIME_NS: Final = 2_000_000_000
 """FAT keeps times to two seconds."""
 _MAX_SIDECAR: Final = 1 << 20
@@ -59,7 +53,7 @@ class FileMover:
         held = self._held(action)
         if os.path.lexists(_copied(held)):
             return self._deliver(held, action)
-        if _same_file(held, action.path):  # a crash came between link and unlink
+        if same_file(held, action.path):  # a crash came between link and unlink
             os.unlink(held)
         if not os.path.lexists(held):
             if not stands(action):
@@ -109,7 +103,7 @@ class FileMover:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-            _copy(held, partial)
+            copy(held, partial)
             failpoints.reach("copied")
             # From here on the copy is whole. Without this mark, one that has its name already could not be told, after
             # a crash, from a file that was there before, and would be made a second time.
@@ -136,12 +130,12 @@ class FileMover:
     def _place(self, file: bytes, wanted: bytes, action: FileAction) -> bytes:
         """Renames a file to the name that it wants, or to one with its id; over nothing."""
         for target in (wanted, with_id(wanted, action.id)):
-            if _same_file(file, target):  # a crash came between link and unlink
+            if same_file(file, target):  # a crash came between link and unlink
                 os.unlink(file)
                 return target
             sidecar = sidecar_of(target) if action.sidecar else None
             if sidecar is not None:
-                if not _claim(sidecar, action.sidecar):
+                if not claim_sidecar(sidecar, action.sidecar):
                     continue
                 failpoints.reach("explained")
             try:
@@ -231,7 +225,7 @@ def bring_back(request: Request, private: PrivateFolder) -> bytes | None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _copy_whole(request.now_at, held + b".part")
+            copy(request.now_at, held + b".part")
             os.rename(held + b".part", held)
             sync_folder(os.path.dirname(held))
         else:
@@ -270,48 +264,6 @@ def _remove_sidecar(path: bytes, id_: str) -> None:
             os.unlink(sidecar)
 
 
-def sync_folder(folder: bytes) -> None:
-    """Makes renames in a folder durable; nothing when it has gone."""
-    with contextlib.suppress(FileNotFoundError):
-        sync(folder)
-
-
-def rename_new(old: bytes, new: bytes) -> None:
-    """Renames without overwriting.
-
-    Raises:
-        OSError: FileExistsError when `new` exists; OSError with EXDEV across file systems.
-    """
-    renameat2, code = _renameat2(), errno.ENOSYS
-    if renameat2 is not None:
-        if renameat2(_AT_FDCWD, ctypes.c_char_p(old), _AT_FDCWD, ctypes.c_char_p(new), _RENAME_NOREPLACE) == 0:
-            return
-        code = ctypes.get_errno()
-    if code not in {errno.ENOSYS, errno.EINVAL}:
-        raise OSError(code, os.strerror(code), os.fsdecode(old), None, os.fsdecode(new))
-    # File systems that do not know the flag: a link does not overwrite either.
-    os.link(old, new, follow_symlinks=False)
-    failpoints.reach("linked")
-    os.unlink(old)
-
-
-@functools.cache
-def _renameat2() -> Callable[..., int] | None:
-    """The function of the C library, where it has it. Looked up once: a look-up leaves memory behind that stays."""
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-
-
-def _copy(old: bytes, partial: bytes) -> None:
-    """Copies a file whole and durably, or not at all."""
-    try:
-        _copy_whole(old, partial)
-        sync_folder(os.path.dirname(partial))
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
-
-
 def _copied(held: bytes) -> bytes:
     """The private name of a file whose copy is whole."""
     return held + b".copied"
@@ -325,56 +277,3 @@ def _is_copy(path: bytes, action: FileAction) -> bool:
         return False
     fingerprint = action.fingerprint
     return there.size == fingerprint.size and abs(there.mtime_ns - fingerprint.mtime_ns) < _COARSEST_MTIME_NS
-
-
-def _same_file(one: bytes, other: bytes) -> bool:
-    """Whether two names are links of one file, which a rename between them would leave as they are."""
-    try:
-        return os.path.samestat(os.lstat(one), os.lstat(other))
-    except OSError:
-        return False
-
-
-def _copy_whole(old: bytes, new: bytes) -> None:
-    with open(old, "rb") as source, open(new, "wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-        target.flush()
-        shutil.copystat(old, new)
-        os.fsync(target.fileno())
-
-
-def with_id(path: bytes, id_: str) -> bytes:
-    """A name with the id of a result in it, for where the plain one is taken."""
-    folder, name = os.path.split(path)
-    stem, extension = os.path.splitext(name)
-    mark = b"." + id_.encode("ascii")
-    return os.path.join(folder, stem[: _MAX_NAME - len(mark) - len(extension) - len(b".json")] + mark + extension)
-
-
-def sidecar_of(target: bytes) -> bytes:
-    """Where the sidecar of a quarantined file is."""
-    folder, name = os.path.split(target)
-    return os.path.join(folder, name + b".json")
-
-
-def _claim(sidecar: bytes, text: str) -> bool:
-    """Writes a sidecar unless one of another file is there; a part of ours, left by a crash, is written again."""
-    try:
-        with open(sidecar, "xb") as file:
-            file.write(text.encode("ascii"))
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        with open(sidecar, "rb") as file:
-            found = file.read(len(text) + 1)
-        if found == text.encode("ascii"):
-            return True
-        if found and not text.encode("ascii").startswith(found):
-            return False
-        os.unlink(sidecar)
-        return _claim(sidecar, text)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise
-    return True

@@ -15,8 +15,8 @@ from edged.errors import RefusedError
 from edged.journal.reading import find_record, opened
 from edged.results import Record, display_path
 from edged.sources.folder import ledger, requests
-from edged.sources.folder.file_actions import with_id
 from edged.sources.folder.files import Fingerprint, SetAside
+from edged.sources.folder.renames import with_id
 from edged.sources.folder.requests import Request
 from edged.sources.folder.table import FolderTable
 

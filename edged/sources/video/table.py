@@ -62,7 +62,7 @@ class VideoTable(SourceTable):
             scheme = self.url.partition("://")[0].lower()
             if scheme not in _SCHEMES:
                 found.append(f"url: {scheme}:// is none of {', '.join(_SCHEMES)}; for a file give its absolute path")
-        elif not os.path.isabs(self.url) or "\0" in self.url:
+        elif not Path(self.url).is_absolute() or "\0" in self.url:
             found.append("url: is neither a URL nor an absolute path; write rtsp://…, http://… or /…")
         elif not self.is_device:
             if refused := denied(Path(self.url)):

@@ -1,9 +1,11 @@
 import json
 import os
 import sqlite3
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -434,3 +436,29 @@ def test_a_source_comes_and_goes(works: Works) -> None:
     again = Script("line1", *works.write(2, "e"))
     pipeline.add_source(again)
     until(lambda: len(again.records) == 2, "the one that came back")
+
+
+def test_what_is_stuck_can_be_asked_while_sources_come_and_go(works: Works) -> None:
+    pipeline, done, asked = works.start(*(Script(f"stays{number}") for number in range(20))), threading.Event(), [0]
+
+    def ask() -> None:
+        while not done.is_set():
+            assert pipeline.stuck(3600) == []
+            asked[0] += 1
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            asking = executor.submit(ask)
+            for number in range(60):
+                source = Script(f"line{number}")
+                pipeline.add_source(source)
+                assert pipeline.drain([source.name], 10)
+                pipeline.remove_source(source.name)
+            until(lambda: asked[0] > 0 or asking.done(), "an answer")
+            done.set()
+            asking.result(timeout=30)
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)

@@ -136,6 +136,15 @@ def test_beyond_its_bound_the_oldest_records_are_dropped_and_counted(outbox: Out
     assert sink.taken == ids[30:]
 
 
+def test_the_bound_holds_for_a_sink_that_is_too_slow(outbox: Outbox) -> None:
+    ids, sink = outbox.fill(2000), Scripted(at_most=10)
+    outbox.feed(sink, max_backlog=600)
+    until(outbox.empty, "the outbox to be empty")
+    assert sink.taken == [*ids[:10], *ids[-600:]]
+    assert outbox.value("edged_sink_dropped_total") == 2000 - 610
+    assert outbox.value("edged_sink_failures_total") == 0
+
+
 def test_a_sink_that_hangs_does_not_hold_up_the_stop(outbox: Outbox) -> None:
     ids, gate, hung = outbox.fill(3), threading.Event(), threading.Event()
 
@@ -178,3 +187,45 @@ def test_dead_letters_are_bounded(outbox: Outbox) -> None:
         )
     outbox.journal.set_dead("out", 20_000, one, "no")
     assert outbox.journal.dead_letters("out") == 10_000
+
+
+def test_what_a_sink_does_not_want_is_passed_over(outbox: Outbox) -> None:
+    kinds = [{}, {"score": 2.0, "is_anomaly": True}, {"score": 9.0, "is_anomaly": True}, {}, {}]
+    entries = [entry(**kind) for _ in range(300) for kind in kinds]
+    outbox.journal.commit(entries)
+    sink = Scripted(at_most=7)
+    outbox.feed(sink, only="anomalies", min_score=5.0)
+    until(outbox.empty, "the outbox to be empty")
+    assert sink.taken == [one.record.id for one in entries if one.record is not None and one.record.score == 9.0]
+
+
+def test_a_crash_among_what_is_passed_over_loses_nothing(outbox: Outbox) -> None:
+    entries = [entry(is_anomaly=number % 3 == 0) for number in range(100)]
+    outbox.journal.commit(entries)
+    wanted = [one.record.id for one in entries if one.record is not None and one.record.is_anomaly]
+    sink = Scripted(at_most=2)
+    for _ in range(3):  # one try each, as by publishers that die
+        publisher = Publisher(
+            sink, SinkTable(name="out", type="test", only="anomalies"), outbox.journal, outbox.metrics
+        )
+        publisher._offer(outbox.journal.undelivered("out", 50), 1.0)
+    assert sink.taken == wanted[:6]
+    outbox.feed(sink, only="anomalies")
+    until(outbox.empty, "the outbox to be empty")
+    assert sink.taken == wanted
+
+
+def test_a_rate_limit_lets_records_wait_and_a_stop_does_not(outbox: Outbox) -> None:
+    ids, sink = outbox.fill(50), Scripted()
+    publisher = outbox.feed(sink, rate_limit=20, max_backlog=25)
+    until(lambda: outbox.value("edged_sink_dropped_total") == 5, "what is too much to be dropped")
+    assert sink.taken == ids[:20]
+    assert outbox.journal.backlog("out") == 25
+    assert outbox.value("edged_sink_failures_total") == 0
+    began = time.monotonic()
+    publisher.ask_to_stop()
+    publisher.join()
+    assert time.monotonic() - began < 5
+    assert sink.closed
+    assert sink.taken == ids[:20]
+    assert [one.id for _, one in outbox.journal.undelivered("out", 50)] == ids[25:]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from edged.errors import SourceError
-from edged.sources.folder.file_actions import FileMover, rename_new
+from edged.sources.folder.file_actions import FileMover
 from edged.sources.folder.files import FileAction, Fingerprint
 from edged.sources.folder.private import PrivateFolder, private_folder
+from edged.sources.folder.renames import rename_new
 
 ID = "0123456789ab" + "c" * 14
 
