@@ -165,7 +165,8 @@ class _Capture:
                 try:
                     frames = packet.decode()
                 except av.error.InvalidDataError:  # damage, or a stream that was joined in its middle
-                    self._stay_alive()
+                    if not job.live:  # else a stream of nothing but garbage would seem alive
+                        self._stay_alive()
                     continue
                 for frame in frames:
                     if job.live:

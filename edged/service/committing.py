@@ -50,6 +50,7 @@ class Committer:
         intake: Intake,
         publishers: Sequence[Publisher],
         health: Health,
+        *,
         draw: Callable[[Frame, Result], None],
     ) -> None:
         """Prepares it; `thread` is to be started."""

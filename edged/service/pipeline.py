@@ -65,7 +65,7 @@ class Pipeline:
         self._log = structlog.get_logger()
         self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(workers)]
         self._publishers = publishers
-        self._committer = Committer(journal, metrics, self._intake, publishers, self._health, self._draw)
+        self._committer = Committer(journal, metrics, self._intake, publishers, self._health, draw=self._draw)
 
     def start(self) -> None:
         """Starts all workers; sources are added afterwards."""
