@@ -1,5 +1,6 @@
 """Scores of good and bad pictures computed through edged itself, as it will compute them when it runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from edged.models import bundle as bundles
 from edged.models.bundle import Bundle, Calibration, Manifest
 from edged.models.calibration import Threshold, conformal_threshold
+from edged.models.drift import appearance
 from edged.models.scorer import Scorer
 from export.report import metrics
 from export.report.metrics import Report, Scores
 from export.sources import Reader
 from train.data.pictures import Picture
 from train.errors import TrainError
+from train.nets.features import batch_of
 from train.progress import Advance
 from train.run import Run
 
@@ -29,14 +32,14 @@ class Calibrated:
 
     Attributes:
         good: scores of the calibration pictures, (n,).
-        brightness: their mean brightness, (n,), 0 to 1; the mean value of signals.
+        looks: what `edged.models.drift.appearance` gives for them, (n, 3).
         bad: scores of the bad pictures, (m,); None where none were given.
         threshold: that the calibration gives.
         report: on the bad pictures; None where none were given.
     """
 
     good: Scores
-    brightness: NDArray[np.float64]
+    looks: NDArray[np.float64]
     bad: Scores | None
     threshold: Threshold
     report: Report | None
@@ -70,16 +73,16 @@ def score(
         TrainError: a score is not above 0, or a picture cannot be read.
     """
     total, target_fpr = len(good) + len(bad), run.config.target_fpr
-    found, brightness = scores(served, read, good, lambda done: advance(done, total))
+    found, looks = scores(served, read, good, lambda done: advance(done, total))
     good_scores = run.out_of_fold(good, found)
     if not (np.isfinite(good_scores).all() and (good_scores > 0).all()):
         raise TrainError("a calibration score is not a number above 0; nothing was written. Train again")
     threshold = conformal_threshold(good_scores, target_fpr)
     if not bad:
-        return Calibrated(good_scores, brightness, None, threshold, None)
+        return Calibrated(good_scores, looks, None, threshold, None)
     bad_scores, _ = scores(served, read, bad, lambda done: advance(len(good) + done, total))
     report = metrics.report(good_scores, bad_scores, threshold.value)
-    return Calibrated(good_scores, brightness, bad_scores, threshold, report)
+    return Calibrated(good_scores, looks, bad_scores, threshold, report)
 
 
 def calibration(
@@ -99,12 +102,12 @@ def calibration(
 def scores(
     served: Scorer, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
 ) -> tuple[Scores, NDArray[np.float64]]:
-    """Scores and mean brightness, as in `Calibrated`, each (n,); `advance` is called with how many are done."""
-    found, brightness = [], []
-    for start in range(0, len(pictures), _BATCH):
-        image = read(pictures[start : start + _BATCH])
+    """Scores (n,) and looks (n, 3), as in `Calibrated`; `advance` is called with how many are done."""
+    found, looks = [], []
+    batch = batch_of(math.prod(read.spec.shape[:2]), _BATCH)
+    for start in range(0, len(pictures), batch):
+        image = read(pictures[start : start + batch])
         found.append(served.scores(image)[0].astype(np.float64))
-        scale = 255.0 if image.dtype == np.uint8 else 1.0
-        brightness.append(image.mean(axis=tuple(range(1, image.ndim)), dtype=np.float64) / scale)
-        advance(min(start + _BATCH, len(pictures)))
-    return np.concatenate(found), np.concatenate(brightness)
+        looks += [appearance(one) for one in image]
+        advance(min(start + batch, len(pictures)))
+    return np.concatenate(found), np.array(looks)

@@ -5,8 +5,8 @@ packet is the JSON of a `Job`, with the descriptor of the memory that they share
 uint8 (H, W, C) each. Then:
 
     to the parent    `NOTE`: what it is, the slot and the number of a frame, when it was taken (on the clock of the
-                     stream, and in seconds since 1970), and how many frames were passed over since the last note for
-                     want of a free slot. Then text: an error in words
+                     stream, and in seconds since 1970), how many frames were passed over since the last note for want
+                     of a free slot, and the width and height of the frame in the video. Then text: an error in words
     from the parent  one byte: the slot that is free again
 
 A file is read whole, and waits for free slots. Of a live stream the newest frame is what a free slot gets. Times of a
@@ -33,7 +33,7 @@ from edged.media.decoder import be_first_to_go
 from edged.media.imaging import ImageInput
 
 SLOTS: Final = 2
-NOTE: Final = struct.Struct("<BBQddQ")
+NOTE: Final = struct.Struct("<BBQddQII")
 FRAME, ALIVE, END, FAILED = range(4)
 LONGEST_TEXT: Final = 1000
 
@@ -186,9 +186,9 @@ class _Capture:
             self._stay_alive()
             return
         slot = self._free.pop()
-        image = imaging.fit(frame.to_image(), self._job.spec)
+        image = imaging.fit(frame.to_image(), self._job.spec, (frame.width, frame.height))
         self._memory[slot * self._size : (slot + 1) * self._size] = image.tobytes()
-        self._say(FRAME, slot, number, seconds)
+        self._say(FRAME, slot, number, seconds, size=(frame.width, frame.height))
 
     def _collect(self, *, wait: bool) -> None:
         """Slots that are free again."""
@@ -203,8 +203,17 @@ class _Capture:
         if time.monotonic() - self._said >= _ALIVE_S:
             self._say(ALIVE)
 
-    def _say(self, what: int, slot: int = 0, number: int = 0, seconds: float = 0.0, text: str = "") -> None:
+    def _say(
+        self,
+        what: int,
+        slot: int = 0,
+        number: int = 0,
+        seconds: float = 0.0,
+        *,
+        size: tuple[int, int] = (0, 0),
+        text: str = "",
+    ) -> None:
         at = time.time() if self._job.live else self._origin + seconds
-        note = NOTE.pack(what, slot, number, seconds, at, self._dropped)
+        note = NOTE.pack(what, slot, number, seconds, at, self._dropped, *size)
         self._parent.send(note + text.encode("utf-8", "backslashreplace")[:LONGEST_TEXT])
         self._dropped, self._said = 0, time.monotonic()

@@ -98,6 +98,12 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+        self.other_shape = Counter(
+            "edged_other_shape_total",
+            "Pictures of another shape or scale than those of training.",
+            ["source"],
+            registry=registry,
+        )
         self.frames_dropped = Counter(
             "edged_stream_frames_dropped_total",
             "Pictures that made room for newer ones before they were scored.",
@@ -120,6 +126,18 @@ class Metrics:
             "edged_source_state",
             "1 for the state that a stream is in, else 0.",
             ["source", "state"],
+            registry=registry,
+        )
+        self.score_drift = Gauge(
+            "edged_score_drift",
+            "How far the last scores are from those of calibration: psi, and p_value of a two-sample test.",
+            ["source", "model", "statistic"],
+            registry=registry,
+        )
+        self.input_drift = Gauge(
+            "edged_input_drift",
+            "How far the look of the last pictures is from that of good ones at training, as PSI.",
+            ["source", "statistic"],
             registry=registry,
         )
         self.last_result_timestamp_seconds = Gauge(
@@ -214,6 +232,7 @@ class Metrics:
                 self.queue_items,
                 self.queue_oldest_age_seconds,
                 self.multi_page,
+                self.other_shape,
                 self.frames_dropped,
                 self.watch_overflows,
                 self.rescan_recovered,
@@ -233,6 +252,13 @@ class Metrics:
     def stage(self, stage: str, seconds: float) -> None:
         """Observes the time that a picture, or a batch, took in a stage."""
         self._stages[stage].observe(seconds)
+
+    def drift(self, source: str, model: str, inputs: Mapping[str, float], *, index: float, p_value: float) -> None:
+        """Shows how far a source is from calibration; `inputs` is the PSI of each statistic of its pictures."""
+        for statistic, value in inputs.items():
+            self.input_drift.labels(source, statistic).set(value)
+        self.score_drift.labels(source, model, "psi").set(index)
+        self.score_drift.labels(source, model, "p_value").set(p_value)
 
     def self_test(self, model: str) -> tuple[Callable[[bool], None], Callable[[float], None]]:
         """Shows a self-test that has not come through yet; what sets whether it passes, and its ratio."""
@@ -275,7 +301,7 @@ class Metrics:
             self.queue_items,
             self.queue_oldest_age_seconds,
             self.multi_page,
-            self.frames_dropped,
+            self.other_shape,
             self.frames_dropped,
             self.watch_overflows,
             self.rescan_recovered,
@@ -283,6 +309,12 @@ class Metrics:
             self.source_state,
             self.last_result_timestamp_seconds,
         ):
+            family.remove_by_labels({"source": source})
+        self.forget_drift(source)
+
+    def forget_drift(self, source: str) -> None:
+        """Removes what was said of a source's drift from another model or calibration."""
+        for family in (self.score_drift, self.input_drift):
             family.remove_by_labels({"source": source})
 
     def watch_queue(self, source: str, pending: Callable[[], tuple[int, float | None]]) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from os.path import basename
 from typing import BinaryIO, Final
 
 import structlog
@@ -27,6 +28,7 @@ from edged.models.scorer import Scorer
 from edged.models.self_test import SelfTest
 from edged.results import Frame, Result, display_path, make_record
 from edged.service.committing import Committer, Settled
+from edged.service.drift import DriftWatch
 from edged.service.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
@@ -59,8 +61,10 @@ class Pipeline:
         self._picture_sinks = picture_sinks
         self._sources: dict[str, tuple[Source, threading.Event, threading.Thread]] = {}
         self._scorers: Mapping[str, Scorer] = {}
+        self._drift: dict[str, DriftWatch] = {}
         self._health = Health()
         self._failing_sinks: set[str] = set()
+        self._other_shapes: set[str] = set()
         self._self_tests: list[SelfTestRunner] = []
         self._log = structlog.get_logger()
         self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(workers)]
@@ -82,6 +86,13 @@ class Pipeline:
     def set_scorers(self, scorers: Mapping[str, Scorer]) -> None:
         """Sets the scorer of each source, by its name; what is in flight ends with the one that it began with."""
         self._scorers = dict(scorers)
+        self._drift = {
+            source: watch
+            if (watch := self._drift.get(source)) is not None and watch.is_of(scorer)
+            else DriftWatch(source, scorer, self._metrics)
+            for source, scorer in scorers.items()
+        }
+        self._other_shapes.clear()
 
     def add_source(self, source: Source) -> None:
         """Starts a source, whose scorer is set."""
@@ -251,7 +262,7 @@ class Pipeline:
             text = f"{size} bytes are more than limits.max_bytes = {self._limits.max_bytes}"
             outcome = Outcome(None, None, PictureError("file_too_large", text), 0.0)
         else:
-            outcome = self._pool.decode(opened, scorer.bundle.manifest.input)
+            outcome = self._pool.decode(opened, scorer.view.input)
         self._metrics.stage("decode", outcome.seconds)
         return outcome
 
@@ -265,13 +276,19 @@ class Pipeline:
         else:
             if outcome.decoded.pages > 1:
                 self._metrics.multi_page.labels(delivery.source).inc()
-            frame = Frame(delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels)
+            if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
+                self._count_other_shape(delivery, words)
+            frame = Frame(
+                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, basename(delivery.path)
+            )
             result = scorer.score(frame)
             if isinstance(result, Result):
                 for stage, milliseconds in result.timings.items():
                     self._metrics.stage(stage, milliseconds / 1000)
                 if not isinstance(delivery, StreamDelivery) or delivery.stored:
                     self._draw(frame, result)
+                if (watch := self._drift.get(delivery.source)) is not None and watch.is_of(scorer):
+                    watch.observe(frame.pixels, result.score)
         failpoints.reach("drawn")
         record = make_record(
             result,
@@ -284,6 +301,13 @@ class Pipeline:
             decode_seconds=outcome.seconds,
         )
         return Scored(frame, result if isinstance(result, Result) else None, record)
+
+    def _count_other_shape(self, delivery: Delivery, words: str) -> None:
+        self._metrics.other_shape.labels(delivery.source).inc()
+        if delivery.source not in self._other_shapes:  # the counter tells of the next ones
+            self._other_shapes.add(delivery.source)
+            path = display_path(delivery.path)
+            self._log.warning("a picture is not as those of training", source=delivery.source, path=path, why=words)
 
     def _draw(self, frame: Frame, result: Result) -> None:
         """Gives an overlay to the picture sinks; a failing one costs the overlay, never the result."""

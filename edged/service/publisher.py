@@ -98,10 +98,10 @@ class Publisher:
         """
         try:
             while (left := self._time_left()) > 0 and (rows := self._next_rows()):
-                waits = not self._offer(rows, left)
-                if waits or len(rows) == _PAGE:  # slower than its records come, or just back
+                has_room = self._offer(rows, left)
+                if not has_room or len(rows) == _PAGE:  # it is slower than its records come, or has just come back
                     self._drop_excess()
-                if waits:
+                if not has_room:
                     break
         except Exception as error:  # noqa: BLE001
             self._report(error)

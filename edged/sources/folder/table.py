@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edged.media.imaging import PATTERNS
-from edged.settings import AbsolutePath, Place, SourceTable, denied
+from edged.settings import AbsolutePath, Extent, Pixel, Place, SourceTable, denied
 
 
 class FolderTable(SourceTable):
@@ -23,6 +23,8 @@ class FolderTable(SourceTable):
     after: Literal["keep", "move", "delete"] = "keep"
     done_dir: AbsolutePath | None = None
     quarantine_dir: AbsolutePath | None = None
+    roi: tuple[Pixel, Pixel, Extent, Extent] | None = None
+    mask: AbsolutePath | None = None
 
     def places(self) -> list[Place]:
         """The inbox, and where files of it go."""

@@ -31,6 +31,7 @@ class Note:
         at: the same, seconds since 1970.
         dropped: frames passed over since the last note.
         text: why it failed.
+        size: width and height of a frame in the video, px.
         pixels: of a frame: uint8 (H, W, C).
         slot: that the frame came by; to be freed.
     """
@@ -41,6 +42,7 @@ class Note:
     at: float = 0.0
     dropped: int = 0
     text: str = ""
+    size: tuple[int, int] = (0, 0)
     pixels: "NDArray[np.uint8] | None" = None
     slot: int = 0
 
@@ -108,7 +110,7 @@ class Capture:
             return Note(FAILED, text="its process died")
         if not NOTE.size <= len(packet) <= NOTE.size + LONGEST_TEXT:
             return Note(FAILED, text="its process gave a malformed note")
-        what, slot, number, seconds, at, dropped = NOTE.unpack_from(packet)
+        what, slot, number, seconds, at, dropped, width, height = NOTE.unpack_from(packet)
         if what not in {FRAME, ALIVE, END, FAILED} or slot >= SLOTS:
             return Note(FAILED, text="its process gave a malformed note")
         pixels = None
@@ -117,4 +119,4 @@ class Capture:
             pixels = values.reshape(self._shape).copy()
             del values  # the memory can only be closed when nobody looks at it
         text = packet[NOTE.size :].decode("utf-8", "replace")
-        return Note(what, number, seconds, at, dropped, text, pixels, slot)
+        return Note(what, number, seconds, at, dropped, text, (width, height), pixels, slot)

@@ -36,12 +36,13 @@ class FrameDelivery:
         found_at: float,
         stored: bool,
         pixels: "NDArray[np.uint8] | None" = None,
+        size: tuple[int, int] = (0, 0),
         is_end: bool = False,
     ) -> None:
         """The source hands over what was captured."""
         self.id, self.source, self.path, self.found_at = new_id(), video.name, path, found_at
         self.number, self.moment, self.stored, self.is_end = number, moment, stored, is_end
-        self._video, self._pixels = video, pixels
+        self._video, self._pixels, self._size = video, pixels, size
 
     @property
     def captured_at(self) -> float:
@@ -58,8 +59,7 @@ class FrameDelivery:
         if self._pixels is None:
             return None
         self._video.taken(self)
-        height, width = self._pixels.shape[:2]
-        return Decoded(self._pixels, width, height, "RGB", 1)
+        return Decoded(self._pixels, *self._size, "RGB", 1)
 
     def settle(self, sha256: str | None, error: PictureError | None) -> Settlement:  # noqa: ARG002
         """Every frame is scored."""

@@ -292,6 +292,7 @@ class VideoSource:
             found_at=now,
             stored=self._stored,
             pixels=pixels,
+            size=note.size,
         )
         self._next += 1
         with self._mutex:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from edged.settings import SourceTable, denied
+from edged.settings import AbsolutePath, Extent, Pixel, SourceTable, denied
 
 _SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
 
@@ -29,6 +29,8 @@ class VideoTable(SourceTable):
     merge_seconds: float = Field(default=1.0, ge=0, le=3600)
     stall_seconds: float = Field(default=10.0, ge=0.5, le=600)
     frozen_seconds: float = Field(default=30.0, ge=0.5, le=86_400)
+    roi: tuple[Pixel, Pixel, Extent, Extent] | None = None
+    mask: AbsolutePath | None = None
 
     @property
     def is_device(self) -> bool:
