@@ -156,8 +156,6 @@ class _Capture:
                 raise ValueError("there is no video in it")
             stream = container.streams.video[0]
             stream.thread_type = "SLICE" if job.live else "AUTO"  # threads by frame hold back as many frames
-            if stream.width * stream.height > job.max_pixels:
-                raise ValueError(f"{stream.width}x{stream.height} px are more than limits.max_pixels")
             if not job.live:  # it was last written as its last frame was taken, which is as much as a file tells
                 self._origin = os.stat(job.url).st_mtime - (container.duration or 0) / av.time_base
             first: float | None = None
@@ -185,6 +183,8 @@ class _Capture:
             self._dropped += 1
             self._stay_alive()
             return
+        if frame.width * frame.height > self._job.max_pixels:
+            raise ValueError(f"a frame of {frame.width}x{frame.height} px is more than {self._job.max_pixels} px")
         slot = self._free.pop()
         image = imaging.fit(frame.to_image(), self._job.spec, (frame.width, frame.height))
         self._memory[slot * self._size : (slot + 1) * self._size] = image.tobytes()

@@ -196,6 +196,7 @@ class VideoSource:
 
     def _restore(self) -> None:
         """Goes on where the last run was cut off; with another video an event of that one ends."""
+        self._last_at = time.monotonic()
         self._identity = [self._table.url, self._table.fps]
         if not self._is_live:
             try:

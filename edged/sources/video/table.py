@@ -22,8 +22,8 @@ class VideoTable(SourceTable):
     fps: float | None = Field(default=None, gt=0, le=1000)
     on_change: float | None = Field(default=None, ge=0, le=255)
     store: Literal["events", "frames"] = "events"
-    open_frames: int = Field(default=3, ge=1, le=1000)
-    of_frames: int = Field(default=5, ge=1, le=1000)
+    open_frames: int = Field(default=3, ge=1, le=100)
+    of_frames: int = Field(default=5, ge=1, le=100)
     close_frames: int = Field(default=5, ge=1, le=1000)
     close_ratio: float = Field(default=0.9, gt=0, le=1)
     merge_seconds: float = Field(default=1.0, ge=0, le=3600)

@@ -110,3 +110,66 @@ class Camera:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+RTSP = """
+import sys
+from pathlib import Path
+import gi
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+port, file, told = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+server = GstRtspServer.RTSPServer.new()
+server.set_address("127.0.0.1")
+server.set_service(port)
+factory = GstRtspServer.RTSPMediaFactory.new()
+factory.set_launch(f"( filesrc location={file} ! matroskademux ! h264parse ! rtph264pay name=pay0 config-interval=1 )")
+server.get_mount_points().add_factory("/live", factory)
+server.attach(None)
+told.write_text(str(server.get_bound_port()))
+GLib.MainLoop().run()
+"""
+
+
+def has_rtsp() -> bool:
+    """Whether the system's Python can serve RTSP: Debian's gir1.2-gst-rtsp-server-1.0 and what it takes."""
+    program = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    done = subprocess.run(["/usr/bin/python3", "-c", program], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+class RtspCamera:
+    """A real RTSP server in a process of its own, which shows a file of H.264 from its beginning to who comes."""
+
+    def __init__(self, root: Path, file: Path) -> None:
+        self._told, self._file, self._port = root / "rtsp-port", file, 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"rtsp://127.0.0.1:{self._port}/live"
+
+    def start(self) -> None:
+        self._told.unlink(missing_ok=True)
+        arguments = [str(self._port), str(self._file), str(self._told)]
+        self.process = subprocess.Popen(["/usr/bin/python3", "-c", RTSP, *arguments])
+        until(lambda: self._told.exists() and self._told.read_text(), "the camera to be there")
+        self._port = int(self._told.read_text())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def write_h264(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int = FPS) -> Path:
+    """A Matroska file of H.264, of frames of 128x128 px: encoders want no smaller ones."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "10", "g": str(fps)})
+        stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p"
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels.repeat(4, axis=0).repeat(4, axis=1), format="gray")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    return path

@@ -14,7 +14,16 @@ from PIL import Image
 from edged.results import Record
 from tests.edged.daemons import Site
 from tests.edged.making import children, until
-from tests.edged.sources.video.making import FPS, Camera, video
+from tests.edged.sources.video.making import (
+    FPS,
+    Camera,
+    RtspCamera,
+    has_rtsp,
+    picture,
+    video,
+    write_h264,
+    write_video,
+)
 
 BAD = (range(50, 100), range(150, 200))
 
@@ -145,14 +154,15 @@ def test_a_camera_that_is_killed_stopped_and_frozen_says_so_and_comes_back(site:
     assert opened.event is not None
     assert opened.event.offset_s is None
     assert opened.path == camera.url
-    until(lambda: len(site.lines()) == 1, "the sink to have it")
+    until(lambda: site.wait_for_lines(1), "the sink to have it")
     site.kill()
     site.start()
     until(lambda: state(site) == "live", "the camera")
     camera.show("good")
     (row,) = closed(site, 1)
     assert row.id == opened.id
-    assert [line["state"] for line in site.wait_for_lines(2)] == ["open", "closed"]
+    until(lambda: [line["state"] for line in site.lines()][-1:] == ["closed"], "the sink to have it")
+    assert {line["id"] for line in site.lines()} == {row.id}
 
     camera.show("frozen")
     until(lambda: state(site) == "frozen", "the picture to be seen as frozen", 5)
@@ -201,8 +211,6 @@ def test_a_file_that_is_no_video_says_so(site: Site, tmp_path: Path) -> None:
 
 
 def test_what_looks_alike_is_not_scored_and_keeps_its_verdict(site: Site, tmp_path: Path) -> None:
-    from tests.edged.sources.video.making import picture, write_video
-
     pictures: list[Any] = [picture(0, is_bad=50 <= number < 100) for number in range(150)]
     configure(site, write_video(tmp_path / "v.mkv", pictures), "on_change = 0.5")
     site.start()
@@ -211,3 +219,31 @@ def test_what_looks_alike_is_not_scored_and_keeps_its_verdict(site: Site, tmp_pa
     found = site.metrics()
     assert found['edged_images_total{outcome="ok",source="cam"}'] == 2
     assert found['edged_images_total{outcome="anomaly",source="cam"}'] == 1
+
+
+def test_an_rtsp_camera_that_is_stopped_and_killed_says_so_and_comes_back(site: Site, tmp_path: Path) -> None:
+    if not has_rtsp():
+        if os.environ.get("CI"):
+            pytest.fail("no RTSP server is installed; CI installs it")
+        pytest.skip("no RTSP server is installed (Debian: apt install gir1.2-gst-rtsp-server-1.0 and .ci/run's others)")
+    shown = (picture(0, is_bad=50 <= number % 250 < 100) for number in range(60 * FPS))
+    camera = RtspCamera(tmp_path, write_h264(tmp_path / "camera.mkv", shown))
+    try:
+        configure(site, camera.url, "stall_seconds = 2")
+        site.start()
+        until(lambda: state(site) == "live", "the camera")
+        until(lambda: [row.event.state for row in events(site)][:1] == ["closed"], "the first event")  # type: ignore[union-attr]
+        (first, *_) = events(site)
+        assert first.event is not None
+        assert first.event.ended_at - first.event.started_at == pytest.approx(2.0, abs=0.5)
+
+        os.kill(camera.process.pid, signal.SIGSTOP)
+        until(lambda: state(site) in {"stalled", "backoff"}, "the silence to be noticed", 10)
+        os.kill(camera.process.pid, signal.SIGCONT)
+        until(lambda: state(site) == "live", "the camera to be back", 60)
+        camera.kill()
+        until(lambda: state(site) == "backoff", "the end to be noticed", 10)
+        camera.start()
+        until(lambda: state(site) == "live", "the camera to be back", 60)
+    finally:
+        camera.kill()
