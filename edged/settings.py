@@ -4,12 +4,15 @@
 code, and `config` puts the whole together.
 """
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from edged.errors import ConfigError
 
 _LONGEST_NAME: Final = 255
 _LONGEST_PATH: Final = 4000
@@ -122,6 +125,33 @@ class RetentionTable(Table):
     quarantine_max_bytes: int = Field(default=10_000_000_000, ge=0)
     images_days: float = Field(default=90, gt=0, le=36_500)
     images_max_bytes: int = Field(default=2_000_000_000, ge=0)
+
+
+def read_secret(key: str, path: Path) -> str:
+    """The word that a file holds, such as a token or a key; it is never shown.
+
+    Args:
+        key: that names the file, for the message.
+        path: of the file.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    try:
+        secret = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "other bytes than ASCII are in it"
+        raise ConfigError([f"{key}: {path} cannot be read as ASCII text: {why}"]) from error
+    if not secret:
+        raise ConfigError([f"{key}: {path} is empty; put a long random word into it"])
+    return secret
+
+
+def missing(module: str, extra: str) -> list[str]:
+    """What is wrong with `type` where the library that it takes is not installed."""
+    if importlib.util.find_spec(module) is not None:
+        return []
+    return [f'type: needs the package {module}, which is not installed: pip install "edged[{extra}]"']
 
 
 def denied(path: Path) -> str | None:

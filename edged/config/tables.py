@@ -21,6 +21,7 @@ from edged.settings import (
     SourceTable,
     Table,
     inside,
+    read_secret,
 )
 
 OWN_FOLDERS: Final = ("quarantine", "requeue", ".edged")
@@ -57,13 +58,7 @@ class HttpTable(Table):
         """
         if self.token_file is None:
             return None
-        try:
-            token = self.token_file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([f"http.token_file: {self.token_file} cannot be read as ASCII text: {error}"]) from error
-        if not token:
-            raise ConfigError([f"http.token_file: {self.token_file} is empty; put a long random token into it"])
-        return token
+        return read_secret("http.token_file", self.token_file)
 
     def problems(self) -> list[str]:
         """What is wrong with these keys together."""

@@ -39,7 +39,7 @@ def configure(log_format: Literal["auto", "console", "json"] = "auto") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for library in ("uvicorn", "watchdog", "asyncio"):
+    for library in ("uvicorn", "watchdog", "asyncio", "httpx"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 

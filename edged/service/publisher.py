@@ -98,10 +98,10 @@ class Publisher:
         """
         try:
             while (left := self._time_left()) > 0 and (rows := self._next_rows()):
-                has_room = self._offer(rows, left)
-                if not has_room or len(rows) == _PAGE:  # it is slower than its records come, or has just come back
+                waits = not self._offer(rows, left)
+                if waits or len(rows) == _PAGE:  # slower than its records come, or just back
                     self._drop_excess()
-                if not has_room:
+                if waits:
                     break
         except Exception as error:  # noqa: BLE001
             self._report(error)

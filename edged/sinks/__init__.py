@@ -2,11 +2,13 @@
 
 from typing import Final
 
-from edged.sinks import csv, images, jsonl
+from edged.sinks import csv, images, jsonl, program, webhook
 from edged.sinks.contract import SinkType
 
 SINKS: Final[dict[str, SinkType]] = {
     "csv": csv.TYPE,
+    "exec": program.TYPE,
     "images": images.TYPE,
     "jsonl": jsonl.TYPE,
+    "webhook": webhook.TYPE,
 }

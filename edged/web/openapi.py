@@ -108,6 +108,7 @@ def _result() -> dict[str, Any]:
         "error": text,
         "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
         "calibration_sha256": text,
+        "score_ratio": number,
     }
     return {"type": "object", "required": list(properties), "properties": properties}
 

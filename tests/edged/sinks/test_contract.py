@@ -16,6 +16,7 @@ from edged.settings import RetentionTable, SinkTable
 from edged.sinks import SINKS
 from edged.sinks.contract import PictureSink, RecordSink, SinkContext
 from tests.edged.making import quarantined, record
+from tests.edged.sinks.receiving import Program, WebhookReceiver
 from tests.templates import latest
 
 
@@ -56,9 +57,11 @@ class Receiver(Protocol):
 TYPES = {**SINKS, "latest": latest.TYPE}
 RECEIVERS: dict[str, Callable[[Path], Receiver]] = {
     "csv": lambda folder: OnDisk(folder, lambda text: [row["id"] for row in csv.DictReader(io.StringIO(text))]),
+    "exec": Program,
     "images": OnDisk,
     "jsonl": lambda folder: OnDisk(folder, lambda text: [json.loads(line)["id"] for line in text.splitlines()]),
     "latest": lambda folder: OnDisk(folder, lambda text: [json.loads(text)["id"]]),
+    "webhook": WebhookReceiver,
 }
 """What is at the other end of each type of sink."""
 

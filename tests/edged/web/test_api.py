@@ -218,6 +218,6 @@ def test_of_a_running_daemon(site: DaemonSite) -> None:
     (odd,) = site.get("/api/v1/results", params={"outcome": "anomaly"}).json()["results"]
     assert odd == next(one.to_dict() for one in site.rows() if one.is_anomaly)
     picture = Image.open(io.BytesIO(site.get(f"/api/v1/results/{odd['id']}/overlay.png").content))
-    assert picture.size == (64, 32)
+    assert picture.size == (320, 86)  # with its legend
     (fine,) = site.get("/api/v1/results", params={"outcome": "ok"}).json()["results"]
     assert site.get(f"/api/v1/results/{fine['id']}/overlay.png").status_code == 404
