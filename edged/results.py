@@ -129,6 +129,11 @@ class Record:
     """Of an event only."""
 
     @property
+    def delivery_key(self) -> str:
+        """What tells a receiver that it has this already: the id, and of an event its state, for it comes twice."""
+        return self.id if self.event is None else f"{self.id}-{self.event.state}"
+
+    @property
     def score_ratio(self) -> float | None:
         """Score over threshold, above 1 for an anomaly; None where there is none of either."""
         return None if self.score is None or not self.threshold else round(self.score / self.threshold, 4)
