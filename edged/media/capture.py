@@ -121,7 +121,7 @@ class _Capture:
             if isinstance(error, ConnectionError) and not isinstance(error, av.error.FFmpegError):
                 raise
             # Without the address, which FFmpeg's own text repeats with the password in it.
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            text = getattr(error, "strerror", None) or str(error)
             self._say(FAILED, text=text)
         else:
             self._say(END)

@@ -165,20 +165,20 @@ def test_a_camera_that_is_killed_stopped_and_frozen_says_so_and_comes_back(site:
     assert {line["id"] for line in site.lines()} == {row.id}
 
     camera.show("frozen")
-    until(lambda: state(site) == "frozen", "the picture to be seen as frozen", 5)
+    until(lambda: state(site) == "frozen", "the picture to be seen as frozen")
     assert "frozen" in site.get("/readyz").text
     camera.show("good")
-    until(lambda: state(site) == "live", "another picture", 5)
+    until(lambda: state(site) == "live", "another picture")
 
     os.kill(camera.process.pid, signal.SIGSTOP)
-    until(lambda: state(site) == "stalled", "the silence to be noticed", 5)
+    until(lambda: state(site) == "stalled", "the silence to be noticed")
     assert site.get("/readyz").status_code == 503
     os.kill(camera.process.pid, signal.SIGCONT)
     until(lambda: state(site) == "live", "the camera to be back")
     assert site.get("/readyz").status_code == 200
 
     camera.kill()
-    until(lambda: state(site) == "backoff", "the end to be noticed", 5)
+    until(lambda: state(site) == "backoff", "the end to be noticed")
     assert site.metrics()['edged_source_up{source="cam"}'] == 0
     camera.start()
     until(lambda: state(site) == "live", "the camera to be back", 60)
@@ -238,11 +238,11 @@ def test_an_rtsp_camera_that_is_stopped_and_killed_says_so_and_comes_back(site: 
         assert first.event.ended_at - first.event.started_at == pytest.approx(2.0, abs=0.5)
 
         os.kill(camera.process.pid, signal.SIGSTOP)
-        until(lambda: state(site) in {"stalled", "backoff"}, "the silence to be noticed", 10)
+        until(lambda: state(site) in {"stalled", "backoff"}, "the silence to be noticed")
         os.kill(camera.process.pid, signal.SIGCONT)
         until(lambda: state(site) == "live", "the camera to be back", 60)
         camera.kill()
-        until(lambda: state(site) == "backoff", "the end to be noticed", 10)
+        until(lambda: state(site) == "backoff", "the end to be noticed")
         camera.start()
         until(lambda: state(site) == "live", "the camera to be back", 60)
     finally:
