@@ -84,6 +84,11 @@ class View:
             raise ConfigError([f"mask: {mask} and the mask of {bundle.path} leave nothing to look at"])
         return replace(view, ignored=ignored, masked_by_source=True)
 
+    @property
+    def is_of_training(self) -> bool:
+        """Whether the source shows what the model was trained and calibrated on, and no part of its own."""
+        return self.roi is None and not self.masked_by_source
+
     def other_shape(self, width: int, height: int) -> str | None:
         """What differs, in words, between a picture of this size and those of training; None if little."""
         if not isinstance(self.trained, ImageInput):
