@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from edged.errors import BundleError, ConfigError, PictureError
 from edged.files import read_regular
-from edged.media.imaging import ImageInput, Limits, Region, mask_of, other_shape, positions_that_count, taken
+from edged.media.imaging import ImageInput, Limits, Region
 from edged.media.inputs import Input
+from edged.media.regions import mask_of, other_shape, positions_that_count, taken
 from edged.models.bundle import Bundle
 
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from edged.media.imaging import ImageInput, box_of
+from edged.media.imaging import ImageInput
+from edged.media.regions import box_of
 from edged.media.signals import SignalInput
 from edged.models.manifest import SCHEMA_VERSION, Manifest, MapReference
 from edged.models.rates import choices
