@@ -51,7 +51,7 @@ class Job:
         device: whether it is a V4L2 device.
         fps: frames a second to take; None for every one.
         skip: frames to pass over that were taken before; of a file.
-        timeout_s: for connecting, and for what comes then.
+        timeout_s: for connecting; twice that for each packet.
         max_pixels: of a frame.
         spec: what becomes of it.
     """
@@ -145,7 +145,8 @@ class _Capture:
             job.url,
             format="v4l2" if job.device else None,
             options=options,
-            timeout=(job.timeout_s, job.timeout_s) if job.live and not job.device else None,
+            # Silence is for the parent to notice, and to call stalled; this is for when that hangs as well.
+            timeout=(job.timeout_s, 2 * job.timeout_s) if job.live and not job.device else None,
         ) as container:
             if not container.streams.video:
                 raise ValueError("there is no video in it")
