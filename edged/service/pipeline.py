@@ -103,8 +103,8 @@ class Pipeline:
         thread = threading.Thread(target=self._source_loop, args=(source, stop), name=f"source-{source.name}")
         self._intake.add_source(source)
         self._metrics.watch_queue(source.name, source.pending)
-        self._sources[source.name] = (source, stop, thread)
         thread.start()
+        self._sources[source.name] = (source, stop, thread)  # once it lives: `stuck` would take it for one that died
 
     def drain(self, names: Collection[str], patience_s: float) -> bool:
         """Takes no more from sources and waits for what they have in flight; they go on when that takes too long."""
