@@ -38,6 +38,7 @@ from edged.sinks import SINKS
 from edged.sinks.contract import PictureSink, SinkContext
 from edged.sources import SOURCES
 from edged.sources.contract import SourceContext
+from edged.sources.uploads import UploadSource
 from edged.web.app import make_app
 from edged.web.server import Server
 
@@ -61,6 +62,7 @@ class Daemon:
         self._log = structlog.get_logger()
         self._notifier = Notifier()
         self._phase = "starting"
+        self._uploads_to: dict[str, UploadSource] = {}
 
     def run(self) -> int:
         """Runs until SIGTERM or SIGINT.
@@ -224,6 +226,7 @@ class Daemon:
             self._refuse("pictures of a source that changes are still in flight", sources=leaving)
             return
         for name in leaving:
+            self._uploads_to.pop(name, None)
             self._pipeline.remove_source(name)
             self._observer.down.discard(name)
             self._metrics.forget_source(name)
@@ -279,12 +282,16 @@ class Daemon:
 
     def _add_source(self, table: SourceTable) -> None:
         spec = self._models.of_sources[table.name].bundle.manifest.input
-        context = SourceContext(self._journal, self._observer, self._config.service.state_dir, spec)
-        self._pipeline.add_source(SOURCES[table.type].make(table, context))
+        config = self._config
+        context = SourceContext(self._journal, self._observer, config.service.state_dir, spec, config.limits)
+        source = SOURCES[table.type].make(table, context)
+        if isinstance(source, UploadSource):
+            self._uploads_to[table.name] = source
+        self._pipeline.add_source(source)
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
-        app = make_app(self._metrics.registry, self._problems, token=http.token())
+        app = make_app(self._metrics.registry, self._problems, token=http.token(), uploads_to=self._uploads_to.get)
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
     def _problems(self) -> list[str]:

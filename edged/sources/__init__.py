@@ -2,9 +2,12 @@
 
 from typing import Final
 
+from edged.sources import stdin, uploads
 from edged.sources.contract import SourceType
 from edged.sources.folder import type as folder
 
 SOURCES: Final[dict[str, SourceType]] = {
     "folder": folder.TYPE,
+    "http": uploads.TYPE,
+    "stdin": stdin.TYPE,
 }

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 from edged.errors import PictureError
 from edged.journal.journal import Journal, Statement
-from edged.media.imaging import Decoded
+from edged.media.imaging import Decoded, Limits
 from edged.media.inputs import Input
 from edged.results import Record
 from edged.settings import RetentionTable, SourceTable
@@ -152,12 +152,14 @@ class SourceContext:
         observer: what it tells while it works.
         state_dir: `service.state_dir`.
         input: what the model takes: for sources that hand over pixels.
+        limits: what is refused.
     """
 
     journal: Journal
     observer: Observer
     state_dir: Path
     input: Input
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)

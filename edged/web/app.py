@@ -1,4 +1,4 @@
-"""The ASGI application: /metrics, /healthz, /readyz."""
+"""The ASGI application: /metrics, /healthz, /readyz, and pictures that are posted."""
 
 import hmac
 from collections.abc import Awaitable, Callable
@@ -9,16 +9,25 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from edged.sources.uploads import UploadSource
+from edged.web import uploads
 from edged.web.exposition import exposition
 
 
-def make_app(registry: CollectorRegistry, problems: Callable[[], list[str]], *, token: str | None = None) -> Starlette:
+def make_app(
+    registry: CollectorRegistry,
+    problems: Callable[[], list[str]],
+    *,
+    token: str | None = None,
+    uploads_to: Callable[[str], UploadSource | None] = lambda _: None,
+) -> Starlette:
     """Builds the application.
 
     Args:
         registry: what /metrics shows.
         problems: why the daemon is not ready; empty when it is. Called from the server's thread.
         token: when given, /metrics takes it as a bearer token. Health is open: it says nothing of pictures.
+        uploads_to: the source that takes posted pictures under a name.
     """
 
     def allowed(request: Request) -> bool:
@@ -48,4 +57,6 @@ def make_app(registry: CollectorRegistry, problems: Callable[[], list[str]], *, 
             found = ["not ready"]  # the reasons name files and folders
         return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
 
-    return Starlette(routes=[Route("/metrics", protected(metrics)), Route("/healthz", health), Route("/readyz", ready)])
+    posted = uploads.route(protected, uploads_to, with_token=token is not None)
+    routes = [Route("/metrics", protected(metrics)), Route("/healthz", health), Route("/readyz", ready), posted]
+    return Starlette(routes=routes)
