@@ -10,7 +10,7 @@ The pipeline knows no files: what a folder remembers of its files, a camera does
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -159,7 +159,7 @@ class SourceContext:
     observer: Observer
     state_dir: Path
     input: Input
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ A file is called by the id of the record to be, so that one that a crash leaves 
 """
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -216,7 +215,7 @@ class Spool:
     def done(self, picture: SpooledPicture, record: Record | None) -> None:
         """A picture has its result."""
         with contextlib.suppress(OSError):  # the next start removes it: its row is there
-            os.unlink(picture.file)
+            picture.file.unlink()
         with self._mutex:
             self._known.pop(picture.id, None)
         picture.result.set_result(record)

@@ -4,13 +4,14 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Literal
 
 import structlog
 from pydantic import Field
 
 from edged.errors import SourceError
-from edged.settings import SourceTable
+from edged.settings import Place, SourceTable
 from edged.sources.contract import Delivery, SourceContext, SourceType, WhenFull
 from edged.sources.spool import Draft, Spool
 
@@ -25,6 +26,10 @@ class StdinTable(SourceTable):
 
     type: Literal["stdin"]
     max_waiting_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
+
+    def places(self) -> list[Place]:
+        """Standard input, of which there is one."""
+        return [Place("type", Path("/dev/stdin"), "inbox")]
 
 
 class StdinSource:
