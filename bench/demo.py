@@ -205,7 +205,8 @@ def rate_bounds(calibration: int, tests: int) -> tuple[float, float]:
     """Between which false-positive rates 95 % of runs lie, for n calibration and m test pictures.
 
     With n exchangeable scores, the number of m new ones above the k-th smallest follows a beta-binomial
-    distribution with parameters n + 1 - k and k (Angelopoulos and Bates, 2021, section 3.2).
+    distribution with parameters n + 1 - k and k (Angelopoulos and Bates, 2021, section 3.2). Scores out of fold are
+    exchangeable with new ones but for the one picture more that the model of the new ones has seen.
     """
     rank = min(int(np.ceil((calibration + 1) * (1 - TARGET_FPR) - 1e-9)), calibration)
     above, below = calibration + 1 - rank, rank

@@ -258,22 +258,34 @@ def score(
     if target_fpr is not None and threshold is not None:
         raise ConfigError(["give --target-fpr or --threshold, not both"])
     scorer = registry.load_one(bundle, device.value, target_fpr=target_fpr, threshold=threshold, denoiser=denoiser)
-    if scorer.threshold.shortfall:
+    if target_fpr is not None and scorer.threshold.shortfall:  # of the bundle's own rate, training and inspect tell
         _complain(scorer.threshold.shortfall)
     pictures = scoring.find(paths, scorer.bundle.manifest.input.patterns)
     if heatmaps is not None:
         scoring.check_outputs(pictures, heatmaps)
-    failed = anomalies = 0
-    for record in progress.bar(scoring.score(scorer, pictures, heatmaps=heatmaps), len(pictures)):
+    failed = anomalies = fitted = 0
+    is_known = scoring.knower(scorer)
+    others: list[tuple[Path, str]] = []
+    records = scoring.score(scorer, pictures, heatmaps=heatmaps, tell=lambda *other: others.append(other))
+    for record in progress.bar(records, len(pictures)):
         failed += record.error is not None
         anomalies += bool(record.is_anomaly)
+        known = is_known(record)
+        fitted += known
         if as_json:
             typer.echo(record.to_json())
         elif record.error is None:
-            verdict = "ANOMALY" if record.is_anomaly else "ok"
-            typer.echo(f"{verdict:8}{record.score:10.4f}  p={record.p_value:.4f}  {printable(record.path)}")
+            verdict, ratio = "ANOMALY" if record.is_anomaly else "ok", record.score_ratio
+            typer.echo(
+                f"{verdict:8}{record.score:10.4f}  {'' if ratio is None else f'{ratio:.2f}x'}  p={record.p_value:.4f}  "
+                f"{printable(record.path)}{'  (fitted)' if known else ''}"
+            )
         if record.error is not None:
             _complain(f"{printable(record.path)}: {record.reason}: {record.error}")
+    _complain_of_shapes(others, len(pictures))
+    if fitted:
+        plural = scorer.bundle.manifest.input.plural
+        _complain(f"{fitted} of these {plural} were fitted, and score lower than new ones do; they say little")
     if not as_json:
         scored = len(pictures) - failed
         typer.echo(
@@ -399,20 +411,25 @@ def _calibrate(bundle: Path, good: Path, target_fpr: float | None, device: Devic
     scorer = registry.load_one(bundle, device.value, target_fpr=target_fpr, denoiser=denoiser)
     plural = scorer.bundle.manifest.input.plural
     pictures = scoring.find([good], scorer.bundle.manifest.input.patterns)
-    records = list(progress.bar(scoring.score(scorer, pictures), len(pictures)))
+    others: list[tuple[Path, str]] = []
+    scored = scoring.score(scorer, pictures, tell=lambda *other: others.append(other))
+    records = list(progress.bar(scored, len(pictures)))
+    _complain_of_shapes(others, len(pictures))
     failed = [record for record in records if record.error is not None]
     for record in failed:
         _complain(f"{printable(record.path)}: {record.reason}: {record.error}; left out")
-    chosen, repeated = scoring.calibrate(scorer, records, target_fpr)
+    is_known = scoring.knower(scorer)
+    new = [record for record in records if not is_known(record)]
+    if known := len(records) - len(new):
+        fitted = "the model or its denoiser" if denoiser else "the model"
+        left_out = f"{fitted} was fitted on {known} of these {plural}, which score lower than new ones do"
+        if not any(record.error is None for record in new):
+            raise ConfigError([f"--good: {left_out}; none is left, and the calibration is as it was. Give others"])
+        _complain(f"{left_out}; left out")
+    chosen, repeated = scoring.calibrate(scorer, new, target_fpr)
     if repeated:
         _complain(f"{repeated} {plural} are repetitions of others and were counted once")
-    if known := scoring.fitted_on(scorer, records):
-        fitted = "the model or its denoiser" if denoiser else "the model"
-        _complain(
-            f"{fitted} was fitted on {known} of these {plural}, which score lower than new ones do: the threshold is "
-            "too low; calibrate again with others"
-        )
-    flagged = sum(bool(record.is_anomaly) for record in records)
+    flagged = sum(bool(record.is_anomaly) for record in new)
     if 2 * flagged > chosen.n:
         _complain(f"{flagged} of these {plural} were anomalous until now: are they good parts? If not, calibrate again")
     typer.echo(f"threshold {scorer.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}")
@@ -520,6 +537,12 @@ def parse_time(text: str, now: datetime | None = None) -> float:
             [f"--since: {text!r} is no time; write 2026-11-22T14:00:00Z, or 2h, 3d for as long ago"]
         ) from None
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def _complain_of_shapes(others: list[tuple[Path, str]], n: int) -> None:
+    if others:
+        path, words = min(others)
+        _complain(f"{len(others)} of {n} pictures are not as those of training: {printable(str(path))} of {words}")
 
 
 def _complain(message: str) -> None:

@@ -9,11 +9,16 @@ import numpy as np
 
 from edged.journal.reading import DeadLetter
 from edged.models import bundle as bundles
+from edged.models.rates import choices, told_apart
 from edged.models.scorer import Scorer
 from edged.results import COLUMNS, Record, csv_line, printable, rfc3339
 
+_METHODS: Final = {
+    "cross": "out of fold (cross-conformal)",
+    "split": "that nothing was fitted on (split conformal)",
+}
 _CARD: Final = "card.md"
-_ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>7}  {}\n"
+_ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>8}  {:>7}  {}\n"
 
 
 def lines(records: Iterable[Record], output: Literal["table", "json", "csv"]) -> Iterator[str]:
@@ -45,10 +50,12 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = scorer.threshold
     yield (
-        f"calibration: {threshold.n} good {manifest.input.plural}, {bundle.calibration.created:%Y-%m-%d}; threshold "
+        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}, "
+        f"{bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
+    yield from _rates(scorer)
     drift = manifest.drift_reference
     if len(drift.quantiles) == len(drift.score) == len(drift.brightness) > 1:
         yield (
@@ -81,6 +88,20 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
     yield f"sha256 of {bundles.MODEL}: {bundle.model_sha256}"
 
 
+def _rates(scorer: Scorer) -> Iterator[str]:
+    """What other target rates would give, by the calibration in force."""
+    bad, plural = scorer.bundle.manifest.bad_scores, scorer.bundle.manifest.input.plural
+    made = choices(scorer.calibration, bad, scorer.bundle.calibration.target_fpr)
+    for choice in made:
+        found = "" if choice.found is None else f"; finds {choice.found} of {len(bad)} bad {plural}"
+        yield (
+            f"{choice.line}: threshold {choice.threshold.value:.4f}, {choice.flagged} of {choice.threshold.n} good "
+            f"above it ({choice.within.low:.1%} to {choice.within.high:.1%}){found}"
+            f"{' (in force)' if choice.in_force else ''}"
+        )
+    yield from told_apart(made, plural)
+
+
 def toml(tables: Mapping[str, Any]) -> str:
     """A validated configuration as TOML: tables of scalars and lists, one level of named tables, arrays of tables."""
     out = []
@@ -105,12 +126,12 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "P", "PATH")
+            yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
-        numbers = [
-            "" if value is None else f"{value:.4f}" for value in (record.score, record.threshold, record.p_value)
-        ]
+        numbers = ["" if value is None else f"{value:.4f}" for value in (record.score, record.threshold)]
+        numbers.append("" if record.score_ratio is None else f"{record.score_ratio:.2f}")
+        numbers.append("" if record.p_value is None else f"{record.p_value:.4f}")
         what = printable(record.path) + (f"  ({record.reason}: {printable(record.error)})" if record.error else "")
         yield _ROW.format(rfc3339(record.scored_at), record.source[:12], verdict, *numbers, what)
 

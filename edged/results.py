@@ -32,12 +32,14 @@ class Frame:
         frame_id: unique, and the id of its result.
         captured_at: seconds since 1970, UTC.
         pixels: uint8 (H, W, C) at the model's size, or float32 (C, T) of a signal.
+        name: of its file, for people; "" where there is none.
     """
 
     source: str
     frame_id: str
     captured_at: float
     pixels: NDArray[Any]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Result:
         model: name of the model.
         timings: milliseconds by stage.
         cleaned: uint8 (H, W, C), what the denoiser made of the frame and was scored; None without one.
+        ignored: bool (h, w), where the map does not count; None where all of it does.
+        coloured_from: level of the map at which a heat map's colour begins.
     """
 
     frame_id: str
@@ -67,6 +71,8 @@ class Result:
     model: str
     timings: dict[str, float]
     cleaned: NDArray[np.uint8] | None = None
+    ignored: NDArray[np.bool_] | None = None
+    coloured_from: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,11 @@ class Record:
     calibration_sha256: str | None = None
     """Of the calibration.json that gave the threshold; None in results of an edged that did not note it."""
 
+    @property
+    def score_ratio(self) -> float | None:
+        """Score over threshold, above 1 for an anomaly; None where there is none of either."""
+        return None if self.score is None or not self.threshold else round(self.score / self.threshold, 4)
+
     def to_dict(self) -> dict[str, Any]:
         """The contract's keys, times in RFC 3339."""
         return {
@@ -118,6 +129,7 @@ class Record:
             "error": self.error,
             "timings_ms": self.timings_ms,
             "calibration_sha256": self.calibration_sha256,
+            "score_ratio": self.score_ratio,
         }
 
     def to_json(self) -> str:
@@ -125,7 +137,7 @@ class Record:
         return json.dumps(self.to_dict(), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
 
 
-COLUMNS: Final = tuple(Record.__dataclass_fields__)
+COLUMNS: Final = (*Record.__dataclass_fields__, "score_ratio")
 """The keys of `Record.to_dict`, in its order: the header of a CSV."""
 
 

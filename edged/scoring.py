@@ -79,6 +79,7 @@ def score(
     *,
     heatmaps: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008
+    tell: Callable[[Path, str], None] = lambda *_: None,
 ) -> Iterator[Record]:
     """One record an item, in their order; a few are read ahead, so `items` may go on without end.
 
@@ -87,6 +88,7 @@ def score(
         items: what to score.
         heatmaps: a folder for overlays; see `check_outputs`.
         limits: what is refused.
+        tell: is told of a picture of another shape or scale than those of training, and how it differs; from a thread.
     """
 
     def work(pool: DecoderPool, item: Item) -> Record:
@@ -96,7 +98,9 @@ def score(
             assert outcome.error is not None
             result = outcome.error
         else:
-            frame = Frame(SOURCE, frame_id, captured_at, outcome.decoded.pixels)
+            if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
+                tell(item.path, words)
+            frame = Frame(SOURCE, frame_id, captured_at, outcome.decoded.pixels, item.path.name)
             result = scorer.score(frame)
             if heatmaps is not None and isinstance(result, Result):
                 save(overlays.draw(frame, result), heatmaps / item.relative)
@@ -192,15 +196,15 @@ def check_outputs(items: Sequence[Item], out: Path) -> None:
             raise ConfigError([f"{printable(str(target))} is one of the pictures; choose another folder than {out}"])
 
 
-def fitted_on(scorer: Scorer, records: Iterable[Record]) -> int:
-    """How many of these records are of files that the model, or its denoiser, was fitted on: they score too low."""
+def knower(scorer: Scorer) -> Callable[[Record], bool]:
+    """Tells whether a record is of a file that the model, or its denoiser, was fitted on: those score too low."""
     models = (scorer, scorer.denoiser) if scorer.denoiser else (scorer,)
     fitted = {mark for model in models for mark in model.bundle.manifest.fitted}
-    return sum(record.sha256 is not None and bundles.mark_of(record.sha256) in fitted for record in records)
+    return lambda record: record.sha256 is not None and bundles.mark_of(record.sha256) in fitted
 
 
 def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | None) -> tuple[Threshold, int]:
-    """Replaces a bundle's calibration with the scores of these records.
+    """Replaces a bundle's calibration with the scores of these records, of files that nothing was fitted on.
 
     Returns:
         The new threshold, and how many records repeat a file that was counted already.
@@ -235,7 +239,7 @@ def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | Non
 def _decode(pool: DecoderPool, path: Path, scorer: Scorer) -> Outcome:
     try:
         with open_regular(path) as file:
-            return pool.decode(file, scorer.bundle.manifest.input)
+            return pool.decode(file, scorer.view.input)
     except OSError as error:
         return Outcome(None, None, PictureError("unreadable", error.strerror or str(error)), 0.0)
 

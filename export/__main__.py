@@ -5,9 +5,9 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
@@ -18,7 +18,12 @@ from train import command
 from train.errors import TrainError
 from train.threads import wait_asleep
 
+if TYPE_CHECKING:  # torch takes seconds to import
+    from export.bundle import Exported
+    from train.run import Run
+
 PROGRAM: Final = "export"
+_SHOWN: Final = 3
 EPILOG: Final = """\
 example:
   python -m export runs/solar --out bundles/solar
@@ -46,46 +51,50 @@ def _export(options: argparse.Namespace, console: Console) -> None:
             f"a letter or digit first; give it one: --name {bundles.as_name(name)}"
         )
     from export.bundle import export_bundle
-    from export.report.outliers import raised_from
     from export.report.trust import percent
-    from train import progress, run
+    from train import progress, run, suspects
     from train.data import cleaning
+    from train.fit.outliers import raised_from
 
     began = time.monotonic()
     track = progress.on(console)
     with track("run"):
         loaded = run.load(options.run)
-    spec = loaded.config.spec
+    spec = loaded.spec
     denoiser = None
     if options.denoiser:
         if not isinstance(spec, ImageInput):
             raise TrainError(f"--denoiser cleans pictures, and {options.run} takes {spec.plural}; leave it out")
         denoiser = cleaning.load(options.denoiser, spec)
     made = export_bundle(loaded, options.out, name=name, precision=options.precision, denoiser=denoiser, track=track)
+    threshold, trained_with = made.outcome.threshold, loaded.facts["warnings"]
     for warning in made.warnings:
-        command.say(console, PROGRAM, f"warning: {warning}")
-    threshold = made.outcome.threshold
-    if threshold.shortfall:
+        if warning not in trained_with:  # training has said those
+            command.say(console, PROGRAM, f"warning: {warning}")
+    if threshold.shortfall and not any(warning.startswith("too-few:") for warning in trained_with):
         command.say(console, PROGRAM, f"warning: {threshold.shortfall}")
-    if made.strangers:
-        first = ", ".join(printable(stranger.path) for stranger in made.strangers[:3])
-        more = ", ..." if len(made.strangers) > 3 else ""
-        many = f"{len(made.strangers)} good {spec.plural} look like strangers; look at them"
-        one = f"1 good {spec.singular} looks like a stranger; look at it"
-        command.say(console, PROGRAM, f"{one if len(made.strangers) == 1 else many}: {first}{more}")
-    lower = raised_from(made.strangers, made.outcome.good, threshold, loaded.calibrates)
+    if made.outliers:
+        first = ", ".join(printable(outlier.path) for outlier in made.outliers[:_SHOWN])
+        more = ", ..." if len(made.outliers) > _SHOWN else ""
+        many = f"{len(made.outliers)} good {spec.plural} look like outliers; look at them"
+        one = f"1 good {spec.singular} looks like an outlier; look at it"
+        where = f" ({options.out}/{suspects.PAGE} shows them)"
+        command.say(console, PROGRAM, f"{one if len(made.outliers) == 1 else many}: {first}{more}{where}")
+    for line in _without(made, loaded, spec.plural):
+        command.say(console, PROGRAM, line)
+    lower = raised_from(made.outliers, made.outcome.good, threshold, loaded.calibrates)
     if lower is not None:
         command.say(
             console,
             PROGRAM,
-            f"warning: the threshold, {threshold.value:.4g}, is a stranger's score; without such {spec.plural} "
+            f"warning: the threshold, {threshold.value:.4g}, is an outlier's score; without such {spec.plural} "
             f"it would be {lower:.4g}. If it shows no good part, take it out and train again",
         )
     if made.outcome.report is not None:
         report = made.outcome.report
         console.print(
-            f"{report.n_bad} bad {spec.plural}: AUROC {report.auroc:.4f}, recall {report.recall:.4f} "
-            f"({report.n_found} of {report.n_bad} found)"
+            f"the threshold finds {report.n_found} of {report.n_bad} bad {spec.plural} (recall {report.recall:.4f}); "
+            f"AUROC {report.auroc:.4f}"
         )
     console.print(
         f"{options.out}: exported in {time.monotonic() - began:.0f} s; model.onnx {made.model_bytes / 1e6:.1f} MB, "
@@ -97,6 +106,25 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         f"next: read {options.out}/card.md; then {score} {spec.plural.upper()}, or name it in edged.toml and: "
         "edged run -c edged.toml"
     )
+
+
+def _without(made: "Exported", loaded: "Run", plural: str) -> Iterator[str]:
+    """What the threshold, and the bad pictures found, would be without each of the first outliers that calibrate."""
+    from train import suspects
+
+    good, bad, report = made.outcome.good, made.outcome.bad, made.outcome.report
+    for outlier in [one for one in made.outliers if one.part == loaded.calibrates][:_SHOWN]:
+        index = int(abs(good - outlier.score).argmin())
+        threshold, found = suspects.without(good, index, loaded.config.target_fpr, bad)
+        finds = (
+            ""
+            if found is None or report is None
+            else f", which finds {found} bad {plural} in place of {report.n_found}"
+        )
+        yield (
+            f"without {printable(outlier.path)} the threshold would be {threshold:.4g} in place of "
+            f"{made.outcome.threshold.value:.4g}{finds}"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,7 @@
 """A run directory -> a bundle: trace, prove, calibrate through edged, describe; whole or not at all."""
 
+import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,10 +16,12 @@ from export import calibrate, manifest, sources
 from export.calibrate import Calibrated
 from export.onnx import graph, parity, quantise
 from export.report import describe
-from export.report.outliers import Stranger
 from export.sources import Intact, Reader
+from train import run as runs
 from train.data.cleaning import Denoiser
 from train.errors import TrainError
+from train.fit.outliers import Outlier
+from train.nets.features import batch_of
 from train.nets.vae import Decoder, VaeDetector
 from train.progress import Track
 from train.run import Run
@@ -36,14 +40,14 @@ class Exported:
         difference: of ONNX Runtime from torch, 1 is the tolerance.
         model_bytes: size of model.onnx.
         warnings: of training and export.
-        strangers: good pictures that a person should look at.
+        outliers: good pictures that a person should look at.
     """
 
     outcome: Calibrated
     difference: float
     model_bytes: int
     warnings: tuple[str, ...]
-    strangers: tuple[Stranger, ...]
+    outliers: tuple[Outlier, ...]
 
 
 def export_bundle(
@@ -64,7 +68,7 @@ def export_bundle(
         BundleError: `out` exists, or edged refuses what was made.
     """
     _check_denoiser(run, denoiser)
-    read = Reader(run.config.spec, denoiser)
+    read = Reader(run.spec, denoiser)
     with bundles.writing(out) as folder:
         with track(read.spec.plural) as advance:
             intact = sources.find_intact(run, advance)
@@ -72,13 +76,16 @@ def export_bundle(
             detector = graph.with_half_weights(run.detector) if precision == "fp16" else run.detector
             model = _model(detector, read, intact, precision)
             (folder / bundles.MODEL).write_bytes(model)
-            pictures = (intact.part("statistics") or intact.part(run.calibrates))[:PARITY_PICTURES]
+            few = batch_of(math.prod(read.spec.shape[:2]), PARITY_PICTURES)
+            pictures = (intact.part("statistics") or intact.part(run.calibrates))[:few]
             expected = parity.reference(detector, read(pictures))
             difference = _prove(folder, model, read.spec.kind, expected, parity.TOLERANCES[precision])
             if isinstance(detector, VaeDetector) and "reconstruction" in detector.output_names:
                 (folder / DECODER).write_bytes(_decoder(detector, precision, expected.outputs["latent_mean"]))
             advance(1, 1)
 
+        if (run.path / runs.MASK).is_file():
+            shutil.copyfile(run.path / runs.MASK, folder / runs.MASK)
         licences = manifest.add_licences(folder, run)
         facts = manifest.of_run(run, name=name, precision=precision, licences=licences)
         with track("calibration") as advance:
@@ -97,6 +104,7 @@ def export_bundle(
                 advance(1, 1)
 
         facts["drift_reference"] = drift.reference(outcome.good, outcome.looks)
+        facts["bad_scores"] = [] if outcome.bad is None else np.sort(outcome.bad).round(6).tolist()
         facts["provenance"]["metrics"] = _metrics(run, outcome, difference)
         warnings = (*run.facts["warnings"], *intact.warnings)
         with track("card") as advance:
@@ -168,7 +176,7 @@ def _gate(run: Run, read: Reader, intact: Intact, outcome: Calibrated) -> None:
     """Scores the same pictures with the float32 model, and lets the gate judge."""
 
     def scores(part: Any) -> np.ndarray:
-        pictures, size = intact.part(part), PARITY_PICTURES
+        pictures, size = intact.part(part), batch_of(math.prod(read.spec.shape[:2]), PARITY_PICTURES)
         batches = (pictures[start : start + size] for start in range(0, len(pictures), size))
         images = (read(batch) for batch in batches)
         return np.concatenate([parity.reference(run.detector, image).score for image in images]).astype(np.float64)

@@ -1,5 +1,6 @@
 """Scores of good and bad pictures computed through edged itself, as it will compute them when it runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from export.report.metrics import Report, Scores
 from export.sources import Reader
 from train.data.pictures import Picture
 from train.errors import TrainError
+from train.nets.features import batch_of
 from train.progress import Advance
 from train.run import Run
 
@@ -102,9 +104,10 @@ def scores(
 ) -> tuple[Scores, NDArray[np.float64]]:
     """Scores (n,) and looks (n, 3), as in `Calibrated`; `advance` is called with how many are done."""
     found, looks = [], []
-    for start in range(0, len(pictures), _BATCH):
-        image = read(pictures[start : start + _BATCH])
+    batch = batch_of(math.prod(read.spec.shape[:2]), _BATCH)
+    for start in range(0, len(pictures), batch):
+        image = read(pictures[start : start + batch])
         found.append(served.scores(image)[0].astype(np.float64))
         looks += [appearance(one) for one in image]
-        advance(min(start + _BATCH, len(pictures)))
+        advance(min(start + batch, len(pictures)))
     return np.concatenate(found), np.array(looks)

@@ -13,12 +13,14 @@ import onnx
 
 from edged.models.bundle import mark_of
 from export.onnx import parity
+from train import run as runs
 from train.config.base import EFFICIENTNET
 from train.config.vae import VaeConfig
 from train.data.pictures import Part, Picture
 from train.errors import TrainError
 from train.nets.features import map_size
-from train.nets.head import REFERENCE_QUANTILE
+from train.nets.head import REFERENCE_QUANTILE, Head
+from train.nets.vae import VaeDetector
 from train.run import Run, provenance
 
 PARTS: Final[tuple[Part, ...]] = ("fit", "statistics", "calibration", "bad")
@@ -29,7 +31,7 @@ _WEIGHTS_LICENCE: Final = "LICENSE-weights.txt"
 
 def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
     """The manifest's keys for `edged.models.bundle.seal`; the drift reference and the metrics are still empty."""
-    config, spec = run.config, run.config.spec
+    config, spec = run.config, run.spec
     outputs: dict[str, Any] = {
         "score": {"dtype": "float32", "shape": ["N"]},
         "anomaly_map": {"dtype": "float32", "shape": ["N", *map_size(run.detector.extractor, spec.shape)]},
@@ -47,10 +49,12 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "created": datetime.now(UTC),
         "input": asdict(spec),
         "outputs": outputs,
+        "mask": runs.MASK if (run.path / runs.MASK).is_file() else None,
         "map_reference": {
             "quantile": REFERENCE_QUANTILE,
             "value": run.facts["map_reference"],
             "n": len(run.part("statistics") or run.part(run.calibrates)),
+            "top": _top(run),
         },
         "drift_reference": {"quantiles": [], "score": [], "brightness": []},
         "tolerance": parity.TOLERANCES[precision].model_dump(),
@@ -62,11 +66,19 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
             "pictures": {part: len(run.part(part)) for part in PARTS},
             "trained": {key: run.facts[key] for key in ("created", "packages", "git_revision", "seconds")},
             "exported": {**provenance(), "onnx": onnx.__version__},
+            "updated_from": run.facts.get("updated_from"),
             "seed": config.seed,
             "metrics": {},
         },
         "fitted": sorted(mark_of(picture.sha256) for part in ("fit", "statistics") for picture in run.part(part)),
     }
+
+
+def _top(run: Run) -> int | None:
+    """Map positions whose mean the score is; None where it is another quantity."""
+    if not isinstance(run.detector.head, Head) or (isinstance(run.detector, VaeDetector) and run.detector.scores_elbo):
+        return None
+    return run.detector.head.top
 
 
 def add_licences(folder: Path, run: Run) -> dict[str, str]:

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from edged.media.imaging import ImageInput
 from edged.models import bundle as bundles
 from train import command
 from train.config import kinds as configs
+from train.config.base import ModelConfig
 from train.config.explained import help_lines
 from train.config.signal import SignalConfig
 from train.errors import OptionError
@@ -24,6 +26,7 @@ PROGRAM: Final = "train"
 EXAMPLES: Final = {
     "ae": """\
   python -m train ae --good pictures/good --out runs/solar
+  python -m train ae --update runs/solar --good pictures/this-week --out runs/solar2
   python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
   python -m train ae --good beats/normal --set input=signal --out runs/ecg""",
     "denoiser": """\
@@ -36,10 +39,6 @@ EPILOG: Final = """\
 Begin with:
 
   python -m train ae --good pictures/good --out runs/solar"""
-_SEQUENCE: Final = (
-    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies "
-    "make the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
-)
 SUMMARIES: Final = {
     "ae": "an autoencoder that scores a picture, or a signal, by how badly it is reconstructed",
     "denoiser": "a denoiser that cleans pictures, and scores them by what it takes away",
@@ -51,35 +50,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; returns the exit code, see `command.run`."""
     wait_asleep()
     options = _parser().parse_args(arguments)
+    if options.update is not None:
+        from train import update
+
+        return command.run(PROGRAM, options.out, lambda console: update.update_run(options, console))
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0915 -- the whole run, in its order
-    config = configs.load(configs.KINDS[options.kind], options.config, options.set)
+def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0912, PLR0915 -- the whole run, in its order
+    config = configs.load(configs.KINDS[options.kind], options.config, [*options.set, *_shorthands(options)])
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
-    from train import progress, run
-    from train.data import cleaning, exclusion, groups, pictures, signals
+    from train import progress, run, suspects
+    from train.data import cleaning, exclusion, groups, masks, pictures, shapes, signals
     from train.fit import loop
 
     device = loop.choose_device(options.device)
-    denoiser = None
+    denoiser, source = None, None
     if isinstance(config, SignalConfig):
         if options.denoiser:
             raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
         config = signals.shaped(config, options.good)
-    elif options.denoiser:
-        denoiser = cleaning.load(options.denoiser, config.spec)
-    plural = config.spec.plural
+    else:
+        source, n = shapes.source_of(options.good, config.spec)
+        shapes.check_roi(config, source)
+        config = config.shaped(source)
+        if options.denoiser:
+            denoiser = cleaning.load(options.denoiser, config.spec)
+        if (cost := shapes.cost(config, n)) is not None:
+            console.print(cost)
+    spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
+    plural = spec.plural
     if options.bad is not None:
-        pictures.find(options.bad, config.spec)  # what is wrong shows before the good ones take their time
+        pictures.find(options.bad, spec)  # what is wrong shows before the good ones take their time
     track = progress.on(console)
     began = time.monotonic()
     with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
-        cache = Path(name)
+        cache, given = Path(name), config
+        if isinstance(config, ModelConfig) and isinstance(spec, ImageInput) and config.mask is not None:
+            masks.write(Path(config.mask), spec, folder / run.MASK)
+            config = config.model_copy(update={"mask": str(folder / run.MASK)})
         with track(plural) as advance:
-            found = pictures.read(options.good, config.spec, store=cache / "good.npy", advance=advance)
+            found = pictures.read(options.good, spec, store=cache / "good.npy", advance=advance)
         if denoiser is not None:
             with track("denoising") as advance:
                 denoiser.clean(found.pixels[: len(found.pictures)], advance)
@@ -101,13 +114,14 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
         bad = None
         if options.bad is not None:
             with track(f"bad {plural}") as advance:
-                found = pictures.read(options.bad, config.spec, store=cache / "bad.npy", part="bad", advance=advance)
+                found = pictures.read(options.bad, spec, store=cache / "bad.npy", part="bad", advance=advance)
             bad = pictures.without(found, good, plural=plural)
         warnings = (
             *good.warnings,
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
-            *([_SEQUENCE] if options.groups is None and groups.looks_like_a_sequence(good) else ()),
+            *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
+            *([groups.SEQUENCE] if options.groups is None and groups.looks_like_a_sequence(good) else ()),
         )
         for warning in warnings:
             command.say(console, PROGRAM, f"warning: {warning}")
@@ -125,24 +139,25 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
                 file.flush()
 
             trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track, device=device)
+        if trained.out_of_fold is not None:
+            looked_at = suspects.of_training(trained, good, config.target_fpr, plural)
+            (folder / suspects.PAGE).write_text(looked_at, encoding="utf-8")
         run.save(
             folder,
             options.kind,
-            config=config,
+            config=config if isinstance(given, SignalConfig) else config.model_copy(update={"mask": given.mask}),
             pictures=good.pictures + (bad.pictures if bad else ()),
             detector=trained.detector,
             facts={
                 "denoiser": denoiser.facts if denoiser else None,
+                "source_px": source,
                 "seconds": round(time.monotonic() - began, 1),
                 "warnings": list(warnings),
                 "parts": parts,
-                "epoch": trained.epoch,
-                "loss_statistics": trained.loss,
-                "held_out_ratio": trained.report.held_out_ratio,
-                "statistics_scores": [round(float(score), 6) for score in trained.report.statistics_scores],
-                "map_reference": trained.report.reference,
-                "out_of_fold": None if trained.out_of_fold is None else trained.out_of_fold.to_dict(),
+                "regions_follow": getattr(given, "regions", None) == 0,
+                **trained.facts,
             },
+            features=trained.features,
         )
     console.print(
         f"{options.out}: trained in {time.monotonic() - began:.0f} s; epoch {trained.epoch} was kept, with a loss of "
@@ -151,6 +166,22 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
     words = ["python", "-m", "export", options.out, *(["--denoiser", options.denoiser] if denoiser else [])]
     words += ["--out", f"bundles/{bundles.as_name(options.out.absolute().name)}"]
     console.print(f"next: {shlex.join(map(str, words))}", markup=False)
+
+
+def _shorthands(options: argparse.Namespace) -> list[str]:
+    """What has an option of its own, as `--set` takes it."""
+    given = {"size": options.size, "defect_px": options.defect_px, "roi": options.roi}
+    keys = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return keys + ([] if options.mask is None else [f"mask={json.dumps(str(options.mask))}"])
+
+
+def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[Any]) -> list[str]:
+    from train.data import shapes
+
+    if isinstance(config, SignalConfig):
+        return []
+    warnings = shapes.coarse(config, spec.source) + shapes.others(good, spec)
+    return warnings + (shapes.others(bad, spec) if bad else [])
 
 
 def _loop(kind: str) -> Any:
@@ -226,6 +257,14 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one hyper-parameter; repeatable"
     )
+    parser.add_argument(
+        "--size", metavar="SIZE", help="of the model's picture, such as 640x256 (default: the pictures' own shape)"
+    )
+    parser.add_argument("--defect-px", metavar="PX", help="the smallest defect to find, px of the files: sets the size")
+    parser.add_argument("--roi", metavar="X,Y,W,H", help="the part of the pictures to look at, px of the files")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="a picture of where to look: what is black is ignored"
+    )
     if kind != "denoiser":
         parser.add_argument(
             "--denoiser", type=Path, metavar="BUNDLE", help="cleans every picture first, here and later"
@@ -236,6 +275,16 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train; auto: CUDA if there is one"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory to write")
+    if kind == "ae":
+        parser.add_argument(
+            "--update",
+            type=Path,
+            metavar="RUN",
+            help="add the good pictures to those of this run: its autoencoder stays, what is fitted to pictures is "
+            "fitted anew, in minutes",
+        )
+    else:
+        parser.set_defaults(update=None)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ pictures.json   path, hashes and part of each picture
 weights.pt      the detector's state: weights, standardising, covariances, map reference
 run.json        kind, denoiser, what was found, warnings, package versions, git revision
 metrics.jsonl   one line an epoch, and one for the head
+mask.png        where it looks, at the model's size; where a mask was given
+features.npy    of fit and statistics pictures and of their copies, for `--update`; of `ae` on features
+suspects.html   good pictures to look at, where all calibrate
 """
 
+import hashlib
 import io
 import json
 import platform
@@ -22,7 +26,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edged.media.inputs import Input
 from train.config.kinds import KINDS, Config, of_input
+from train.config.signal import SignalConfig
 from train.data.pictures import Part, Picture
 from train.errors import TrainError
 from train.nets.detector import Detector, make_denoiser, make_detector, make_vae
@@ -30,6 +36,8 @@ from train.nets.vae import VaeDetector
 
 SCHEMA_VERSION: Final = 2
 METRICS: Final = "metrics.jsonl"
+MASK: Final = "mask.png"
+FEATURES: Final = "features.npy"
 
 _CONFIG, _PICTURES, _WEIGHTS, _RUN = "config.json", "pictures.json", "weights.pt", "run.json"
 _MAKERS: Final[dict[str, Callable[..., Detector | VaeDetector]]] = {
@@ -65,6 +73,14 @@ class Run:
     facts: dict[str, Any]
 
     @property
+    def spec(self) -> Input:
+        """What the model takes, as the bundle's manifest has it."""
+        if isinstance(self.config, SignalConfig):
+            return self.config.spec
+        source = self.facts.get("source_px")
+        return self.config.spec_of(None if source is None else tuple(source))
+
+    @property
     def calibrates(self) -> Part:
         """The part that gives the threshold: all that fit, out of fold, or one that nothing else touches."""
         return "calibration" if self.facts.get("out_of_fold") is None else "fit"
@@ -98,13 +114,16 @@ def save(
     pictures: tuple[Picture, ...],
     detector: Detector | VaeDetector,
     facts: dict[str, Any],
+    features: NDArray[np.floating] | None = None,
 ) -> None:
-    """Writes everything but the metrics, which are there already."""
+    """Writes everything but the metrics and the mask, which are there already."""
     _write(folder / _CONFIG, config.model_dump(mode="json"))
     _write(folder / _PICTURES, [_without_row(picture) for picture in pictures])
     weights = io.BytesIO()  # torch makes another error than OSError of a full disk
     torch.save(detector.state_dict(), weights)
     (folder / _WEIGHTS).write_bytes(weights.getvalue())
+    if features is not None:
+        np.save(folder / FEATURES, features, allow_pickle=False)
     _write(folder / _RUN, {"schema_version": SCHEMA_VERSION, "kind": kind, **facts, **provenance()})
 
 
@@ -138,6 +157,11 @@ def load(path: Path) -> Run:
         what = str(error)[:_SHOWN] or type(error).__name__
         raise TrainError(f"{path}: is no run directory of this version ({what}); train again") from error
     return Run(path, config, pictures, detector.requires_grad_(False).eval(), facts)
+
+
+def weights_sha256(path: Path) -> str:
+    """Of the weights of a run: which one it is."""
+    return hashlib.sha256((path / _WEIGHTS).read_bytes()).hexdigest()
 
 
 def provenance() -> dict[str, Any]:

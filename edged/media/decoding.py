@@ -182,7 +182,7 @@ class _Decoder:
         with contextlib.ExitStack() as stack:
             descriptors = [_descriptor(file, self._limits.max_bytes, stack)]
             request = AS_BEFORE
-            if spec != self._spec:
+            if spec is not self._spec:  # two that are equal may be of other pictures, and take another part of them
                 request = json.dumps(asdict(spec)).encode()
                 descriptors.append(self._share_memory(spec, stack))
                 self._spec = spec

@@ -16,9 +16,10 @@ three. EXIF orientation is applied. Of a file with several pages the first is ta
 import fnmatch
 import functools
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -26,6 +27,7 @@ from annotated_types import Ge, Gt, Le
 from PIL import Image, UnidentifiedImageError
 
 from edged.errors import PictureError
+from edged.files import open_regular
 
 if TYPE_CHECKING:  # numpy stays out of the decoder processes, which only pass bytes on
     from numpy.typing import NDArray
@@ -50,6 +52,14 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS: Final = (5, 6, 7, 8)
+_MID_GREY: Final = 127
+_OTHER_ASPECT: Final = 1.1
+_OTHER_SCALE: Final = 1.5
+
+Size = tuple[int, int]
+"""Width and height, px."""
+Region = tuple[int, int, int, int]
+"""Left, top, width and height of a rectangle, px of a file's picture, turned as its EXIF data say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,9 @@ class ImageInput:
         resize: "stretch" to the size, "pad" with black to keep the aspect, or "crop" the middle.
         filter: of the resampling, always with antialiasing.
         kind: what one item is.
+        roi: the part of a picture that the model looks at; None for all of it.
+        source: size of the pictures in their files that the model was trained on, a median. What `roi` is in px of: a
+            picture of another size has its own part looked at. None in bundles of an edged that did not note it.
     """
 
     height: int
@@ -71,10 +84,14 @@ class ImageInput:
     resize: Literal["stretch", "pad", "crop"] = "stretch"
     filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     kind: Literal["image"] = "image"
+    roi: Region | None = None
+    source: Size | None = field(default=None, compare=False)  # two models may take the same and have seen others
 
     def __post_init__(self) -> None:
         if not (8 <= self.height <= 4096 and 8 <= self.width <= 4096):
             raise ValueError(f"a model's picture is 8 to 4096 px a side, not {self.width}x{self.height}")
+        if self.roi is not None and (min(self.roi[:2]) < 0 or min(self.roi[2:]) < 1):
+            raise ValueError(f"roi: {list(self.roi)} must be X, Y from 0 and a width and height from 1")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -94,7 +111,11 @@ class ImageInput:
     @property
     def description(self) -> str:
         """In words, for people."""
-        return f"pictures of {self.width}x{self.height} px, {self.channels} channel(s), {self.resize}, {self.filter}"
+        looked_at = "" if self.roi is None else ", of {2}x{3} px at {0},{1} of the file's picture".format(*self.roi)
+        return (
+            f"pictures of {self.width}x{self.height} px, {self.channels} channel(s), {self.resize}, {self.filter}"
+            + looked_at
+        )
 
     @property
     def dtype(self) -> str:
@@ -155,6 +176,18 @@ def decode(data: bytes, spec: ImageInput, limits: Limits) -> Decoded:
     return Decoded(pixels, opened.width, opened.height, opened.mode, opened.pages)
 
 
+def mask_of(data: bytes, spec: ImageInput) -> "NDArray[Any]":
+    """Where a model looks: a mask's bytes, a picture of any size, black where to ignore -> bool (H, W).
+
+    It comes to the model's size as pictures do: what `roi` leaves out is left out of the mask too.
+
+    Raises:
+        PictureError: it cannot be decoded.
+    """
+    pixels = decode(data, replace(spec, channels=1, filter="box"), Limits()).pixels
+    return pixels[:, :, 0] > _MID_GREY
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """`Decoded` before numpy: `image` has the mode L or RGB and the model's size."""
@@ -187,14 +220,15 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
                 )
             mode, pages = image.mode, 2 if getattr(image, "n_frames", 1) > 1 else 1
             # A large photograph is decoded at 1/2, 1/4 or 1/8 by the DCT, never below twice the model's size.
-            longest = 2 * max(spec.height, spec.width)
+            longest = math.ceil(2 * max(spec.height, spec.width) * _share_looked_at(spec, width, height))
             image.draft(None, (longest, longest))
             image.load()
             orientation = _orientation(image)
             if orientation in _SIDEWAYS:
                 width, height = height, width
             turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            resized = _resize(_to_channels(turned, image.format or "", spec.channels), spec)
+            seen = _looked_at(turned, spec, width, height)
+            resized = _resize(_to_channels(seen, image.format or "", spec.channels), spec)
             if spec.channels == 3 and resized.mode == "L":
                 resized = resized.convert("RGB")
             return Opened(resized, width, height, mode, pages)
@@ -202,6 +236,99 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every type there is
         raise PictureError("undecodable", _explain(error)) from error
+
+
+def upright_size(path: Path) -> Size | None:
+    """Width and height of a file's picture, turned as its EXIF data say, without decoding it; None when it is none."""
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+    except Exception:  # noqa: BLE001 -- decoding it says what is wrong
+        return None
+
+
+def looked_at(spec: ImageInput, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what the model sees of a picture of this size, px; before "crop" takes more."""
+    if spec.roi is None:
+        return 0, 0, width, height
+    full_width, full_height = spec.source or (width, height)
+    x, y, w, h = spec.roi
+    across, down = width / full_width, height / full_height
+    left, top = min(round(x * across), width - 1), min(round(y * down), height - 1)
+    right, bottom = min(round((x + w) * across), width), min(round((y + h) * down), height)
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def box_of(spec: ImageInput, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what comes to the model of a picture of this size, px; after "crop" took more."""
+    left, top, right, bottom = looked_at(spec, width, height)
+    if spec.resize == "crop":
+        scale = max(spec.width / (right - left), spec.height / (bottom - top))
+        across, down = round(spec.width / scale), round(spec.height / scale)
+        left, top = left + (right - left - across) // 2, top + (bottom - top - down) // 2
+        right, bottom = left + across, top + down
+    return left, top, right, bottom
+
+
+def other_shape(spec: ImageInput, width: int, height: int, *, roi: Region | None = None) -> str | None:
+    """What differs between a picture of this size and those that the model was trained on, in words; None if little.
+
+    Args:
+        spec: what the model takes.
+        width: of the picture in its file, px, turned upright.
+        height: likewise.
+        roi: the part of this picture that is looked at, px of its file; None for the same part as when it was trained.
+    """
+    if spec.source is None:
+        return None
+    (trained_width, trained_height), what = spec.source, ""
+    if roi is not None:
+        width, height, what = *_size_of(looked_at(taken(spec, roi), width, height)), "the part of "
+        trained_width, trained_height = _size_of(looked_at(spec, *spec.source))
+    across, down = width / trained_width, height / trained_height
+    trained = f"{trained_width}x{trained_height} px, which it was trained on"
+    if max(across / down, down / across) > _OTHER_ASPECT and spec.resize == "stretch":
+        return f"{what}{width}x{height} px has another shape than {trained}: it is stretched otherwise"
+    scale = math.sqrt(across * down)
+    if max(scale, 1 / scale) > _OTHER_SCALE:
+        return f"{what}{width}x{height} px has another scale than {trained}: what it shows is seen at another size"
+    return None
+
+
+def taken(spec: ImageInput, roi: Region) -> ImageInput:
+    """How a model takes pictures of which it looks at a part of their own, px of each picture's file."""
+    return replace(spec, roi=roi, source=None)
+
+
+def positions_that_count(looked_at: "NDArray[Any]", height: int, width: int) -> "NDArray[Any]":
+    """A mask of the model's picture, bool (H, W) -> of its map, bool (height, width): half of each is looked at.
+
+    Where no position is looked at by half, those that are looked at most count: a model must see something.
+    """
+    share = looked_at.reshape(height, looked_at.shape[0] // height, width, -1).mean(axis=(1, 3))
+    counting: NDArray[Any] = (share >= 0.5) | (share == share.max())
+    return counting
+
+
+def _size_of(box: tuple[int, int, int, int]) -> Size:
+    left, top, right, bottom = box
+    return right - left, bottom - top
+
+
+def shown_by(data: bytes) -> bytes:
+    """What a file that `decode` takes shows, whatever a model makes of it: its size and its pixels, upright, as RGB.
+
+    Raises:
+        PictureError: its pixel mode has no fixed scale.
+    """
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.load()
+        orientation = _orientation(image)
+        turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        rgb = _to_channels(turned, image.format or "", 3).convert("RGB")
+    return f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()
 
 
 def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Path]:
@@ -257,6 +384,30 @@ def _to_channels(image: Image.Image, file_format: str, channels: int) -> Image.I
     raise PictureError(
         "unsupported",
         f"pixel mode {mode} ({file_format}) has no fixed scale to 8 bit; save as 8-bit or 16-bit grey, or RGB",
+    )
+
+
+def _share_looked_at(spec: ImageInput, width: int, height: int) -> float:
+    """How many times the part that is looked at goes into the picture, at most; before EXIF turns it."""
+    if spec.roi is None:
+        return 1.0
+    full = spec.source or (width, height)
+    return max(1.0, max(full) / min(spec.roi[2:]))
+
+
+def _looked_at(image: Image.Image, spec: ImageInput, width: int, height: int) -> Image.Image:
+    """The part of a picture of `width` x `height` that may have been decoded at a fraction of it."""
+    if spec.roi is None:
+        return image
+    left, top, right, bottom = looked_at(spec, width, height)
+    across, down = image.width / width, image.height / height
+    return image.crop(
+        (
+            min(round(left * across), image.width - 1),
+            min(round(top * down), image.height - 1),
+            max(round(right * across), 1),
+            max(round(bottom * down), 1),
+        )
     )
 
 

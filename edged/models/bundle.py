@@ -78,6 +78,16 @@ class MapReference(_Model):
     quantile: float = Field(gt=0, lt=1)
     value: float = Field(gt=0)
     n: int = Field(ge=1)
+    top: int | None = Field(None, ge=1)
+    """A picture's score is the mean of so many highest map positions, in units of `value`; None: it is another one."""
+
+    def begins(self, threshold: float) -> float:
+        """Where colour begins: the level at which `top` positions make an anomaly, so that all of those are coloured.
+
+        1.0 where the score is not of the map. A lone position would have to be `top` times as high, and a picture that
+        several make an anomaly would then be shown without colour.
+        """
+        return 1.0 if self.top is None else threshold / self.value
 
 
 class DriftReference(_Model):
@@ -120,8 +130,12 @@ class Manifest(_Model):
     drift_reference: DriftReference
     tolerance: Tolerance
     denoiser: DenoiserReference | None = None
+    mask: str | None = None
+    """The file that shows where the model looks, at its size; the mask itself is in the graph."""
     licences: dict[str, str]
     provenance: dict[str, Any]
+    bad_scores: list[float] = []
+    """Of the bad pictures that were given, ascending; they are reported on, and decide nothing."""
     fitted: list[str] = []
     """`mark_of` each file that the model was fitted on; empty in bundles of an edged that did not note them."""
     files: dict[str, FileEntry]
@@ -314,7 +328,13 @@ def describe(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
 def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
     """Writes manifest.json, as `describe` gives it, into a filled folder."""
     whole = describe(directory, manifest)
-    text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=True)
+    keys = whole.model_dump(mode="json")
+    # What is optional and not there is left out, as in bundles from before there was such a key.
+    for table, optional in ((keys, ("mask",)), (keys["input"], ("roi", "source"))):
+        for key in optional:
+            if table.get(key, 0) is None:
+                del table[key]
+    text = json.dumps(keys, indent=2, ensure_ascii=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="ascii")
     return whole
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -65,7 +66,7 @@ def load(tables: Mapping[str, ModelTable], sources: Sequence[SourceTable], runni
     if problems:
         raise ConfigError(problems)
     for name, scorer in scorers.items():
-        _announce(name, scorer)
+        _announce(name, scorer, None if running is None else running.by_name.get(name))
     of_sources, pairing = _pair(scorers, sources)
     self_tests, untestable = _self_tests(tables, scorers)
     if problems := pairing + untestable:
@@ -93,7 +94,7 @@ def load_one(
     return scorer.with_denoiser(None if denoiser is None else Scorer.load(denoiser, device=device))
 
 
-def _announce(name: str, scorer: Scorer) -> None:
+def _announce(name: str, scorer: Scorer, before: Scorer | None) -> None:
     log = structlog.get_logger()
     log.info(
         "model loaded",
@@ -103,17 +104,18 @@ def _announce(name: str, scorer: Scorer) -> None:
         calibration_pictures=scorer.threshold.n,
         calibration=scorer.bundle.calibration_sha256[:12],
     )
-    if scorer.threshold.shortfall:
+    if scorer.threshold.shortfall and (before is None or before.threshold != scorer.threshold):
         log.warning("the false-positive rate is not promised", model=name, why=scorer.threshold.shortfall)
     if scorer.session.fell_back:
         log.warning("CUDA was expected, the CPU runs", model=name, why=scorer.session.fell_back)
 
 
 def _pair(scorers: Mapping[str, Scorer], sources: Sequence[SourceTable]) -> tuple[dict[str, Scorer], list[str]]:
-    pairs: dict[tuple[str, str | None], Scorer] = {}  # sources of the same two share one, and so its turnstile
-    problems = []
+    pairs: dict[tuple[Any, ...], Scorer] = {}  # sources of the same share one, and so its turnstile
+    paired, problems = {}, []
     for source in sources:
-        key = (source.model, source.denoiser)
+        roi, mask = getattr(source, "roi", None), getattr(source, "mask", None)
+        key = (source.model, source.denoiser, roi, mask)
         wanted, patterns = scorers[source.model].bundle.manifest.input, getattr(source, "patterns", None)
         if wanted.kind != "image" and patterns == PATTERNS:
             problems.append(
@@ -122,10 +124,12 @@ def _pair(scorers: Mapping[str, Scorer], sources: Sequence[SourceTable]) -> tupl
             )
         denoiser = None if source.denoiser is None else scorers[source.denoiser]
         try:
-            pairs[key] = pairs.get(key) or scorers[source.model].with_denoiser(denoiser)
+            pairs[key] = pairs.get(key) or scorers[source.model].with_denoiser(denoiser).looking_at(roi=roi, mask=mask)
+            paired[source.name] = pairs[key]
         except BundleError as error:
             problems.append(f"sources.{source.name}.denoiser: {error}")
-    paired = {source.name: pairs[key] for source in sources if (key := (source.model, source.denoiser)) in pairs}
+        except ConfigError as error:
+            problems += [f"sources.{source.name}.{problem}" for problem in error.problems]
     return paired, problems
 
 

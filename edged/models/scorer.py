@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.errors import BundleError, PictureError
+from edged.media.imaging import Region
 from edged.models import bundle as bundles
 from edged.models.bundle import Bundle
 from edged.models.calibration import Threshold, conformal_threshold, p_value, pictures_needed
 from edged.models.runtime import Device, Session, open_session
 from edged.models.turnstile import Turnstile
+from edged.models.view import View
 from edged.results import Frame, ModelIdentity, Result
 
 _ATTEMPTS: Final = 3
@@ -53,6 +55,7 @@ class Scorer:
         golden: how close this device is to torch.
         asked: the device and the threads that were asked for.
         turnstile: who may run the model, and with how many pictures at a time.
+        view: what it looks at.
         denoiser: what cleans a picture before it is scored; the one that the calibration went through.
     """
 
@@ -65,6 +68,7 @@ class Scorer:
     golden: GoldenCheck
     asked: tuple[Device, int]
     turnstile: Turnstile
+    view: View
     denoiser: "Scorer | None" = None
 
     @classmethod
@@ -113,7 +117,19 @@ class Scorer:
             chosen = Threshold(threshold, None, chosen.n, pictures_needed(rate))
         name = name or loaded.manifest.name
         identity = ModelIdentity(name, loaded.model_sha256, session.device, loaded.calibration_sha256)
-        return cls(name, identity, loaded, session, chosen, calibration, golden, asked, turnstile)
+        view = View.of_bundle(loaded)
+        return cls(name, identity, loaded, session, chosen, calibration, golden, asked, turnstile, view)
+
+    def looking_at(self, *, roi: Region | None, mask: Path | None) -> "Scorer":
+        """This detector for a source that shows a part of its pictures alone.
+
+        Raises:
+            ConfigError: `key: what is wrong` of roi and mask.
+        """
+        if roi is None and mask is None:
+            return self
+        view = self.view.narrowed(self.bundle, roi=roi, mask=mask)
+        return replace(self, view=view, turnstile=self.turnstile.another())
 
     def with_denoiser(self, denoiser: "Scorer | None") -> "Scorer":
         """This detector behind a denoiser, or behind none.
@@ -214,6 +230,7 @@ class Scorer:
         cleaned: NDArray[np.uint8] | None,
         timings: dict[str, float],
     ) -> Result | PictureError:
+        score = self.view.score(self.bundle, score, anomaly_map)
         if not math.isfinite(score):
             return PictureError("model_failed", f"the model {self.name} gave the score {score}")
         return Result(
@@ -227,6 +244,8 @@ class Scorer:
             model=self.name,
             timings=timings,
             cleaned=cleaned,
+            ignored=self.view.ignored,
+            coloured_from=self.bundle.manifest.map_reference.begins(self.threshold.value),
         )
 
 

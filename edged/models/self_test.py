@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 
 from edged.errors import EdgedError
 from edged.media.decoding import Outcome
+from edged.media.imaging import ImageInput
 from edged.media.inputs import Input
 from edged.models.bundle import Golden
 from edged.models.sampling import Sampler
@@ -29,6 +30,8 @@ class SelfTest:
     scorer: Scorer
     sampler: Sampler
     golden: Golden
+    spec: Input
+    """Of pictures that are at the model's size already, and show only what it looks at."""
 
     @classmethod
     def load(cls, scorer: Scorer) -> "SelfTest":
@@ -39,7 +42,9 @@ class SelfTest:
         """
         device, threads = scorer.asked
         sampler = Sampler.load(scorer, device=device, threads=threads)
-        return cls(scorer, sampler, scorer.bundle.golden())
+        spec = scorer.bundle.manifest.input
+        whole = replace(spec, roi=None) if isinstance(spec, ImageInput) else spec
+        return cls(scorer, sampler, scorer.bundle.golden(), whole)
 
     def check(self, decode: Decode, seed: int) -> float:
         """Samples a picture and scores it, and a golden one, as if both had arrived as files.
@@ -66,7 +71,7 @@ class SelfTest:
         png = io.BytesIO()
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, "PNG")
         png.seek(0)
-        outcome = decode(png, self.scorer.bundle.manifest.input)
+        outcome = decode(png, self.spec)
         if outcome.error is not None:
             raise outcome.error
         assert outcome.decoded is not None

@@ -32,15 +32,18 @@ from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
 from edged.service.retention import Retention
+from edged.service.status import Running, report
 from edged.service.systemd import Notifier
 from edged.settings import SourceTable
 from edged.sinks import SINKS
-from edged.sinks.contract import PictureSink, SinkContext
+from edged.sinks.contract import DrawingStore, PictureSink, SinkContext
 from edged.sources import SOURCES
 from edged.sources.contract import SourceContext
 from edged.sources.uploads import UploadSource
 from edged.web.app import make_app
 from edged.web.server import Server
+from edged.web.site import Site
+from edged.web.status import Status
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DECODE_PATIENCE_S: Final = 10.0
@@ -63,6 +66,7 @@ class Daemon:
         self._notifier = Notifier()
         self._phase = "starting"
         self._uploads_to: dict[str, UploadSource] = {}
+        self._started_at = time.time()
 
     def run(self) -> int:
         """Runs until SIGTERM or SIGINT.
@@ -125,8 +129,11 @@ class Daemon:
     def _make_workers(self, config: Config) -> None:
         context = SinkContext(config.service.state_dir, config.retention)
         publishers, pictures = [], []
+        self._drawings: list[DrawingStore] = []
         for table in config.sinks:
             sink = SINKS[table.type].make(table, context)
+            if isinstance(sink, DrawingStore):
+                self._drawings.append(sink)
             if isinstance(sink, PictureSink):
                 pictures.append(sink)
             else:
@@ -257,7 +264,7 @@ class Daemon:
         return (
             source in self._config.sources
             and before is not None
-            and before.bundle.manifest.input == models.of_sources[source.name].bundle.manifest.input
+            and before.view.input == models.of_sources[source.name].view.input
         )
 
     def _declare(self, config: Config) -> None:
@@ -281,8 +288,7 @@ class Daemon:
         self._metrics.watch_journal(self._journal, self._outbox)
 
     def _add_source(self, table: SourceTable) -> None:
-        spec = self._models.of_sources[table.name].bundle.manifest.input
-        config = self._config
+        spec, config = self._models.of_sources[table.name].view.input, self._config
         context = SourceContext(self._journal, self._observer, config.service.state_dir, spec, config.limits)
         source = SOURCES[table.type].make(table, context)
         if isinstance(source, UploadSource):
@@ -291,7 +297,10 @@ class Daemon:
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
-        app = make_app(self._metrics.registry, self._problems, token=http.token(), uploads_to=self._uploads_to.get)
+        site = Site(config.service.state_dir, self._status, self._overlay)
+        app = make_app(
+            self._metrics.registry, self._problems, token=http.token(), site=site, uploads_to=self._uploads_to.get
+        )
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
     def _problems(self) -> list[str]:
@@ -307,6 +316,15 @@ class Daemon:
         if len(down) == len(self._config.sources):
             found.append(f"no source can be read: {', '.join(sorted(down))}")
         return found
+
+    def _status(self) -> Status:
+        """How the daemon is; called from the server's threads."""
+        running = Running(self._config.sources, self._models, self._outbox, self._started_at)
+        return report(running, self._problems(), self._journal, self._metrics, self._observer)
+
+    def _overlay(self, id_: str) -> bytes | None:
+        """What was drawn of a result, as it stands on the disk; called from the server's threads."""
+        return next((drawn for store in self._drawings if (drawn := store.read(id_)) is not None), None)
 
     def _remove_old(self) -> bool:
         """Removes what is old or too much, for a moment; whether there is more."""

@@ -97,6 +97,12 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+        self.other_shape = Counter(
+            "edged_other_shape_total",
+            "Pictures of another shape or scale than those of training.",
+            ["source"],
+            registry=registry,
+        )
         self.frames_dropped = Counter(
             "edged_stream_frames_dropped_total",
             "Pictures that made room for newer ones before they were scored.",
@@ -207,6 +213,7 @@ class Metrics:
                 self.queue_items,
                 self.queue_oldest_age_seconds,
                 self.multi_page,
+                self.other_shape,
                 self.frames_dropped,
                 self.watch_overflows,
                 self.rescan_recovered,
@@ -275,6 +282,7 @@ class Metrics:
             self.queue_items,
             self.queue_oldest_age_seconds,
             self.multi_page,
+            self.other_shape,
             self.frames_dropped,
             self.watch_overflows,
             self.rescan_recovered,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from os.path import basename
 from typing import BinaryIO, Final
 
 import structlog
@@ -63,6 +64,7 @@ class Pipeline:
         self._drift: dict[str, DriftWatch] = {}
         self._health = Health()
         self._failing_sinks: set[str] = set()
+        self._other_shapes: set[str] = set()
         self._self_tests: list[SelfTestRunner] = []
         self._log = structlog.get_logger()
         self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(workers)]
@@ -90,6 +92,7 @@ class Pipeline:
             else DriftWatch(source, scorer, self._metrics)
             for source, scorer in scorers.items()
         }
+        self._other_shapes.clear()
 
     def add_source(self, source: Source) -> None:
         """Starts a source, whose scorer is set."""
@@ -254,7 +257,7 @@ class Pipeline:
             text = f"{size} bytes are more than limits.max_bytes = {self._limits.max_bytes}"
             outcome = Outcome(None, None, PictureError("file_too_large", text), 0.0)
         else:
-            outcome = self._pool.decode(opened, scorer.bundle.manifest.input)
+            outcome = self._pool.decode(opened, scorer.view.input)
         self._metrics.stage("decode", outcome.seconds)
         return outcome
 
@@ -267,7 +270,11 @@ class Pipeline:
         else:
             if outcome.decoded.pages > 1:
                 self._metrics.multi_page.labels(delivery.source).inc()
-            frame = Frame(delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels)
+            if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
+                self._count_other_shape(delivery, words)
+            frame = Frame(
+                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, basename(delivery.path)
+            )
             result = scorer.score(frame)
             if isinstance(result, Result):
                 for stage, milliseconds in result.timings.items():
@@ -286,6 +293,13 @@ class Pipeline:
             model=scorer.identity,
             decode_seconds=outcome.seconds,
         )
+
+    def _count_other_shape(self, delivery: Delivery, words: str) -> None:
+        self._metrics.other_shape.labels(delivery.source).inc()
+        if delivery.source not in self._other_shapes:  # the counter tells of the next ones
+            self._other_shapes.add(delivery.source)
+            path = display_path(delivery.path)
+            self._log.warning("a picture is not as those of training", source=delivery.source, path=path, why=words)
 
     def _draw(self, frame: Frame, result: Result) -> None:
         """Gives an overlay to the picture sinks; a failing one costs the overlay, never the result."""

@@ -76,6 +76,19 @@ class PictureSink(Protocol):
         ...
 
 
+@runtime_checkable
+class DrawingStore(Protocol):
+    """A `PictureSink` that gives back what it drew; the page shows that. Any thread may ask."""
+
+    def read(self, id_: str) -> bytes | None:
+        """What was drawn of a result, as a PNG file; None when there is nothing.
+
+        Args:
+            id_: as `results.new_id` makes them; any other text names nothing.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SinkContext:
     """What a sink is made with, beside its table.

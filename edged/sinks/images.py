@@ -3,6 +3,7 @@
 import heapq
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -22,6 +23,7 @@ _OURS: Final = re.compile(r"[0-9a-f]{26}\.png")
 _LEFTOVER: Final = re.compile(r"\.[0-9a-f]{26}\.part")
 _KEPT_SHARE: Final = 0.9
 _REMOVED: Final = 1000
+_LONGEST: Final = 50_000_000
 
 
 class ImagesTable(SinkTable):
@@ -94,6 +96,19 @@ class ImagesSink:
             return sorted(map(_id_of, heapq.nlargest(count, self._names(_OURS))))
         except OSError:  # there is no folder yet
             return []
+
+    def read(self, id_: str) -> bytes | None:
+        """The overlay of a result; None when there is none, or something else stands there."""
+        name = f"{id_}.png"
+        if not _OURS.fullmatch(name):
+            return None
+        try:
+            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
+                is_ours = stat.S_ISREG(os.fstat(descriptor).st_mode)
+                return file.read(_LONGEST) if is_ours else None
+        except OSError:
+            return None
 
     def remove(self, ids: Iterable[str]) -> None:
         """Removes overlays, such as those whose results never became durable."""

@@ -1,17 +1,21 @@
-"""The ASGI application: /metrics, /healthz, /readyz, and pictures that are posted."""
+"""The ASGI application: /metrics, /healthz, /readyz, the API of what runs, and pictures that are posted."""
 
-import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from edged.sources.uploads import UploadSource
-from edged.web import uploads
+from edged.web import api, uploads
+from edged.web.access import Access, BrowserRules
+from edged.web.asking import Worker
 from edged.web.exposition import exposition
+from edged.web.site import Remembered, Site
 
 
 def make_app(
@@ -19,6 +23,7 @@ def make_app(
     problems: Callable[[], list[str]],
     *,
     token: str | None = None,
+    site: Site | None = None,
     uploads_to: Callable[[str], UploadSource | None] = lambda _: None,
 ) -> Starlette:
     """Builds the application.
@@ -26,23 +31,11 @@ def make_app(
     Args:
         registry: what /metrics shows.
         problems: why the daemon is not ready; empty when it is. Called from the server's thread.
-        token: when given, /metrics takes it as a bearer token. Health is open: it says nothing of pictures.
+        token: when given, it is taken as a bearer token. Health is open: it says nothing of pictures.
+        site: what the API shows; without one there is none.
         uploads_to: the source that takes posted pictures under a name.
     """
-
-    def allowed(request: Request) -> bool:
-        given = request.headers.get("authorization", "")
-        return token is None or hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
-
-    def protected(
-        handle: Callable[[Request], Awaitable[Response]],
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def check(request: Request) -> Response:
-            if not allowed(request):
-                return PlainTextResponse("a bearer token is required\n", 401, {"www-authenticate": "Bearer"})
-            return await handle(request)
-
-        return check
+    access, worker = Access(token), Worker()
 
     async def metrics(request: Request) -> Response:
         body, content_type = exposition(registry, request.headers.get("accept", ""))
@@ -53,10 +46,12 @@ def make_app(
 
     async def ready(request: Request) -> Response:
         found = problems()
-        if found and not allowed(request):
+        if found and not access.allows(request):
             found = ["not ready"]  # the reasons name files and folders
         return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
 
-    posted = uploads.route(protected, uploads_to, with_token=token is not None)
-    routes = [Route("/metrics", protected(metrics)), Route("/healthz", health), Route("/readyz", ready), posted]
-    return Starlette(routes=routes)
+    routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
+    routes.append(uploads.route(uploads_to, access, with_token=token is not None))
+    if site is not None:
+        routes += api.routes(replace(site, status=Remembered(site.status)), access, worker)
+    return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from anyio.to_thread import run_sync
@@ -14,10 +14,10 @@ from edged.errors import SourceError
 from edged.results import Record
 from edged.sources.spool import LONGEST_NAME, Draft, SpooledPicture
 from edged.sources.uploads import UploadSource
+from edged.web.access import Access
+from edged.web.api import PREFIX
 
-Handler = Callable[[Request], Awaitable[Response]]
-
-PATH: Final = "/api/v1/sources/{name}/pictures"
+PATH: Final = PREFIX + "/sources/{name}/pictures"
 _CHUNK: Final = 1 << 18
 _LATER: Final = {"retry-after": "1"}
 
@@ -28,14 +28,12 @@ class _Refusal(Exception):  # noqa: N818 -- an answer
         self.status = status
 
 
-def route(
-    protected: Callable[[Handler], Handler], find: Callable[[str], UploadSource | None], *, with_token: bool
-) -> Route:
+def route(find: Callable[[str], UploadSource | None], access: Access, *, with_token: bool) -> Route:
     """The route.
 
     Args:
-        protected: makes a handler one for those who may.
         find: the source of the type http of a name; called from the server's thread.
+        access: who may post.
         with_token: whether it is protected by a token; else pages of other sites, in a browser, are kept from posting.
     """
 
@@ -54,7 +52,7 @@ def route(
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
 
-    return Route(PATH, protected(receive), methods=["POST"])
+    return Route(PATH, access.guarded(receive), methods=["POST"])
 
 
 async def _received(request: Request, source: UploadSource) -> SpooledPicture:
@@ -103,7 +101,8 @@ async def _answer(picture: SpooledPicture, patience_s: float) -> Response:
             await run_sync(picture.make_durable)
         except OSError as error:
             raise _Refusal(503, f"the picture cannot be kept: {error.strerror}") from error
-        return _json({"id": picture.id, "source": picture.source}, 202)
+        where = f"{PREFIX}/results/{picture.id}"  # once it is scored
+        return _json({"id": picture.id, "source": picture.source}, 202, {"location": where})
     if record is None:
         raise _Refusal(503, "the picture was taken away before it was scored; send it again")
     return _json(record.to_dict(), 200)

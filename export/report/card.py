@@ -3,15 +3,19 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from edged.media.imaging import ImageInput
 from edged.media.inputs import Input
 from edged.media.signals import SignalInput
+from edged.models import intervals
 from edged.models.bundle import Manifest
 from edged.models.calibration import Threshold
-from export.report import intervals, plots, sheets, signal_card, trust
+from edged.models.rates import RateChoice, told_apart
+from export.report import plots, sheets, signal_card, trust
 from export.report.metrics import Report
-from export.report.outliers import LIMIT, Stranger
+from export.report.synthetic import SCRATCH, SHARE, Synthetic
+from train import suspects
 from train.config.kinds import Config
+from train.data.shapes import pixels_covered
+from train.fit.outliers import LIMIT, Outlier
 
 _KINDS: Final = {
     "ae": "An autoencoder that scores pictures by how badly it reconstructs them",
@@ -24,6 +28,10 @@ _SHOWN: Final = {
     "signal": "Each signal, up to four channels of it, in black, what the model makes of it in blue, and red where its "
     "map is above 1.0",
 }
+_COLOUR: Final = (
+    "Colour begins at the level at which so many positions as a score is the mean of make an anomaly: every anomaly is "
+    "coloured. "
+)
 _POSITION: Final = {"image": "pixel", "signal": "position"}
 _CHANGES: Final = {"image": "the line, the camera or the light", "signal": "the line or the sensor"}
 
@@ -32,9 +40,11 @@ def write(
     manifest: Manifest,
     *,
     threshold: Threshold,
+    choices: Sequence[RateChoice],
     report: Report | None,
-    strangers: Sequence[Stranger],
+    outliers: Sequence[Outlier],
     raised_from: float | None,
+    synthetic: Synthetic | None,
     parts: Mapping[str, int],
     source_px: tuple[float, float],
     pictures: Collection[str],
@@ -47,9 +57,11 @@ def write(
     Args:
         manifest: of the bundle.
         threshold: that its calibration gives.
+        choices: what other target rates would give.
         report: on bad pictures, where there were some.
-        strangers: among the good pictures.
+        outliers: among the good pictures.
         raised_from: what the threshold would be without them, where it rests on one.
+        synthetic: what is found of defects that were drawn; None of signals.
         parts: pictures by part.
         source_px: width and height of pictures in their files, turned upright, medians.
         pictures: names of the picture files that stand beside the card.
@@ -63,12 +75,12 @@ def write(
         f"{_KINDS[manifest.kind].replace('pictures', plural)} (`{manifest.backbone}`, {manifest.precision}). "
         f"Exported {manifest.created:%Y-%m-%d %H:%M} UTC.\n",
         *_denoiser(manifest),
+        *_updated(manifest),
+        *([] if report is None else [f"**{trust.found(report, manifest.input)}**\n"]),
         "## How far to trust it\n",
         *[
             f"- {sentence}"
-            for sentence in trust.sentences(
-                threshold, report, strangers, parts, manifest.input, raised_from=raised_from
-            )
+            for sentence in trust.sentences(threshold, report, outliers, parts, manifest.input, raised_from=raised_from)
         ],
         *[f"- warning: {_escape(warning)}" for warning in warnings],
         "\n## Data\n",
@@ -83,7 +95,7 @@ def write(
             ("calibration", parts["calibration"], "the threshold, and nothing else"),
             ("bad", parts["bad"], "this card, and nothing else"),
         ),
-        _strangers(manifest.input),
+        _outliers(manifest.input),
         "## Input\n",
         _input(manifest, source_px),
         "## Threshold\n",
@@ -96,11 +108,15 @@ def write(
         "export.** `edged calibrate` changes the threshold, not this card; `edged inspect` says which calibration is "
         "in force, and whether it is this one.\n",
         f"![Scores]({plots.HISTOGRAM})\n",
+        "## What more recall costs\n",
+        *_rates(choices, manifest.input),
         f"## On bad {plural}\n",
         *_bad(report, threshold, manifest.input),
+        *([] if synthetic is None else _synthetic(synthetic)),
         "## Examples\n",
         f"![Examples]({sheets.EXAMPLES})\n",
         f"{_SHOWN[kind]}, with its name, its score, and how many times the threshold that is; above 1 it is flagged. "
+        f"{_COLOUR if manifest.map_reference.top else ''} "
         f"Maps are in fixed units: 1.0 is what good {plural} exceed at about "
         f"{_one_in(1 - manifest.map_reference.quantile, _POSITION[kind])} ({manifest.map_reference.n} {plural}).\n",
         *_made(pictures, psnr),
@@ -113,15 +129,6 @@ def write(
     return "\n".join(blocks) + "\n"
 
 
-def pixels_covered(taken: ImageInput, source_px: tuple[float, float]) -> tuple[float, float]:
-    """Width and height, in px of a file of `source_px`, that one model pixel stands for; see `edged.media.imaging`."""
-    across, down = source_px[0] / taken.width, source_px[1] / taken.height
-    if taken.resize == "stretch":
-        return across, down
-    both = max(across, down) if taken.resize == "pad" else min(across, down)
-    return both, both
-
-
 def loss_of(kind: str, config: Config) -> str:
     """What the loss of a kind is, for an axis."""
     if kind == "vae":
@@ -132,12 +139,13 @@ def loss_of(kind: str, config: Config) -> str:
     return "loss: mean absolute error" if named == "mae" else "loss: mean squared error"
 
 
-def _strangers(taken: Input) -> str:
+def _outliers(taken: Input) -> str:
     return (
-        f"A good {taken.singular} is called a stranger when its modified z-score is above {LIMIT:g}: its distance from "
+        f"A good {taken.singular} is called an outlier when its modified z-score is above {LIMIT:g}: its distance from "
         "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). "
         "The fit and statistics parts are judged together, for what was learnt from scores lower; calibration by "
-        "itself.\n"
+        f"itself. `{suspects.PAGE}` shows the {taken.plural} with the highest scores, and what the threshold would be "
+        "without each.\n"
     )
 
 
@@ -146,10 +154,13 @@ def _input(manifest: Manifest, source_px: tuple[float, float]) -> str:
     if isinstance(taken, SignalInput):
         return signal_card.input_words(taken, int(manifest.outputs["anomaly_map"].shape[-1]))
     across, down = pixels_covered(taken, source_px)
+    looks_at_a_part = taken.roi is not None or manifest.mask is not None
+    looked_at = "" if taken.roi is None else ", of the {2} x {3} px at {0},{1} of the picture".format(*taken.roi)
     return (
         f"{taken.width} x {taken.height} px, {'grey' if taken.channels == 1 else 'RGB'}, by {taken.resize!r} with a "
-        f"{taken.filter} filter. One model pixel covers about {across:.2g} x {down:.2g} pixels of the pictures it was "
-        "trained on: **a defect smaller than that may not be seen.**\n"
+        f"{taken.filter} filter{looked_at}. One model pixel covers about {across:.2g} x {down:.2g} pixels of the "
+        "pictures it was trained on: **a defect smaller than that may not be seen.**\n"
+        + (f"\n![Where it looks]({sheets.WHERE})\n\nWhat is dark here is not looked at.\n" if looks_at_a_part else "")
     )
 
 
@@ -157,6 +168,42 @@ def _denoiser(manifest: Manifest) -> list[str]:
     if manifest.denoiser is None:
         return []
     return [f"It was fitted and calibrated behind the denoiser `{manifest.denoiser.name}`, and runs behind no other.\n"]
+
+
+def _updated(manifest: Manifest) -> list[str]:
+    came_from = manifest.provenance.get("updated_from")
+    if came_from is None:
+        return []
+    return [
+        f"It is an update of the run `{_escape(came_from['run'])}` of {came_from['created']}: {came_from['added']} "
+        f"good pictures were added to its {came_from['pictures']}. Its autoencoder is that of the run; means, "
+        "covariances and the threshold are of all of them.\n"
+    ]
+
+
+def _rates(choices: Sequence[RateChoice], taken: Input) -> list[str]:
+    n = choices[0].threshold.n
+    rows = []
+    for choice in choices:
+        flagged = f"{choice.flagged} of {n} ({trust.percent(choice.within.low)} to {trust.percent(choice.within.high)})"
+        found = ("none were given",) if choice.found is None else (f"{choice.found}",)
+        rate = f"{trust.percent(choice.target_fpr)}{', in force' if choice.in_force else ''}"
+        rows.append((rate, f"{choice.threshold.value:.4g}", flagged, *found, f"`{choice.line}`"))
+    header = (
+        "target rate",
+        "threshold",
+        f"good {taken.plural} above it",
+        f"bad {taken.plural} found",
+        "in `edged.toml`",
+    )
+    return [
+        _table(header, *rows),
+        "\n"
+        + " ".join(f"{sentence}." for sentence in told_apart(choices, taken.plural))
+        + f" Behind the good {taken.plural} that calibrate and lie above a threshold stands the 95 % interval of that "
+        "share (Clopper and Pearson). The line goes below `[models.NAME]`; nothing needs to be exported again.\n",
+        f"![Thresholds]({plots.THRESHOLDS})\n",
+    ]
 
 
 def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]:
@@ -203,6 +250,28 @@ def _bad(report: Report | None, threshold: Threshold, taken: Input) -> list[str]
     ]
 
 
+def _synthetic(found: Synthetic) -> list[str]:
+    def size(px: float | None, longer: int = 1) -> str:
+        if px is None:
+            return "none that was tried"
+        return f"{px:g} px" if longer == 1 else f"{px:g} x {px * longer:g} px"
+
+    rows = [
+        (f"{100 * one.contrast:g} % of white", size(one.dot_px), size(one.scratch_px, SCRATCH))
+        for one in found.smallest
+    ]
+    return [
+        "## Synthetic defects: a first estimate\n",
+        f"Drawn into {found.n} of the good pictures that are not flagged, at places of chance, and scored: the "
+        f"smallest that are found in {100 * SHARE:g} % of them at the threshold, in pixels of the files. **These are "
+        "drawings, not defects of your line**: real ones have other shapes and edges, and how many are found only bad "
+        "pictures can tell.\n",
+        _table(("darker or brighter by", "dot, diameter", "scratch, width x length"), *rows),
+        f"A piece of another picture, pasted in, is found in {found.pasted} of {found.n}, and another picture that "
+        f"shines through in {found.blended} of {found.n}.\n",
+    ]
+
+
 def _made(pictures: Collection[str], psnr: tuple[float, float] | None) -> list[str]:
     blocks = []
     if sheets.RECONSTRUCTIONS in pictures:
@@ -244,7 +313,8 @@ def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: s
 
 
 def _listed(pictures: Collection[str]) -> str:
-    names = ["golden.npz", *sorted({sheets.EXAMPLES, sheets.RECONSTRUCTIONS} & set(pictures))]
+    drawn = {sheets.EXAMPLES, sheets.RECONSTRUCTIONS, sheets.WHERE} & set(pictures)
+    names = ["golden.npz", *sorted(drawn), suspects.PAGE]
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 

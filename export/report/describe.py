@@ -9,31 +9,38 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from edged.media.imaging import ImageInput, box_of
 from edged.media.signals import SignalInput
 from edged.models import bundle as bundles
+from edged.models.rates import choices
 from edged.models.sampling import DECODER, Sampler, grid
 from edged.models.scorer import Scorer
 from export import calibrate
 from export.calibrate import Calibrated
-from export.report import card, plots, sheets, signal_card
-from export.report import outliers as strangers
+from export.report import card, plots, sheets, signal_card, synthetic
 from export.report.metrics import Scores
-from export.report.outliers import Stranger
 from export.report.sheets import Example
-from export.sources import Intact, Reader
+from export.sources import Intact, Reader, read_pixels
 from train import run as runs
+from train import suspects
 from train.config.denoiser import DenoiserConfig
 from train.data.corruption import corruption
 from train.data.pictures import Part, Picture
+from train.data.shapes import pixels_covered
+from train.fit import outliers
+from train.fit.outliers import Outlier
 from train.progress import Advance
 from train.run import Run
+from train.suspects import Suspect
 
 _BEST: Final = 8
 _WORST: Final = 8
 _WRONG: Final = 4
 _RECONSTRUCTED: Final = 4
 _SAMPLES: Final = 64
+_WHERE_PX: Final = 640
 _SEED: Final = 0
 
 _DRAWN: Final = {"image": sheets.examples, "signal": signal_card.examples}
@@ -51,8 +58,8 @@ def describe(
     outcome: Calibrated,
     warnings: Sequence[str],
     advance: Advance,
-) -> list[Stranger]:
-    """Writes card.md and its pictures into an unfinished bundle; gives the strangers in the good folder.
+) -> list[Outlier]:
+    """Writes card.md and its pictures into an unfinished bundle; gives the outliers in the good folder.
 
     Args:
         folder: of the bundle.
@@ -66,7 +73,10 @@ def describe(
         advance: called as it goes; scoring the rest of the good pictures takes longest.
     """
     threshold, plural = outcome.threshold.value, read.spec.plural
+    made = choices(outcome.good, facts["bad_scores"], run.config.target_fpr)
+    coloured_from = bundles.MapReference.model_validate(facts["map_reference"]).begins(threshold)
     plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=threshold, plural=plural)
+    plots.thresholds(folder / plots.THRESHOLDS, made, good=outcome.good, bad=outcome.bad, plural=plural)
     if outcome.bad is not None and outcome.report is not None:
         plots.curves(
             folder / plots.ROC,
@@ -78,7 +88,9 @@ def describe(
         )
     good, bad = intact.part(run.calibrates), intact.part("bad")
     sections = _sections(served, read, good, bad, outcome)
-    _DRAWN[read.spec.kind](folder / sheets.EXAMPLES, sections, threshold=threshold)
+    draw = _DRAWN[read.spec.kind]
+    draw(folder / sheets.EXAMPLES, sections, threshold=threshold, coloured_from=coloured_from)
+    _where(folder, run=run, read=read, picture=good[0])
     psnr = _reconstructions(
         folder / sheets.RECONSTRUCTIONS, run=run, served=served, read=read, intact=intact, outcome=outcome
     )
@@ -89,18 +101,31 @@ def describe(
     if epochs:
         loss = card.loss_of(run.facts["kind"], run.config)
         plots.learning(folder / plots.LEARNING, epochs=epochs, best=run.facts["epoch"], loss=loss, plural=plural)
-    found = strangers.find(_good(run, served, read, intact, outcome=outcome, advance=advance))
+    found = outliers.find(_good(run, served, read, intact, outcome=outcome, advance=advance))
+    looked_at = _suspects(served, read, good, outcome, found=found, target_fpr=run.config.target_fpr)
+    caught = None if outcome.report is None else outcome.report.n_found
+    page = suspects.page(
+        looked_at, threshold=outcome.threshold, found=caught, coloured_from=coloured_from, plural=plural
+    )
+    (folder / suspects.PAGE).write_text(page, encoding="utf-8")
+    source_px = (
+        median(picture.source_px[0] for picture in run.pictures),
+        median(picture.source_px[1] for picture in run.pictures),
+    )
+    drawn_in = None
+    if isinstance(read.spec, ImageInput):
+        covers = pixels_covered(read.spec, source_px)
+        drawn_in = synthetic.measure(served, read, good, covers=covers, threshold=threshold)
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
+        choices=made,
         report=outcome.report,
-        strangers=found,
-        raised_from=strangers.raised_from(found, outcome.good, outcome.threshold, run.calibrates),
+        outliers=found,
+        raised_from=outliers.raised_from(found, outcome.good, outcome.threshold, run.calibrates),
         parts=facts["provenance"]["pictures"],
-        source_px=(
-            median(picture.source_px[0] for picture in run.pictures),
-            median(picture.source_px[1] for picture in run.pictures),
-        ),
+        synthetic=drawn_in,
+        source_px=source_px,
         pictures={item.name for item in folder.glob("*.png")},
         epochs=(run.facts["epoch"], len(epochs), run.config.epochs),
         psnr=psnr,
@@ -140,13 +165,69 @@ def _sections(
                 title,
                 [
                     Example(
-                        Path(picture.path).name, picture.part == "bad", image, heat, float(scores[int(index)]), drawn
+                        Path(picture.path).name,
+                        picture.part == "bad",
+                        image,
+                        heat,
+                        float(scores[int(index)]),
+                        drawn,
+                        served.view.ignored,
                     )
                     for picture, image, heat, drawn, index in zip(some, images, maps, made, chosen, strict=True)
                 ],
             )
         )
     return sections
+
+
+def _where(folder: Path, *, run: Run, read: Reader, picture: Picture) -> None:
+    """Draws where the model looks, where that is not everywhere."""
+    spec, mask = read.spec, run.path / runs.MASK
+    if not isinstance(spec, ImageInput) or (spec.roi is None and not mask.is_file()):
+        return
+    width, height = picture.source_px
+    shrunk = min(1.0, _WHERE_PX / max(width, height))
+    size = max(8, round(width * shrunk)), max(8, round(height * shrunk))
+    whole = read_pixels([picture], ImageInput(size[1], size[0], spec.channels))[0]
+    seen = box_of(spec, width, height)
+    left, top, right, bottom = (
+        round(edge * side / full) for edge, side, full in zip(seen, size * 2, (width, height) * 2, strict=True)
+    )
+    box = (left, top, max(right, left + 1), max(bottom, top + 1))
+    sheets.where(folder / sheets.WHERE, whole, box, _unpadded(mask, spec, seen) if mask.is_file() else None)
+
+
+def _unpadded(mask: Path, spec: ImageInput, seen: tuple[int, int, int, int]) -> Image.Image:
+    """A mask of the model's picture without what "pad" puts around the part of the file's that is seen."""
+    opened, (left, top, right, bottom) = Image.open(mask), seen
+    if spec.resize != "pad":
+        return opened
+    scale = min(spec.width / (right - left), spec.height / (bottom - top))
+    across, down = round((right - left) * scale), round((bottom - top) * scale)
+    left, top = (spec.width - across) // 2, (spec.height - down) // 2
+    return opened.crop((left, top, left + across, top + down))
+
+
+def _suspects(
+    served: Scorer,
+    read: Reader,
+    good: Sequence[Picture],
+    outcome: Calibrated,
+    *,
+    found: Sequence[Outlier],
+    target_fpr: float,
+) -> list[Suspect]:
+    """The good pictures with the highest scores, of those that calibrate."""
+    paths = {outlier.path for outlier in found}
+    number = sum(picture.path in paths for picture in good)
+    made = []
+    for index in suspects.chosen(outcome.good, number):
+        picture, score = good[index], float(outcome.good[index])
+        image = read([picture])
+        heat = served.scores(image)[1][0]
+        raised = suspects.without(outcome.good, index, target_fpr, outcome.bad)
+        made.append(Suspect(picture.path, image[0], heat, score, picture.path in paths, *raised))
+    return made
 
 
 def _reconstructions(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.report import intervals
-from export.report.intervals import Interval
+from edged.models import intervals
+from edged.models.intervals import Interval
 
 Scores = NDArray[np.float64]
 

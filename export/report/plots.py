@@ -1,6 +1,7 @@
 """Charts for the card: learning curves, score histogram, ROC with precision and recall."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,9 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
+from edged.models.rates import RateChoice
 from export.report.metrics import Report, Scores, precision_recall, roc
 
 HISTOGRAM: Final = "scores.png"
+THRESHOLDS: Final = "thresholds.png"
 ROC: Final = "roc.png"
 LEARNING: Final = "learning.png"
 
@@ -32,13 +35,32 @@ def histogram(path: Path, *, good: Scores, bad: Scores | None, threshold: float,
     axes.axvline(threshold, color=_LINE, linestyle="--", label=f"threshold {threshold:.3g}")
     low, high = edges[0], edges[-1]
     axes.set(xscale="log", xlim=(low, high), xlabel="score (logarithmic scale)", ylabel=plural)
-    axes.set_xticks(log_ticks(low, high))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _log_axis(axes, low, high)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     # Above the bars, which may stand anywhere.
     figure.legend(frameon=False, loc="outside upper left", ncols=3 if bad is not None else 2, fontsize=9)
+    _save(figure, path)
+
+
+def thresholds(path: Path, choices: Sequence[RateChoice], *, good: Scores, bad: Scores | None, plural: str) -> None:
+    """Shares of the good and of the bad above every threshold, with those of the usual target rates marked."""
+    figure, (axes,) = _figure(1)
+    shown = good if bad is None else np.concatenate([good, bad])
+    low, high = max(float(shown.min()), 1e-4), float(shown.max()) * 1.02
+    for scores, colour, label in ((good, _GOOD, f"good {plural}"), (bad, _BAD, f"bad {plural}")):
+        if scores is not None:
+            ordered = np.sort(scores)
+            axes.step([low, *ordered], np.linspace(1, 0, len(ordered) + 1), where="post", color=colour, label=label)
+    for value, same in groupby(choices, key=lambda choice: choice.threshold.value):
+        together = list(same)
+        style = "-" if any(choice.in_force for choice in together) else ":"
+        axes.axvline(value, color=_LINE, linestyle=style, linewidth=1)
+        rates = ", ".join(f"{100 * choice.target_fpr:g}" for choice in together)
+        axes.text(value, 0.98, f" {rates} % ", rotation=90, va="top", ha="right", fontsize=8, color=_LINE)
+    axes.set(xscale="log", xlim=(low, high), ylim=(0, 1.02), xlabel="threshold (logarithmic scale)")
+    axes.set(ylabel="share above it", title="Thresholds of target rates; the one in force is drawn through")
+    _log_axis(axes, low, high)
+    axes.legend(frameon=False, loc="lower left", fontsize=9)
     _save(figure, path)
 
 
@@ -55,6 +77,13 @@ def bins(scores: Scores, *, threshold: float) -> Scores:
     shifted: Scores = edges * (edge / edges[nearest])
     shifted[nearest] = edge
     return shifted
+
+
+def _log_axis(axes: Axes, low: float, high: float) -> None:
+    axes.set_xticks(log_ticks(low, high))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -16,6 +16,7 @@ from edged.results import printable
 EXAMPLES: Final = "examples.png"
 RECONSTRUCTIONS: Final = "reconstructions.png"
 SAMPLES: Final = "samples.png"
+WHERE: Final = "where.png"
 
 GAIN: Final = 2
 """Differences of a picture from its reconstruction are shown this many times as large, around middle grey."""
@@ -26,7 +27,9 @@ _TEXT: Final = 12  # px
 _LINE: Final = 16
 _COLUMNS: Final = 4
 _GOOD, _BAD, _INK = (59, 117, 175), (196, 78, 82), (40, 40, 40)
+_DARK: Final = 0.3  # of the light of what is not looked at
 _MAP_LEVELS: Final = (0, 1, 2, 3, 4)
+"""Of the colour scale, in what colour begins at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Example:
         anomaly_map: float32 (h, w); h is 1 for a signal.
         score: larger is worse.
         made: of a signal what the model makes of it, float32 (C, T).
+        ignored: bool (h, w), where the map of a picture does not count.
     """
 
     name: str
@@ -48,25 +52,33 @@ class Example:
     anomaly_map: NDArray[np.float32]
     score: float
     made: NDArray[np.float32] | None = None
+    ignored: NDArray[np.bool_] | None = None
 
     def caption(self, threshold: float) -> str:
         """What it was given as, its score, and how many times the threshold that is."""
         return f"{'bad' if self.is_bad else 'good'}, {self.score:.3g} = {self.score / threshold:.2f} x threshold"
 
 
-def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, threshold: float) -> None:
+def examples(
+    path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, threshold: float, coloured_from: float
+) -> None:
     """Each picture beside itself under its heat map, by sections, over the one colour scale of all.
 
     Args:
         path: the sheet to write.
         sections: title and pictures, four a row.
         threshold: that scores are compared with.
+        coloured_from: level of the map at which colour begins.
     """
-    blocks = [_colour_scale()]
+    blocks = [_colour_scale(coloured_from)]
     for title, shown in sections:
         cells = [
             _cell(
-                np.asarray(overlays.render(example.image, example.anomaly_map)),
+                np.asarray(
+                    overlays.render(
+                        example.image, example.anomaly_map, ignored=example.ignored, coloured_from=coloured_from
+                    )
+                ),
                 [example.name, example.caption(threshold)],
                 colour=_BAD if example.is_bad else _GOOD,
                 across=2,
@@ -87,6 +99,22 @@ def reconstructions(
         for index, (column, image) in enumerate(zip(columns, images, strict=True))
     ]
     _arranged(cells, len(columns) * max(1, 6 // len(columns))).save(path, "PNG")
+
+
+def where(path: Path, picture: NDArray[np.uint8], box: tuple[int, int, int, int], mask: Image.Image | None) -> None:
+    """A whole picture in which what is not looked at is dark.
+
+    Args:
+        path: of the PNG to write.
+        picture: uint8 (H, W, C).
+        box: left, top, right and bottom of what comes to the model, px of `picture`.
+        mask: black where that is ignored, of any size; None where nothing is.
+    """
+    light = Image.new("L", (picture.shape[1], picture.shape[0]), 0)
+    size = (box[2] - box[0], box[3] - box[1])
+    light.paste(Image.new("L", size, 255) if mask is None else mask.resize(size, Image.Resampling.NEAREST), box[:2])
+    share = np.where(np.asarray(light)[..., None] > 0, 1.0, _DARK)
+    Image.fromarray((_rgb(picture) * share).round().astype(np.uint8)).save(path, "PNG")
 
 
 def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -110,7 +138,7 @@ def _cell(pixels: NDArray[np.uint8], lines: Sequence[str], *, colour: tuple[int,
     return cell
 
 
-def _colour_scale() -> Image.Image:
+def _colour_scale(coloured_from: float) -> Image.Image:
     """What the colours of a heat map mean, drawn by what draws heat maps."""
     width, height = 400, 18
     level = np.linspace(_MAP_LEVELS[0], _MAP_LEVELS[-1], width, dtype=np.float32)
@@ -118,13 +146,13 @@ def _colour_scale() -> Image.Image:
     drawn = overlays.render(grey, np.broadcast_to(level, (height, width)).copy()).crop((width, 0, 2 * width, height))
     block = Image.new("RGB", (1130, height + 2 * _LINE + 16), "white")
     draw = ImageDraw.Draw(block)
-    text = "heat map, in map units, the same on every picture: up to 1.0, which good pictures exceed at one pixel in a "
-    draw.text((_GAP, 6), text + "thousand, nothing is coloured", _INK, _font(_TEXT))
+    text = f"heat map, in map units, the same on every picture: up to {coloured_from:.3g} nothing is coloured"
+    draw.text((_GAP, 6), text, _INK, _font(_TEXT))
     block.paste(drawn, (_GAP, 6 + _LINE + 4))
     for value in _MAP_LEVELS:
         x = _GAP + round(value / _MAP_LEVELS[-1] * (width - 1))
         draw.line((x, 6 + _LINE + 4, x, 6 + _LINE + height + 7), _INK)
-        draw.text((x - 3, 6 + _LINE + height + 7), str(value), _INK, _font(_TEXT))
+        draw.text((x - 3, 6 + _LINE + height + 7), f"{value * coloured_from:.3g}", _INK, _font(_TEXT))
     return block
 
 

@@ -21,8 +21,7 @@ _COLUMNS: Final = 4
 _LONGEST_NAME: Final = 36
 _INCHES: Final = {"width": 13.0, "heading": 0.35, "caption": 0.55, "channel": 1.1, "legend": 0.6}
 _GIVEN, _RECONSTRUCTED, _UNUSUAL = "#333333", "#3b75af", "#c44e52"
-_CLEAR: Final = 1.0  # of the map: what good signals stay below, but for one position in a thousand
-_FULL: Final = 3.0
+_FULL: Final = 3.0  # of what red begins at
 
 
 def input_words(spec: SignalInput, positions: int) -> str:
@@ -39,13 +38,16 @@ def patch_of(length: int, positions: int) -> int:
     return -(-length // positions)
 
 
-def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, threshold: float) -> None:
-    """Draws signals: what was given, what the model makes of it, and in red where its map is above 1.0.
+def examples(
+    path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, threshold: float, coloured_from: float
+) -> None:
+    """Draws signals: what was given, what the model makes of it, and in red where its map is high.
 
     Args:
         path: the PNG to write.
         sections: title and signals, four a row; of each the first four channels.
         threshold: that scores are compared with.
+        coloured_from: level of the map at which red begins.
     """
     channels = min(sections[0][1][0].image.shape[0], _MOST_CHANNELS)
     row = _INCHES["caption"] + channels * _INCHES["channel"]
@@ -53,7 +55,7 @@ def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, t
     figure = Figure(figsize=(_INCHES["width"], sum(heights)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     legend, *parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    _explain(legend)
+    _explain(legend, coloured_from)
     for part, (title, shown) in zip(parts, sections, strict=True):
         part.suptitle(title, x=0.005, ha="left", fontsize=12, color=_GIVEN)
         rows = -(-len(shown) // _COLUMNS)
@@ -61,20 +63,20 @@ def examples(path: Path, sections: Sequence[tuple[str, Sequence[Example]]], *, t
         for place in range(rows * _COLUMNS):
             column = axes[place // _COLUMNS * channels :, place % _COLUMNS][:channels]
             if place < len(shown):
-                _draw(column, shown[place], threshold)
+                _draw(column, shown[place], threshold, coloured_from)
             else:
                 for axis in column:
                     axis.set_axis_off()
     figure.savefig(path, metadata={"Software": None})
 
 
-def _explain(legend: SubFigure) -> None:
+def _explain(legend: SubFigure, coloured_from: float) -> None:
     legend.legend(
         handles=[
             Line2D([], [], color=_GIVEN, label="given"),
             Line2D([], [], color=_RECONSTRUCTED, label="what the model makes of it"),
-            Patch(color=_UNUSUAL, alpha=0.1, label=f"map above {_CLEAR:.1f}"),
-            Patch(color=_UNUSUAL, alpha=0.5, label=f"map of {_FULL:.1f} and above"),
+            Patch(color=_UNUSUAL, alpha=0.1, label=f"map above {coloured_from:.3g}"),
+            Patch(color=_UNUSUAL, alpha=0.5, label=f"map of {_FULL * coloured_from:.3g} and above"),
         ],
         ncols=4,
         frameon=False,
@@ -82,7 +84,7 @@ def _explain(legend: SubFigure) -> None:
     )
 
 
-def _draw(column: Sequence[Axes], example: Example, threshold: float) -> None:
+def _draw(column: Sequence[Axes], example: Example, threshold: float, coloured_from: float) -> None:
     """One signal, one channel below the other."""
     name = printable(example.name)
     if len(name) > _LONGEST_NAME:
@@ -97,7 +99,7 @@ def _draw(column: Sequence[Axes], example: Example, threshold: float) -> None:
     assert example.made is not None
     moments = np.arange(example.image.shape[1])
     for axis, given, made in zip(column, example.image, example.made, strict=False):
-        _shade(axis, example.anomaly_map[0], len(moments))
+        _shade(axis, example.anomaly_map[0] / coloured_from, len(moments))
         axis.plot(moments, made, color=_RECONSTRUCTED, linewidth=1)
         axis.plot(moments, given, color=_GIVEN, linewidth=1)
         axis.spines[["top", "right"]].set_visible(False)
@@ -106,9 +108,10 @@ def _draw(column: Sequence[Axes], example: Example, threshold: float) -> None:
 
 
 def _shade(axis: Axes, heat: NDArray[np.float32], length: int) -> None:
+    """Red where heat is above 1."""
     patch = patch_of(length, len(heat))
     for position, value in enumerate(heat):
-        if value > _CLEAR:
-            strength = min((float(value) - _CLEAR) / (_FULL - _CLEAR), 1.0)
+        if value > 1:
+            strength = min((float(value) - 1) / (_FULL - 1), 1.0)
             end = min((position + 1) * patch, length) - 0.5
             axis.axvspan(position * patch - 0.5, end, color=_UNUSUAL, alpha=0.1 + 0.4 * strength, linewidth=0)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from edged.media.inputs import Input
+from edged.models import intervals
 from edged.models.calibration import Threshold
-from export.report import intervals
 from export.report.metrics import Report
-from export.report.outliers import Stranger
+from train.fit.outliers import Outlier
 
 _FEW_BAD: Final = 20
 _FEW_HELD_OUT: Final = 20
@@ -20,7 +20,7 @@ _LEAST_PERCENT: Final = 0.0001
 def sentences(
     threshold: Threshold,
     report: Report | None,
-    strangers: Sequence[Stranger],
+    outliers: Sequence[Outlier],
     parts: Mapping[str, int],
     taken: Input,
     *,
@@ -31,13 +31,13 @@ def sentences(
     Args:
         threshold: that the calibration gives for its target rate.
         report: on bad pictures, where there were some.
-        strangers: among the good pictures.
+        outliers: among the good pictures.
         parts: pictures by part.
         taken: what the model takes, which names its items.
-        raised_from: see `strangers.raised_from`.
+        raised_from: see `outliers.raised_from`.
     """
     cross = not parts["calibration"]
-    said = [calibration(threshold, taken, cross=cross), defects(report, taken), outsiders(strangers, parts, taken)]
+    said = [calibration(threshold, taken, cross=cross), defects(report, taken), outsiders(outliers, parts, taken)]
     if raised_from is not None:
         said.append(raised(threshold, raised_from, taken))
     return said
@@ -53,9 +53,9 @@ def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> s
         )
         return (
             f"**Good parts:** calibrated out of fold on all {threshold.n} good {taken.plural}, for a "
-            f"false-positive rate of {percent(threshold.target_fpr or 0)}.{few} The true rate comes near what is asked "
-            "for, by measurement; it is not proved, as it is of split conformal prediction. This holds for good parts "
-            f"that look like those {taken.plural}."
+            f"false-positive rate of {percent(threshold.target_fpr or 0)}.{few} The promise is at most twice that in "
+            'the worst case, and that in practice, measured on other data; `calibration = "split"` would '
+            f"make it exact. It holds for good parts that look like those {taken.plural}."
         )
     rate = intervals.true_rate(threshold)
     confidence = (
@@ -96,7 +96,12 @@ def defects(report: Report | None, taken: Input) -> str:
     )
 
 
-def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: Input) -> str:
+def found(report: Report, taken: Input) -> str:
+    """What the threshold makes of the bad items, in one line."""
+    return f"Your threshold finds {report.n_found} of {report.n_bad} of your bad {taken.plural}."
+
+
+def outsiders(outliers: Sequence[Outlier], parts: Mapping[str, int], taken: Input) -> str:
     """Which good items somebody should look at."""
     caution = (
         f" {taken.plural.capitalize()} of the fit and statistics parts were learnt from and score lower, so a strange "
@@ -106,13 +111,12 @@ def outsiders(strangers: Sequence[Stranger], parts: Mapping[str, int], taken: In
     )
     if (parts["statistics"] + parts["calibration"] or parts["fit"]) < _FEW_HELD_OUT:
         caution += f" From so few {taken.plural} this is a rough guess."
-    if not strangers:
-        return f"**The good folder:** no {taken.singular} in it looks like a stranger among the others.{caution}"
+    if not outliers:
+        return f"**The good folder:** no {taken.singular} in it looks like an outlier among the others.{caution}"
     named = ", ".join(
-        f"`{_name(stranger.path)}` ({stranger.part}, score {stranger.score:.3g})"
-        for stranger in strangers[:_MOST_NAMED]
+        f"`{_name(outlier.path)}` ({outlier.part}, score {outlier.score:.3g})" for outlier in outliers[:_MOST_NAMED]
     )
-    more = f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else ""
+    more = f" and {len(outliers) - _MOST_NAMED} more" if len(outliers) > _MOST_NAMED else ""
     return (
         f"**The good folder: look at these:** {named}{more}. Such {taken.plural} score far above the other good "
         "ones. If one shows a defect, take it out and train again: it may have raised the threshold, or taught the "
@@ -124,7 +128,7 @@ def raised(threshold: Threshold, raised_from: float, taken: Input) -> str:
     """That one of the outsiders is what the threshold rests on."""
     return (
         f"**The threshold rests on one of these:** {threshold.value:.4g} is the score of a good {taken.singular} "
-        f"that looks like a stranger; without such {taken.plural} it would be {raised_from:.4g}. "
+        f"that looks like an outlier; without such {taken.plural} it would be {raised_from:.4g}. "
         "Everything in between is missed. If it shows no good part, take it out and train again; if it does, more "
         "good parts for calibration (`edged calibrate`) steady the threshold."
     )

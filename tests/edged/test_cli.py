@@ -72,7 +72,7 @@ def test_score_for_people(pictures: Path) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert len(lines) == 11
-    assert lines[10].split()[:3] == ["ANOMALY", "1.9944", "p=0.0100"]
+    assert lines[10].split()[:4] == ["ANOMALY", "1.9944", "3.99x", "p=0.0100"]
     assert "11 scored, 1 anomalous (score above 0.5000), 0 failed" in done.stderr
 
 
@@ -153,8 +153,9 @@ def test_heatmaps(pictures: Path, tmp_path: Path) -> None:
     assert found == sorted(["0.bmp.png", *(f"{number}.png" for number in range(10)), "sub/bad.png"])
     with Image.open(tmp_path / "heat" / "sub" / "bad.png") as overlay:
         image = np.asarray(overlay)
-    assert image.shape == (32, 64, 3)
-    assert (image[:, 32:, 0].astype(int) - image[:, 32:, 2]).max() > 60  # red, where the white patch is
+    assert image.shape == (32 + 54, 320, 3)  # over its legend
+    heat = image[:32, 32:64].astype(int)
+    assert (heat[..., 0] - heat[..., 2]).max() > 60  # red, where the white patch is
     (tmp_path / "file").write_text("")
     assert edged("score", TINY, pictures, "--heatmaps", tmp_path / "file").returncode == 2
 
@@ -268,7 +269,7 @@ def test_calibrate(tiny_copy: Path, tmp_path: Path) -> None:
     assert json.loads(again.stdout)["threshold"] == pytest.approx(expected)
 
 
-def test_calibrate_says_when_pictures_were_trained_on(tiny_copy: Path, tmp_path: Path) -> None:
+def test_calibrate_leaves_out_pictures_that_were_fitted_and_score_marks_them(tiny_copy: Path, tmp_path: Path) -> None:
     folder = tmp_path / "good"
     folder.mkdir()
     for value in range(20):
@@ -279,7 +280,17 @@ def test_calibrate_says_when_pictures_were_trained_on(tiny_copy: Path, tmp_path:
     (tiny_copy / "manifest.json").write_text(json.dumps({**manifest, "fitted": known}))
     done = edged("calibrate", tiny_copy, "--good", folder)
     assert done.returncode == 0
-    assert "the model was fitted on 7 of these pictures, which score lower than new ones do" in done.stderr
+    assert "the model was fitted on 7 of these pictures, which score lower than new ones do; left out" in done.stderr
+    assert json.loads((tiny_copy / "calibration.json").read_text())["n"] == 13
+    scored = edged("score", tiny_copy, folder)
+    assert [line.endswith("  (fitted)") for line in scored.stdout.splitlines()] == [True] * 7 + [False] * 13
+    assert "7 of these pictures were fitted, and score lower than new ones do" in scored.stderr
+    for value in range(7, 20):
+        (folder / f"{value:02}.png").unlink()
+    done = edged("calibrate", tiny_copy, "--good", folder)
+    assert done.returncode == 2
+    assert "none is left, and the calibration is as it was" in done.stderr
+    assert json.loads((tiny_copy / "calibration.json").read_text())["n"] == 13
 
 
 def test_calibrate_refuses_scores_that_are_not_above_zero(tiny_copy: Path, pictures: Path) -> None:
@@ -347,7 +358,7 @@ def test_inspect(tiny_copy: Path) -> None:
         "tiny: ae on pixels, fp32",
         "32x32 px, 1 channel(s), stretch, bilinear",
         "file: model.onnx, 593 bytes, intact",
-        "99 good pictures",
+        "calibration: 99 good pictures that nothing was fitted on (split conformal), ",
         "threshold 0.5000 at a false-positive rate of 0.01",
         "golden check: passed on CPUExecutionProvider: 3 pictures",
         "licence: weights: Apache-2.0",

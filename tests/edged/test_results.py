@@ -38,6 +38,7 @@ KEYS = [
     "error",
     "timings_ms",
     "calibration_sha256",
+    "score_ratio",
 ]
 
 
@@ -76,6 +77,7 @@ def test_the_contract_of_one_result() -> None:
         "error": None,
         "timings_ms": {"decode": 2.1, "infer": 9.8},
         "calibration_sha256": None,
+        "score_ratio": 0.5,
     }
 
 
@@ -107,7 +109,8 @@ def test_make_record_of_an_error() -> None:
     assert (made.score, made.threshold, made.p_value, made.is_anomaly) == (None,) * 4
     assert (made.status, made.reason, made.error) == ("quarantined", "undecodable", "truncated")
     assert made.timings_ms == {"decode": 2.1}
-    assert quarantined().to_dict()["score"] is None
+    assert (quarantined().to_dict()["score"], quarantined().to_dict()["score_ratio"]) == (None, None)
+    assert record(threshold=0.0).score_ratio is None
 
 
 @pytest.mark.parametrize(

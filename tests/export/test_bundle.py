@@ -92,16 +92,18 @@ def test_every_way_to_join_features_is_exported(tmp_path, settings):
     )
 
 
-def test_a_bundle_calibrated_out_of_fold(tmp_path):
-    source = make_run(tmp_path, [*FEATURES, "calibration=cross"])
+def test_a_bundle_calibrated_on_a_part_of_its_own(tmp_path):
+    source = make_run(tmp_path, [*FEATURES, "calibration=split"])
     assert main([str(source), "--out", str(tmp_path / "b")]) == 0
     bundle = bundles.load(tmp_path / "b")
-    assert (bundle.calibration.n, bundle.calibration.method) == (40, "cross")
-    assert bundle.manifest.provenance["pictures"] == {"fit": 40, "statistics": 0, "calibration": 0, "bad": 6}
-    assert len(bundle.manifest.fitted) == 40
+    assert (bundle.calibration.n, bundle.calibration.method) == (9, "split")
+    assert bundle.manifest.provenance["pictures"] == {"fit": 26, "statistics": 5, "calibration": 9, "bad": 6}
+    assert len(bundle.manifest.fitted) == 26 + 5
     card = (tmp_path / "b" / "card.md").read_text()
-    assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
-    assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. The true rate" in card
+    assert "| calibration | 9 |" in card
+    # Beta(1, 9): a tenth on average, 1 - 0.05^(1/9) = 28 % with confidence.
+    assert "calibrated on 9 good pictures: a false-positive rate of 10 % can be promised on average" in card
+    assert "with 95 % confidence the true rate is below 28 %" in card
 
 
 def test_what_a_bundle_holds(tmp_path, features):
@@ -118,40 +120,53 @@ def test_what_a_bundle_holds(tmp_path, features):
         "golden.npz",
         "card.md",
         "scores.png",
+        "thresholds.png",
+        "suspects.html",
         "roc.png",
         "examples.png",
         "learning.png",
         "LICENSE-weights.txt",
     }
-    assert bundle.calibration.n == 9
-    assert bundle.manifest.provenance["pictures"] == {"fit": 26, "statistics": 5, "calibration": 9, "bad": 6}
-    assert len(bundle.manifest.fitted) == 26 + 5
+    assert (bundle.calibration.n, bundle.calibration.method) == (40, "cross")
+    assert bundle.manifest.provenance["pictures"] == {"fit": 40, "statistics": 0, "calibration": 0, "bad": 6}
+    assert len(bundle.manifest.fitted) == 40
     assert 0.5 < bundle.manifest.provenance["metrics"]["auroc"] <= 1
     assert bundle.manifest.tolerance.rtol == 1e-3
-    for name in ("scores.png", "roc.png", "examples.png", "learning.png"):
+    for name in ("scores.png", "thresholds.png", "roc.png", "examples.png", "learning.png"):
         with Image.open(tmp_path / "solar" / name) as image:
             assert min(image.size) > 100
     card = (tmp_path / "solar" / "card.md").read_text()
-    assert "| calibration | 9 |" in card
-    # Beta(1, 9): a tenth on average, 1 - 0.05^(1/9) = 28 % with confidence.
-    assert "calibrated on 9 good pictures: a false-positive rate of 10 % can be promised on average" in card
-    assert "with 95 % confidence the true rate is below 28 %" in card
+    assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
+    assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. The promise is" in card
     assert "of the 6 bad pictures are flagged" in card
-    assert "`golden.npz` and `examples.png` hold some of the pictures" in card
+    finds = re.search(r"Your threshold finds (\d) of 6 of your bad pictures", card)
+    assert finds
+    assert f" | 3 of 40 (1.6 % to 20 %) | {finds[1]} | `target_fpr = 0.1` |" in card
+    assert "| 10 %, in force | " in card
+    assert "0.001, 0.005, 0.01 and 0.02 have the same threshold" in card
+    assert "40 scores are too few to tell them apart; 99 good pictures begin to" in card
+    assert bundle.manifest.map_reference.top == 3
+    for page in (tmp_path / "solar" / "suspects.html", features / "suspects.html"):
+        assert page.read_text().count("<figure>") == 8
+        assert re.search(r"<strong>/.*/good/\d+\.png</strong>", page.read_text())
+        assert "without it: threshold" in page.read_text()
+    assert ", finds" in (tmp_path / "solar" / "suspects.html").read_text()
+    assert len(bundle.manifest.bad_scores) == 6
+    assert "`golden.npz`, `examples.png` and `suspects.html` hold some of the pictures" in card
 
 
-def test_a_stranger_in_the_good_folder_is_named(tmp_path, moving, capsys):
-    stranger, *_ = pictures_of(moving, "statistics")
+def test_an_outlier_in_the_good_folder_is_named(tmp_path, moving, capsys):
+    outlier, *_ = pictures_of(moving, "statistics")
     listed = json.loads((moving / "pictures.json").read_text())
-    Image.fromarray(part(900, blot=True)).save(stranger)
+    Image.fromarray(part(900, blot=True)).save(outlier)
     for item in listed:
-        if item["path"] == stranger:
-            item["sha256"] = hashlib.sha256(Path(stranger).read_bytes()).hexdigest()
+        if item["path"] == outlier:
+            item["sha256"] = hashlib.sha256(Path(outlier).read_bytes()).hexdigest()
     (moving / "pictures.json").write_text(json.dumps(listed))
     assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
-    assert f"1 good picture looks like a stranger; look at it: {stranger}" in capsys.readouterr().err
+    assert f"1 good picture looks like an outlier; look at it: {outlier}" in capsys.readouterr().err
     card = (tmp_path / "b" / "card.md").read_text()
-    assert f"look at these:** `{Path(stranger).name}` (statistics, score" in card
+    assert f"look at these:** `{Path(outlier).name}` (statistics, score" in card
 
 
 def test_a_run_without_metrics_has_no_curves(tmp_path, moving):

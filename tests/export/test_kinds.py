@@ -93,7 +93,7 @@ def test_a_denoisers_manifest(denoiser):
     card = (denoiser[1] / "card.md").read_text()
     assert "denoiser that cleans" in card
     assert "dB before" in card
-    assert "golden.npz`, `examples.png` and `reconstructions.png` hold" in card
+    assert "golden.npz`, `examples.png`, `reconstructions.png` and `suspects.html` hold" in card
 
 
 def test_a_vaes_manifest_and_decoder(vae):
@@ -155,7 +155,7 @@ def test_it_was_calibrated_on_what_the_denoiser_gives(root, denoiser, behind):
     assert np.abs(np.sort(served.scores(image)[0]) - cleaned).max() > 1e-3
 
 
-def test_pictures_that_the_denoiser_was_fitted_on_are_said_to_be_poor_calibration(root, denoiser, tmp_path, capsys):
+def test_pictures_that_the_denoiser_was_fitted_on_are_no_calibration(root, denoiser, tmp_path, capsys):
     settings = [item for setting in (*SMALL, *SETTINGS["ae"], "seed=1") for item in ("--set", setting)]
     command = ["ae", "--good", str(root / "good"), *settings, "--denoiser", str(denoiser[1]), "--out"]
     assert train([*command, str(tmp_path / "run")]) == 0
@@ -174,6 +174,7 @@ def test_pictures_that_the_denoiser_was_fitted_on_are_said_to_be_poor_calibratio
     )
     known = len(list((tmp_path / "again").iterdir()))
     assert f"the model or its denoiser was fitted on {known} of these pictures" in told.stderr
+    assert told.exit_code == 2  # none is left
 
 
 def test_with_the_same_seed_both_set_the_same_pictures_aside(behind):

@@ -159,4 +159,4 @@ def test_the_daemon_takes_signals_by_pattern(root, tmp_path):
         site.clean_up()
     (overlay,) = site.overlays.rglob("*.png")
     with Image.open(overlay) as image:
-        assert image.size == (280, 120)
+        assert image.size == (320, 120 + 54)

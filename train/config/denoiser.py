@@ -47,6 +47,8 @@ class DenoiserConfig(ModelConfig):
     @model_validator(mode="after")
     def _fits_together(self) -> "DenoiserConfig":
         problems = self.map_problems()
+        if self.mask is not None:
+            problems.append("mask: a denoiser cleans all of a picture; give the mask to the detector behind it")
         if self.crop % FOLD:
             problems.append(f"crop: {self.crop} must be a multiple of {FOLD}")
         for key in ("noise", "photons"):

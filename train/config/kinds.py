@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from train.config.base import EFFICIENTNET, FOLD, PIXELS, ModelConfig, by_backbone, fitting_depth
 from train.config.denoiser import DenoiserConfig
@@ -49,7 +49,8 @@ class AutoencoderConfig(ModelConfig):
     )
     latent: int = Field(32, ge=1, le=4096, description="numbers that a whole picture is squeezed into")
     calibration: Literal["cross", "split"] = Field(
-        "split", description="a part calibrates and nothing else, or (features) every picture fits and calibrates"
+        default_factory=by_backbone(features="cross", pixels="split"),
+        description="every picture fits and calibrates, out of fold (features); or a part calibrates and nothing else",
     )
     loss: Literal["mse", "mae"] = Field("mse", description="mean squared error, or mean absolute error")
     noise: float = Field(0.0, ge=0, le=2, description="deviation of noise on the input while training; features have 1")
@@ -65,13 +66,16 @@ class AutoencoderConfig(ModelConfig):
     )
     flips: Flips = Field("none", description="learns from mirrored copies as well: left-right, upside down, or both")
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _by_preset(cls, values: Any) -> Any:
+    def _by_preset(cls, values: Any, handler: ModelWrapValidatorHandler["AutoencoderConfig"]) -> "AutoencoderConfig":
         if not isinstance(values, dict) or values.get("backbone") == PIXELS:
-            return values
+            return handler(values)
         chosen = values.get("preset", "balanced")
-        return {**(PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}), **values}
+        given = PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
+        config = handler({**given, **values})
+        config.model_fields_set.difference_update(given.keys() - values.keys())  # nobody has set what a preset gives
+        return config
 
     @model_validator(mode="after")
     def _fits_together(self) -> "AutoencoderConfig":
@@ -83,6 +87,8 @@ class AutoencoderConfig(ModelConfig):
                 "calibration: cross takes pictures out of a head on features; an autoencoder on pixels is itself "
                 "fitted to them: set calibration=split"
             )
+        if self.cross and self.calibration_share:
+            problems.append("calibration_share: sets pictures aside, which cross does not; set calibration=split too")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -141,7 +147,7 @@ def load(kind: type[ModelConfig], file: Path | None, assignments: Sequence[str])
                 other=_OTHER_INPUT.get(chosen),
             )
         ]
-        raise OptionError(problems + told) from error
+        raise OptionError(problems + list(dict.fromkeys(told))) from error  # a key of two forms is told of twice
     if problems:
         raise OptionError(problems)
     return config

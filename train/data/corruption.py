@@ -100,14 +100,37 @@ def occlude(picture: Tensor, other: Tensor, generator: Generator) -> Tensor:  # 
     tall, wide = _rectangle(picture, generator)
     angle = _between(0, math.pi, generator)
     y0, x0 = _between(0, height, generator), _between(0, width, generator)
-    y, x = torch.meshgrid(torch.arange(height) - y0, torch.arange(width) - x0, indexing="ij")
-    along = (x * math.cos(angle) + y * math.sin(angle)) / (wide / 2)
-    across = (y * math.cos(angle) - x * math.sin(angle)) / (tall / 2)
-    if torch.rand((), generator=generator) < 0.5:
-        covered = along.square() + across.square() <= 1
-    else:
-        covered = (along.abs() <= 1) & (across.abs() <= 1)
-    return torch.where(covered, torch.rand((), generator=generator), picture)
+    is_ellipse = bool(torch.rand((), generator=generator) < 0.5)
+    where = covered(height, width, place=(y0, x0), sides=(tall, wide), angle=angle, is_ellipse=is_ellipse)
+    return torch.where(where, torch.rand((), generator=generator), picture)
+
+
+def covered(
+    height: int,
+    width: int,
+    *,
+    place: tuple[float, float],
+    sides: tuple[float, float],
+    angle: float,
+    is_ellipse: bool,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """What a turned ellipse or bar covers: bool (H, W).
+
+    Args:
+        height: H, px.
+        width: W, px.
+        place: y and x of its middle, px.
+        sides: how tall and wide it is before it is turned, in units of `scale`.
+        angle: by which it is turned, radians.
+        is_ellipse: or a bar.
+        scale: units that one px stands for, downwards and across.
+    """
+    down, across_px = (torch.arange(side) - middle for side, middle in zip((height, width), place, strict=True))
+    y, x = torch.meshgrid(down * scale[0], across_px * scale[1], indexing="ij")
+    along = (x * math.cos(angle) + y * math.sin(angle)) / (sides[1] / 2)
+    across = (y * math.cos(angle) - x * math.sin(angle)) / (sides[0] / 2)
+    return along.square() + across.square() <= 1 if is_ellipse else (along.abs() <= 1) & (across.abs() <= 1)
 
 
 def perlin(height: int, width: int, cells: int, generator: Generator) -> Tensor:

@@ -17,11 +17,20 @@ from PIL import Image
 from train.data.pictures import Picture, PictureSet
 from train.errors import TrainError
 
+SEQUENCE: Final = (
+    "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies "
+    "make the threshold too low: name what belongs together, such as --groups time:60 or --groups folder"
+)
+"""The warning where `looks_like_a_sequence`."""
+
 _FOLDER: Final = "folder"
 _TIME: Final = "time:"
 _EXIF, _TAKEN, _CHANGED, _FORMAT = 0x8769, 0x9003, 0x0132, "%Y:%m:%d %H:%M:%S"
 _SHOWN: Final = 5
-_ALIKE: Final = 0.5  # neighbours this much nearer than others, by the median, are taken for a sequence
+_ALIKE: Final = 0.3
+"""Neighbours this much nearer than others, by the median, are taken for a sequence: frames of a fixed camera have 0.01
+to 0.25, solar cells, whose neighbours are of one module, 0.37 to 0.6."""
+
 _SIDE: Final = 32  # values a side that pictures are compared by
 _COMPARED: Final = 500
 
@@ -62,21 +71,23 @@ def grouped(found: PictureSet, rule: str, folder: Path) -> PictureSet:
 
 
 def looks_like_a_sequence(found: PictureSet) -> bool:
-    """Whether neighbours, in the order of their paths, are far more alike than pictures that stand farther apart."""
-    n = len(found.pictures)
-    if n < 3 * _SHOWN or found.pixels.ndim != 4:
+    """Whether neighbours, in the order of their paths or of time, are far more alike than others are."""
+    if len(found.pictures) < 3 * _SHOWN or found.pixels.ndim != 4:
         return False
-    step = max(1, n // _COMPARED)
-    first = np.arange(0, n - 1, step)
-    small = {index: _small(found, index) for index in {*first.tolist(), *(first + 1).tolist()}}
-    near = [np.abs(small[index] - small[index + 1]).mean() for index in first.tolist()]
+    by_time = sorted(found.pictures, key=lambda picture: _taken(Path(picture.path)))
+    return any(_neighbours_alike(found.pixels, pictures) for pictures in (found.pictures, by_time))
+
+
+def _neighbours_alike(pixels: NDArray[np.uint8], pictures: Sequence[Picture]) -> bool:
+    first = np.arange(0, len(pictures) - 1, max(1, len(pictures) // _COMPARED))
+    small = {i: _small(pixels[pictures[i].row]) for i in {*first.tolist(), *(first + 1).tolist()}}
+    near = [np.abs(small[i] - small[i + 1]).mean() for i in first.tolist()]
     others = np.random.default_rng(0).permutation(first).tolist()
     far = [np.abs(small[a] - small[b]).mean() for a, b in zip(first.tolist(), others, strict=True) if abs(a - b) > 1]
     return bool(far) and float(np.median(near)) < _ALIKE * float(np.median(far))
 
 
-def _small(found: PictureSet, index: int) -> NDArray[np.float64]:
-    pixels = found.pixels[found.pictures[index].row]
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     down, across = (max(1, side // _SIDE) for side in pixels.shape[:2])
     height, width = pixels.shape[0] // down * down, pixels.shape[1] // across * across
     blocks = pixels[:height, :width].reshape(height // down, down, width // across, across, -1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edged.errors import PictureError
 from edged.files import read_regular
+from edged.media import imaging
 from edged.media.imaging import Decoded, ImageInput, Limits, find_pictures
 from edged.media.inputs import PATTERNS, Input, decode
 from edged.models.calibration import pictures_needed
@@ -24,7 +25,7 @@ from train.errors import TrainError
 
 Part = Literal["fit", "statistics", "copies", "calibration", "bad"]
 
-MINIMUM: Final = 12
+MINIMUM: Final = 10
 """Good pictures below which nothing that is fitted would mean anything."""
 
 _OTHER: Final = {"image": "signal", "signal": "image"}
@@ -40,7 +41,7 @@ class Picture:
     Attributes:
         path: absolute.
         sha256: of the file.
-        content: SHA-256 of the decoded, resized pixels; two files with the same picture share it.
+        content: SHA-256 of the pixels in the file, whatever the model's size; two files with the same picture share it.
         source_px: width and height in the file, px, turned as its EXIF data say; samples and channels of a signal.
         mode: Pillow's name of the pixel mode in the file; "signal" of a signal.
         row: where its pixels stand in the set's array.
@@ -111,8 +112,7 @@ def read(
         if isinstance(outcome, PictureError):
             broken.append(f"{path} ({outcome})")
         else:
-            sha256, decoded = outcome
-            content = hashlib.sha256(decoded.pixels.tobytes()).hexdigest()
+            sha256, content, decoded = outcome
             if content in by_content:
                 repeated.append(f"{path} = {by_content[content].path}")
             else:
@@ -147,11 +147,8 @@ def keep_whole(found: PictureSet, *, target_fpr: float, plural: str = "pictures"
     n, needed = len(found.pictures), pictures_needed(target_fpr)
     _check_enough(n, needed, target_fpr, plural)
     warnings = list(found.warnings)
-    if needed > n:
-        warnings.append(
-            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} good {plural}; here are {n}, "
-            f"enough for {1 / (n + 1):.3g}; add {plural}, or set a larger target_fpr"
-        )
+    if words := too_few(n, target_fpr, cross=True, plural=plural):
+        warnings.append(words)
     return replace(found, warnings=tuple(warnings))
 
 
@@ -183,14 +180,11 @@ def split(
     n, needed = len(found.pictures), pictures_needed(target_fpr)
     _check_enough(n, 3 * needed, target_fpr, plural)
     warnings = list(found.warnings)
-    if 3 * needed > n:
-        warnings.append(
-            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} calibration {plural}: {3 * needed} "
-            f"good ones in all; here are {n}. {n // 3} calibrate, which promises {1 / (n // 3 + 1):.3g}; add {plural}, "
-            "or calibrate the bundle later on more (`edged calibrate`)"
-        )
-    calibration = max(min(needed, n // 3), int(calibration_share * n))
-    statistics = max(2, round(statistics_share * (n - calibration)))
+    if words := too_few(n, target_fpr, cross=False, plural=plural):
+        warnings.append(words)
+    calibration, statistics = parts_of(
+        n, target_fpr=target_fpr, calibration_share=calibration_share, statistics_share=statistics_share
+    )
     groups: dict[str, list[Picture]] = {}
     for picture in found.pictures:
         groups.setdefault(picture.group or picture.content, []).append(picture)
@@ -206,6 +200,29 @@ def split(
         )
     pictures = tuple(replace(picture, part=parts[picture.content]) for picture in found.pictures)
     return PictureSet(pictures, found.pixels, tuple(warnings))
+
+
+def too_few(n: int, target_fpr: float, *, cross: bool, plural: str = "pictures") -> str | None:
+    """A warning where n good pictures cannot give the rate: what it takes, what they give, what to do."""
+    needed = pictures_needed(target_fpr)
+    if n >= (needed if cross else 3 * needed):
+        return None
+    if cross:
+        return (
+            f"too-few: a false-positive rate of {target_fpr:g} takes {needed} good {plural}; here are {n}, "
+            f"enough for {1 / (n + 1):.3g}; add {plural}, or set a larger target_fpr"
+        )
+    return (
+        f"too-few: a false-positive rate of {target_fpr:g} takes {needed} calibration {plural}: {3 * needed} "
+        f"good ones in all; here are {n}. {n // 3} calibrate, which promises {1 / (n // 3 + 1):.3g}; add {plural}, "
+        "or calibrate the bundle later on more (`edged calibrate`)"
+    )
+
+
+def parts_of(n: int, *, target_fpr: float, calibration_share: float, statistics_share: float) -> tuple[int, int]:
+    """How many of n good pictures go to calibration and to statistics; see `split`."""
+    calibration = max(min(pictures_needed(target_fpr), n // 3), int(calibration_share * n))
+    return calibration, max(2, round(statistics_share * (n - calibration)))
 
 
 def without(found: PictureSet, others: PictureSet, *, plural: str = "pictures") -> PictureSet:
@@ -244,11 +261,14 @@ def find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
     return paths, others
 
 
-def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[str, Decoded] | PictureError]]:
-    def one(path: Path) -> tuple[str, Decoded] | PictureError:
+def _decoded(paths: Sequence[Path], spec: Input) -> Iterator[tuple[Path, tuple[str, str, Decoded] | PictureError]]:
+    def one(path: Path) -> tuple[str, str, Decoded] | PictureError:
         try:
             data = read_regular(path, Limits().max_bytes)
-            return hashlib.sha256(data).hexdigest(), decode(data, spec, Limits())
+            decoded = decode(data, spec, Limits())
+            # Of a signal nothing is resized.
+            shown = imaging.shown_by(data) if isinstance(spec, ImageInput) else decoded.pixels.tobytes()
+            return hashlib.sha256(data).hexdigest(), hashlib.sha256(shown).hexdigest(), decoded
         except OSError as error:
             return PictureError("unreadable", error.strerror or str(error))
         except PictureError as error:

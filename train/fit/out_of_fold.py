@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.fit.head import LEAST_DEVIATION, HeadReport, covariances, moments, whitening_factors
-from train.nets.head import REFERENCE_QUANTILE, Head, above_zero, from_regions, to_regions
+from train.nets.head import REFERENCE_QUANTILE, Head, from_regions, to_regions
 
 Residual = Callable[[NDArray[np.int64]], Tensor]
 """Gives the residuals of these rows, float32 (N, C, h, w)."""
 
-_BATCH = 16
+_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,14 @@ def fit_head_on_all(
     head.store(factors)
     whitening = torch.from_numpy(factors.astype(np.float32)).transpose(1, 2)
     lengths = torch.zeros(versions.shape[1], *head.mean.shape[1:])
-    for members in groups:
-        of_group = residual(versions[:, members].reshape(-1))
-        lengths[torch.from_numpy(members)] = left_out_lengths(head, whitening, of_group, len(versions), versions.size)
+    for members in _together(groups):  # (groups, m)
+        leaving = versions[:, members].transpose(1, 0, 2)  # (groups, k, m)
+        found = left_out_lengths(head, whitening, residual(leaving.reshape(-1)), leaving.shape, versions.size)
+        lengths[torch.from_numpy(members.reshape(-1))] = found
     shapes = _standardise(head, lengths, groups)
     head.level.copy_(shapes.mean())
     head.spread.copy_(shapes.std().clamp_min(LEAST_DEVIATION))
-    excess = above_zero(head.smooth((shapes - head.level) / head.spread))
+    excess = head.excess_of(shapes)
     head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
     fitted, in_sample = [], []
     for batch in batches(versions[0]):
@@ -93,8 +94,8 @@ def fit_head_on_all(
     return HeadReport(ratio, float(head.reference), scores), OutOfFold(scores, torch.cat(fitted).numpy())
 
 
-def left_out_lengths(head: Head, whitening: Tensor, residual: Tensor, k: int, total: int) -> Tensor:
-    """Mahalanobis lengths of a group's m pictures under the statistics of all others: float32 (m, h, w).
+def left_out_lengths(head: Head, whitening: Tensor, residual: Tensor, shape: tuple[int, ...], total: int) -> Tensor:
+    """Mahalanobis lengths of groups of m pictures under the statistics of all outside the group: (groups m, h, w).
 
     With S the scatter around the mean of all M versions, c = a / (M - a) for the a = k m that leave, r their residuals
     and d the mean of those, what leaves S is the sum of r rᵀ, and a c d dᵀ for the mean that moves; a picture's own
@@ -105,36 +106,48 @@ def left_out_lengths(head: Head, whitening: Tensor, residual: Tensor, k: int, to
     Args:
         head: with `mean` filled.
         whitening: float32 (g*g, C, C), the transposed factors of the covariances with their ridge.
-        residual: float32 (k m, C, h, w), the m pictures as they are first, then their copies.
-        k: versions of each picture.
+        residual: float32 (groups k m, C, h, w), group by group the m pictures as they are, then their copies.
+        shape: groups, k versions of each picture, m pictures a group.
         total: M, versions of all pictures.
     """
-    away, (height, width) = len(residual), residual.shape[2:]
-    m, c = away // k, away / (total - away)
-    centred = to_regions(residual - head.mean, head.regions)  # (g*g, away * a*b, C), version by version
+    (groups, k, m), (height, width) = shape, residual.shape[2:]
+    away = k * m
+    c = away / (total - away)
+    centred = to_regions(residual - head.mean, head.regions)  # (g*g, groups * away * a*b, C)
     regions, samples, channels = centred.shape
-    per_region = samples // away
+    per_region = samples // len(residual)
+    samples = away * per_region
     whitened = (centred @ whitening).double() / (total * per_region) ** 0.5
-    by_version = whitened.view(regions, away, per_region, channels)
-    shift = by_version.mean(dim=1, keepdim=True)
-    own = (by_version[:, :m] + c * shift).reshape(regions, m * per_region, channels)
+    by_version = whitened.view(regions, groups, away, per_region, channels)
+    shift = by_version.mean(dim=2, keepdim=True)
+    own = (by_version[:, :, :m] + c * shift).reshape(regions, groups, m * per_region, channels)
     # The square root of I + (c / a) 1 1ᵀ, applied to the versions of each position.
-    leaving = (by_version + ((1 + c) ** 0.5 - 1) * shift).reshape(regions, samples, channels)
+    leaving = (by_version + ((1 + c) ** 0.5 - 1) * shift).reshape(regions, groups, samples, channels)
     if samples <= channels:
-        gram = leaving @ leaving.transpose(1, 2)
-        among = leaving @ own.transpose(1, 2)  # (g*g, samples, m a*b)
-        solved = _solve(gram, among)
-        squares = own.square().sum(dim=2) + (among * solved).sum(dim=1)
+        gram = leaving @ leaving.mT
+        among = leaving @ own.mT  # (g*g, groups, samples, m a*b)
+        squares = own.square().sum(dim=3) + (among * _solve(gram, among)).sum(dim=2)
     else:
-        solved = _solve(leaving.transpose(1, 2) @ leaving, own.transpose(1, 2))
-        squares = (own.transpose(1, 2) * solved).sum(dim=1)
+        solved = _solve(leaving.mT @ leaving, own.mT)
+        squares = (own.mT * solved).sum(dim=2)
     found = (squares * (total - away) * per_region).clamp_min(0).sqrt().float()
-    return from_regions(found.unsqueeze(2), head.regions, height, width).squeeze(1)
+    return from_regions(found.reshape(regions, -1, 1), head.regions, height, width).squeeze(1)
+
+
+def _together(groups: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+    """Groups of one size in batches, (groups, m): what is read for one, the factors, is read for all of a batch."""
+    by_size: dict[int, list[NDArray[np.int64]]] = {}
+    for members in groups:
+        by_size.setdefault(len(members), []).append(members)
+    for size, some in by_size.items():
+        step = max(1, _BATCH // size)
+        for start in range(0, len(some), step):
+            yield np.stack(some[start : start + step])
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
     """(I - gram)⁻¹ right, batched; numpy, as for `whitening_factors`."""
-    matrix = np.eye(gram.shape[1]) - gram.numpy()
+    matrix = np.eye(gram.shape[-1]) - gram.numpy()
     return torch.from_numpy(np.linalg.solve(matrix, right.numpy()))
 
 
@@ -158,4 +171,4 @@ def _standardise(head: Head, lengths: Tensor, groups: Sequence[NDArray[np.int64]
             total - some.sum(dim=0), squares - some.square().sum(dim=0), len(values) - len(some)
         )
         shapes[torch.from_numpy(members)] = ((some - mean) / deviation).float()
-    return shapes
+    return shapes if head.kept is None else shapes * head.kept

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from train.fit.head import HeadReport
@@ -26,6 +28,8 @@ class Trained(Generic[DetectorT]):
             of what.
         report: of the head.
         out_of_fold: scores that calibrate, where every picture was fitted.
+        features: float16 (n, C, h, w) of fit and statistics pictures and then of their copies, of models on features:
+            what an update needs.
     """
 
     detector: DetectorT
@@ -33,3 +37,16 @@ class Trained(Generic[DetectorT]):
     loss: float
     report: HeadReport
     out_of_fold: OutOfFold | None = None
+    features: NDArray[np.floating] | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "epoch": self.epoch,
+            "loss_statistics": self.loss,
+            "held_out_ratio": self.report.held_out_ratio,
+            "statistics_scores": [round(float(score), 6) for score in self.report.statistics_scores],
+            "map_reference": self.report.reference,
+            "out_of_fold": None if self.out_of_fold is None else self.out_of_fold.to_dict(),
+        }

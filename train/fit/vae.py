@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.config.vae import VaeConfig
+from train.data import masks
 from train.data.pictures import Part, PictureSet
 from train.fit import residuals
 from train.fit.head import HeadReport, fit_head
@@ -47,6 +48,7 @@ def train_vae(
     """
     torch.manual_seed(config.seed)
     detector = make_vae(config).eval()
+    masks.fill(detector, config)
     vae = detector.vae
     fit, statistics = good.rows("fit"), good.rows("statistics")
     features = of_pictures(detector.extractor, good, cache=cache, track=track, device=device)

@@ -9,7 +9,7 @@ from train.config.kinds import AutoencoderConfig
 from train.config.signal import SignalConfig
 from train.config.vae import VaeConfig
 from train.data.signals import FoldedSamples, OnSignal, WholeHead, make_network
-from train.nets.features import Extractor, FoldedPixels, PictureExtractor, make_extractor, to_planes
+from train.nets.features import Extractor, FoldedPixels, PictureExtractor, make_extractor, to_planes, unmasked
 from train.nets.head import Head
 from train.nets.models import Autoencoder, conv_networks, dense_networks, strided_networks
 from train.nets.unet import OnPicture, StridedDenoiser, UNet
@@ -40,7 +40,12 @@ class Detector(nn.Module):
     def output_names(self) -> tuple[str, ...]:
         """Names of what `forward` returns, in its order."""
         names = ("score", "anomaly_map")
-        return (*names, "reconstruction") if isinstance(self.extractor, FoldedPixels | FoldedSamples) else names
+        return (*names, "reconstruction") if isinstance(self.inner, FoldedPixels | FoldedSamples) else names
+
+    @property
+    def inner(self) -> Extractor:
+        """The extractor, without its mask if it has one."""
+        return unmasked(self.extractor)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Scores pictures or signals.
@@ -56,8 +61,8 @@ class Detector(nn.Module):
         standardised = self.standardised(image)
         reconstruction = self.autoencoder(standardised)
         score, anomaly_map = self.head(standardised - reconstruction)
-        if isinstance(self.extractor, FoldedPixels | FoldedSamples):
-            return score, anomaly_map, self.extractor.unfold(reconstruction * self.scale + self.center)
+        if isinstance(inner := self.inner, FoldedPixels | FoldedSamples):
+            return score, anomaly_map, inner.unfold(reconstruction * self.scale + self.center)
         return score, anomaly_map
 
     def standardised(self, image: Tensor) -> Tensor:
@@ -155,4 +160,5 @@ def _head(config: ModelConfig, extractor: PictureExtractor) -> Head:
         regions=config.for_pictures(_PLENTY).regions,
         smoothing=config.smoothing,
         top=config.top,
+        masked=config.mask is not None,
     )

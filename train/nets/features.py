@@ -1,7 +1,9 @@
 """What the autoencoder sees: features of the frozen trunk, or pixels folded into patches; computed once and cached."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,11 @@ from train.data.signals import FoldedSamples
 from train.nets import backbone
 from train.progress import Track
 
+OVERLAP: Final = 64
+"""What a tile sees beyond its edge, px: of several hundred that a position depends on, those that count for most."""
+
 _BATCH: Final = 16
+_COMMON_PIXELS: Final = 512 * 512
 _LEAST_DEVIATION: Final = 1e-3  # of a channel; one that never moves must not blow up
 
 
@@ -54,6 +60,59 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
+class Tiled(nn.Module):
+    """An extractor that sees a large picture in tiles, one after the other, and joins what it sees.
+
+    The memory that it takes is that of a tile. Tiles overlap, so that what stands at the edge of one is seen with its
+    surroundings; what is seen of the overlap is left out.
+    """
+
+    def __init__(self, extractor: TrunkFeatures, size: tuple[int, int], tiles: tuple[int, int]) -> None:
+        """Cuts a picture of this height and width into rows x columns, at multiples of the trunk's stride."""
+        super().__init__()
+        self.inner = extractor
+        self.channels, self.stride = extractor.channels, extractor.stride
+        self.rows, self.columns = (spans(side, n) for side, n in zip(size, tiles, strict=True))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """As the extractor's."""
+        joined = []
+        for top, bottom in self.rows:
+            above, below = max(0, top - OVERLAP), min(image.shape[2], bottom + OVERLAP)
+            row = []
+            for left, right in self.columns:
+                before, behind = max(0, left - OVERLAP), min(image.shape[3], right + OVERLAP)
+                seen = self.inner(image[:, :, above:below, before:behind])
+                first, from_left = (top - above) // self.stride, (left - before) // self.stride
+                height, width = (bottom - top) // self.stride, (right - left) // self.stride
+                row.append(seen[:, :, first : first + height, from_left : from_left + width])
+            joined.append(torch.cat(row, dim=3))
+        return torch.cat(joined, dim=2)
+
+
+def spans(side: int, n: int) -> list[tuple[int, int]]:
+    """[begin, end) of n parts of a side, px, as equal as the trunk's stride allows."""
+    edges = (np.linspace(0, side // backbone.STRIDE, n + 1).round().astype(int) * backbone.STRIDE).tolist()
+    return list(pairwise(edges))
+
+
+class Masked(nn.Module):
+    """An extractor that sees black where nobody shall look."""
+
+    looked_at: Tensor
+
+    def __init__(self, extractor: "TrunkFeatures | Tiled | FoldedPixels", size: tuple[int, int]) -> None:
+        super().__init__()
+        self.inner = extractor
+        self.channels, self.stride = extractor.channels, extractor.stride
+        self.register_buffer("looked_at", torch.ones(size))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """As the extractor's."""
+        features: Tensor = self.inner(image * self.looked_at)
+        return features
+
+
 class FoldedPixels(nn.Module):
     """The picture itself, each patch of FOLD x FOLD pixels folded into the channels of one position."""
 
@@ -73,8 +132,13 @@ class FoldedPixels(nn.Module):
         return image.round().clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-PictureExtractor = TrunkFeatures | FoldedPixels
+PictureExtractor = TrunkFeatures | Tiled | FoldedPixels | Masked
 Extractor = PictureExtractor | FoldedSamples
+
+
+def unmasked(extractor: Extractor) -> "TrunkFeatures | Tiled | FoldedPixels | FoldedSamples":
+    """What a mask is put before, or the extractor itself."""
+    return extractor.inner if isinstance(extractor, Masked) else extractor
 
 
 def to_planes(values: Tensor) -> Tensor:
@@ -84,9 +148,19 @@ def to_planes(values: Tensor) -> Tensor:
 
 def make_extractor(config: ModelConfig) -> PictureExtractor:
     """The extractor that a configuration names, in evaluation mode."""
+    extractor: TrunkFeatures | Tiled | FoldedPixels
     if config.backbone == PIXELS:
-        return FoldedPixels(config.channels).eval()
-    return TrunkFeatures(config.stages, config.stride).eval()
+        extractor = FoldedPixels(config.channels)
+    else:
+        extractor = TrunkFeatures(config.stages, config.stride)
+        if config.tiles not in (None, (1, 1)):
+            extractor = Tiled(extractor, config.size, config.tiles)
+    return (extractor if config.mask is None else Masked(extractor, config.size)).eval()
+
+
+def batch_of(pixels: int, most: int) -> int:
+    """How many pictures of so many pixels pass together without taking more memory than `most` of 512 x 512 would."""
+    return max(1, min(most, most * _COMMON_PIXELS // pixels))
 
 
 def map_size(extractor: Extractor, size: tuple[int, ...]) -> tuple[int, int]:
@@ -165,10 +239,11 @@ def compute(
     # Half precision is far below the features' own noise, and halves what a large set takes on disk; but a signal has
     # any unit, and may be too large or too small for it.
     values = stores.array(store, np.float32 if is_signal else np.float16, shape)
-    for start in range(0, len(rows), _BATCH):
-        some = rows[start : start + _BATCH]
+    batch = _BATCH if is_signal else batch_of(math.prod(pixels.shape[1:3]), _BATCH)
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
         values[some] = extractor(to_planes(torch.from_numpy(pixels[some]).to(device))).cpu().numpy()
-        advance(min(start + _BATCH, len(rows)), len(rows))
+        advance(min(start + batch, len(rows)), len(rows))
     extractor.cpu()
     center, scale = (extractor.standardising if isinstance(extractor, FoldedSamples) else _moments)(values, fit)
     return Features(values, center, scale)

@@ -24,6 +24,7 @@ says what new pictures do."""
 
 _MOST_STEPS: Final = 127
 _STRIP: Final = 40
+_IGNORED: Final = 1e-30  # above 0, as all of a map
 _LEAST: Final = -80.0  # softplus of it is 2e-35, a normal number of single precision
 
 
@@ -38,18 +39,31 @@ class Head(nn.Module):
     level: Tensor
     spread: Tensor
     reference: Tensor
+    kept: Tensor | None
     kernel: Tensor
 
-    def __init__(self, *, channels: int, height: int, width: int, regions: int, smoothing: float, top: int) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        height: int,
+        width: int,
+        regions: int | tuple[int, int],
+        smoothing: float,
+        top: int,
+        masked: bool = False,
+    ) -> None:
         """Makes room for what is fitted.
 
         Args:
             channels: C of the residual.
             height: h of the map.
             width: w of the map.
-            regions: g, the map has g x g covariances; it divides h and w. A map one position high has 1 x g.
+            regions: g, the map has g x g covariances, or (rows, columns); they divide h and w. A map one position high
+                has 1 x g.
             smoothing: sigma of the Gaussian, map positions; 0 for none.
             top: highest positions that the score is the mean of.
+            masked: whether some positions are ignored, `kept` says which.
         """
         super().__init__()
         self.regions = regions
@@ -59,7 +73,7 @@ class Head(nn.Module):
         """[begin, end) of the strips of rows that the factors are used in."""
         self.register_buffer("mean", torch.zeros(channels, height, width))
         # The factors are most of the model's bytes: lower triangles alone, in 8 bits, with a step a row.
-        count = min(regions, height) * min(regions, width)
+        count = math.prod(_grid(regions, height, width))
         self.register_buffer("factors", torch.zeros(count, packed, dtype=torch.int8))
         self.register_buffer("steps", torch.zeros(count, 1, channels))
         self.register_buffer("length_mean", torch.zeros(height, width))
@@ -69,6 +83,10 @@ class Head(nn.Module):
         self.register_buffer("reference", torch.ones(()))
         for number, (begin, end) in enumerate(self.strips):
             self.register_buffer(f"unpacking_{number}", _unpacking(channels, begin, end), persistent=False)
+        if masked:
+            self.register_buffer("kept", torch.ones(height, width))
+        else:
+            self.kept = None
         self.register_buffer("kernel", _gaussian(smoothing), persistent=False)
 
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,12 +108,17 @@ class Head(nn.Module):
 
     def excess(self, residual: Tensor) -> Tensor:
         """softplus(z), smoothed: float32 (N, h, w), above 0, in deviations."""
-        z = (self.shape(residual) - self.level) / self.spread
-        return above_zero(self.smooth(z))
+        return self.excess_of(self.shape(residual))
+
+    def excess_of(self, shape: Tensor) -> Tensor:
+        """The same of lengths standardised by their position, (N, h, w)."""
+        excess = above_zero(self.smooth((shape - self.level) / self.spread))
+        return excess if self.kept is None else excess * self.kept + _IGNORED
 
     def shape(self, residual: Tensor) -> Tensor:
         """The length standardised by its position: float32 (N, h, w)."""
-        return (self.length(residual) - self.length_mean) / self.length_deviation
+        z = (self.length(residual) - self.length_mean) / self.length_deviation
+        return z if self.kept is None else z * self.kept
 
     def length(self, residual: Tensor) -> Tensor:
         """Mahalanobis length at each position: (N, C, h, w) -> (N, h, w), 0 or more.
@@ -140,20 +163,25 @@ def above_zero(z: Tensor) -> Tensor:
     return F.softplus(z.clamp_min(_LEAST))
 
 
-def to_regions(x: Tensor, regions: int) -> Tensor:
+def to_regions(x: Tensor, regions: int | tuple[int, int]) -> Tensor:
     """(N, C, h, w) -> (g*g, N*a*b, C), where a region has a x b positions."""
     _, channels, height, width = x.shape
-    rows, columns = min(regions, height), min(regions, width)
+    rows, columns = _grid(regions, height, width)
     split = x.reshape(-1, channels, rows, height // rows, columns, width // columns)
     return split.permute(2, 4, 0, 3, 5, 1).reshape(rows * columns, -1, channels)
 
 
-def from_regions(x: Tensor, regions: int, height: int, width: int) -> Tensor:
+def from_regions(x: Tensor, regions: int | tuple[int, int], height: int, width: int) -> Tensor:
     """The inverse: (g*g, N*a*b, C) -> (N, C, h, w)."""
-    rows, columns = min(regions, height), min(regions, width)
+    rows, columns = _grid(regions, height, width)
     channels = x.shape[2]
     split = x.reshape(rows, columns, -1, height // rows, width // columns, channels)
     return split.permute(2, 5, 0, 3, 1, 4).reshape(-1, channels, height, width)
+
+
+def _grid(regions: int | tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    rows, columns = (regions, regions) if isinstance(regions, int) else regions
+    return min(rows, height), min(columns, width)
 
 
 def _strips(channels: int) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.nets.features import FoldedPixels, PictureExtractor, to_planes
+from train.nets.features import FoldedPixels, PictureExtractor, to_planes, unmasked
 from train.nets.head import Head, above_zero
 
 _LOG_VARIANCE: Final = 10.0  # of a latent, at most and at least: beyond it exp would overflow before training reacts
@@ -99,7 +99,7 @@ class VaeDetector(nn.Module):
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of what `forward` returns, in its order."""
-        pictures = ("reconstruction",) if isinstance(self.extractor, FoldedPixels) else ()
+        pictures = ("reconstruction",) if isinstance(unmasked(self.extractor), FoldedPixels) else ()
         return ("score", "anomaly_map", *pictures, "latent_mean", "latent_logvar")
 
     def features(self, image: Tensor) -> Tensor:
@@ -143,8 +143,8 @@ class VaeDetector(nn.Module):
         if self.scores_elbo:
             # In deviations above good pictures, and above 0 although a density's logarithm need not be.
             score = above_zero((self.negative_elbo(features, mean, log_variance) - self.level) / self.spread)
-        if isinstance(self.extractor, FoldedPixels):
-            picture = self.extractor.unfold(self.vae.expectation(decoded))
+        if isinstance(inner := unmasked(self.extractor), FoldedPixels):
+            picture = inner.unfold(self.vae.expectation(decoded))
             return score, anomaly_map, picture, mean, log_variance
         return score, anomaly_map, mean, log_variance
 
@@ -157,9 +157,10 @@ class Decoder(nn.Module):
 
     def __init__(self, detector: VaeDetector) -> None:
         super().__init__()
-        assert isinstance(detector.extractor, FoldedPixels)
+        inner = unmasked(detector.extractor)
+        assert isinstance(inner, FoldedPixels)
         self.vae = detector.vae
-        self.extractor = detector.extractor
+        self.extractor = inner
 
     def forward(self, z: Tensor) -> Tensor:
         """float32 (N, L) -> uint8 (N, H, W, C), the mean of the likelihood."""

@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from edged.media.imaging import PATTERNS
 from edged.settings import AbsolutePath, Place, SourceTable, denied
+
+Pixel = Annotated[int, Field(ge=0, le=100_000)]
+Extent = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class FolderTable(SourceTable):
@@ -23,6 +26,8 @@ class FolderTable(SourceTable):
     after: Literal["keep", "move", "delete"] = "keep"
     done_dir: AbsolutePath | None = None
     quarantine_dir: AbsolutePath | None = None
+    roi: tuple[Pixel, Pixel, Extent, Extent] | None = None
+    mask: AbsolutePath | None = None
 
     def places(self) -> list[Place]:
         """The inbox, and where files of it go."""

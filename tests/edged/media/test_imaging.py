@@ -282,3 +282,21 @@ def test_find_pictures(tmp_path: Path) -> None:
     assert found == ["a.JPG", "b.png", "sub/c.Tiff", "sub/deeper/d.webp"]
     assert list(find_pictures(tmp_path / "in" / "notes.txt")) == [tmp_path / "in" / "notes.txt"]
     assert [path.name for path in find_pictures(tmp_path / "in", ["*.txt"])] == ["notes.txt"]
+
+
+def test_a_part_is_looked_at_alone_at_any_scale_of_the_picture():
+    pixels = np.zeros((40, 80), np.uint8)
+    pixels[10:30, 20:40] = 200
+    spec = ImageInput(8, 8, 1, roi=(20, 10, 20, 20), source=(80, 40))
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels).resize((160, 80), Image.Resampling.NEAREST)):
+        decoded = decode(encode(image), spec, Limits())
+        assert (decoded.pixels == 200).all()
+        assert (decoded.width, decoded.height) == image.size
+
+
+def test_a_photograph_is_decoded_fine_enough_for_a_small_part():
+    pixels = np.random.default_rng(0).integers(0, 255, (1600, 1600), np.uint8)
+    data = encode(Image.fromarray(pixels), "JPEG", quality=95)
+    spec = ImageInput(32, 32, 1, roi=(800, 800, 32, 32), source=(1600, 1600))
+    whole = decode(data, ImageInput(1600, 1600, 1), Limits()).pixels
+    assert (decode(data, spec, Limits()).pixels == whole[800:832, 800:832]).all()

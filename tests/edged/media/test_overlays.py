@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from edged.media.overlays import render, render_signal
+from edged.media.overlays import draw, render, render_signal
+from edged.results import Frame, Result
 
 
 def halves(value: float, grey: int = 100, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -24,6 +25,16 @@ def test_the_scale_is_fixed() -> None:
     assert np.array_equal(halves(300.0)[1], full)
     _, middle = halves(2.0)
     assert np.array_equal(middle[0, 0], np.round(100 * 0.575 + np.array([255, 128, 0]) * 0.425))
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (8, 8), (7, 5)])
+def test_colour_begins_where_the_highest_position_passes_the_level(sides: tuple[int, int]) -> None:
+    """Whatever is lost between positions, a map whose highest one is above the level has colour, and else none."""
+    for above in (True, False):
+        heat = np.full(sides, 0.01, np.float32)
+        heat[sides[0] // 2, sides[1] // 2] = 1.401 if above else 1.4
+        image = np.asarray(render(np.full((32, 32, 1), 100, np.uint8), heat, coloured_from=1.4))
+        assert (image[:, 32:] != 100).any() == above
 
 
 def test_heat_is_where_the_map_is() -> None:
@@ -53,3 +64,20 @@ def test_a_last_position_that_reaches_beyond_the_end_is_cut() -> None:
     coloured = image[0, :, 2] < 255
     assert not coloured[: 17 * 280 // 25].any()
     assert coloured[19 * 280 // 25 :].all()
+
+
+def test_a_legend_says_what_is_seen() -> None:
+    pixels, heat = np.zeros((32, 32, 1), np.uint8), np.zeros((8, 8), np.float32)
+    frame = Frame("line1", "1", 0.0, pixels, "part\x1b004.png")
+    verdicts = []
+    for anomaly in (True, False):
+        result = Result("1", "line1", 2.0, 1.0, 0.01, anomaly, heat, "tiny", {})
+        image = np.asarray(draw(frame, result)).astype(int)
+        assert image.shape == (32 + 54, 320, 3)
+        assert (image[:32, :64] == 0).all()
+        assert (image[34:50] < 100).any()  # the name
+        verdicts.append(image[50:66])
+    assert (verdicts[0][..., 0] - verdicts[0][..., 2]).max() > 100  # red
+    assert (verdicts[1][..., 0] == verdicts[1][..., 2]).all()
+    long = draw(Frame("line1", "1", 0.0, pixels, "a" * 300), result)
+    assert long.size == (320, 86)

@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from edged.errors import PictureError, SinkError
 from edged.journal.journal import Journal, Statement, remember
 from edged.journal.reading import read_results
 from edged.journal.schema import FILE
-from edged.media.imaging import Decoded, Limits
+from edged.media.imaging import Decoded, ImageInput, Limits
 from edged.models.scorer import Scorer
 from edged.results import Record, new_id
 from edged.service.metrics import Metrics
@@ -208,6 +209,17 @@ def test_arrivals_become_rows_entries_and_counts(works: Works) -> None:
     assert 1 <= commits <= 23  # many at once, where the disk is slower than the model
     assert works.value("edged_score_ratio_count", source="line1", model="tiny") == 21
     assert set(rows["bad.png"].timings_ms) == {"decode", "infer"}
+
+
+def test_a_picture_of_another_shape_is_scored_and_counted(works: Works) -> None:
+    view = works.scorer.view
+    assert isinstance(view.trained, ImageInput)
+    works.scorer = replace(works.scorer, view=replace(view, trained=replace(view.trained, source=(64, 32))))
+    source = Script("line1", *works.write(3))
+    works.start(source)
+    until(lambda: len(source.records) == 3, "3 entries")
+    assert works.value("edged_images_total", source="line1", outcome="ok") == 3
+    assert works.value("edged_other_shape_total", source="line1") == 3
 
 
 def test_what_is_not_recorded_is_given_back(works: Works) -> None:

@@ -37,7 +37,7 @@ def test_only_anomalies_or_all(tmp_path: Path) -> None:
         id_ = draw(sink, 2)
         assert len(names(folder)) == expected
         with Image.open(folder / f"{id_}.png") as overlay:
-            assert (overlay.size, overlay.mode) == ((64, 32), "RGB")
+            assert (overlay.size, overlay.mode) == ((320, 32 + 54), "RGB")  # with the legend
             assert overlay.text["id"] == id_
             assert (overlay.text["source"], overlay.text["captured_at"]) == ("line1", "1970-01-01T00:00:00.000Z")
             assert {"model", "score", "threshold"} < overlay.text.keys()
@@ -80,6 +80,7 @@ def test_many_overlays_are_looked_through_in_little_memory(tmp_path: Path) -> No
     for number in range(20_000):
         os.close(os.open(tmp_path / f"{number:026x}.png", os.O_CREAT | os.O_WRONLY))
     sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path), max_bytes=10**9)
+    draw(sink, 20_001)  # which loads the font
     tracemalloc.start()
     try:
         assert len(sink.newest(1000)) == 1000
@@ -99,3 +100,14 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").unlink()
     id_ = draw(sink, 2)
     assert names(tmp_path / "file") == [f"{id_}.png"]
+
+
+def test_an_overlay_is_given_back_by_its_id_alone(tmp_path: Path) -> None:
+    sink = ImagesSink(ImagesTable(name="pictures", type="images", dir=tmp_path / "out"), max_bytes=10**9)
+    id_ = draw(sink, 1)
+    assert sink.read(id_) == (tmp_path / "out" / f"{id_}.png").read_bytes()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    other = "0" * 26
+    (tmp_path / "out" / f"{other}.png").symlink_to(tmp_path / "secret.png")
+    for wrong in (other, "1" * 26, "../secret", "", f"../out/{id_}", f"{id_}\n"):
+        assert sink.read(wrong) is None

@@ -131,7 +131,7 @@ def test_who_comes_when_too_much_waits_is_to_come_later(tmp_path: Path) -> None:
     app = make_app(CollectorRegistry(), list, uploads_to={"posted": source}.get)
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edged") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             return await client.post("/api/v1/sources/posted/pictures", content=b"x" * 600_000)
 
     answers = [anyio.run(ask)]  # before it runs

@@ -25,7 +25,7 @@ def holds(sheet, part):
 
 def test_an_example_stands_under_the_colours_that_edged_draws(tmp_path):
     shown = example()
-    sheets.examples(tmp_path / "e.png", [("Some", [shown])], threshold=1.0)
+    sheets.examples(tmp_path / "e.png", [("Some", [shown])], threshold=1.0, coloured_from=1.0)
     sheet = np.asarray(Image.open(tmp_path / "e.png"))
     drawn = np.asarray(overlays.render(shown.image, shown.anomaly_map))
     assert holds(sheet, drawn[:, 4:-4][4:-4])
@@ -39,17 +39,19 @@ def test_an_example_stands_under_the_colours_that_edged_draws(tmp_path):
 
 def test_rows_of_four_and_a_frame_for_good_and_bad(tmp_path):
     for n in (1, 4, 5):
-        sheets.examples(tmp_path / f"{n}.png", [("Some", [example()] * n)], threshold=1.0)
+        sheets.examples(tmp_path / f"{n}.png", [("Some", [example()] * n)], threshold=1.0, coloured_from=1.0)
     one, four, five = (len(np.asarray(Image.open(tmp_path / f"{n}.png"))) for n in (1, 4, 5))
     assert one == four < five
-    sheets.examples(tmp_path / "bad.png", [("Some", [example(is_bad=True)])], threshold=1.0)
+    sheets.examples(tmp_path / "bad.png", [("Some", [example(is_bad=True)])], threshold=1.0, coloured_from=1.0)
     good, bad = (np.asarray(Image.open(tmp_path / f"{name}.png")).reshape(-1, 3) for name in ("1", "bad"))
     assert (bad == (196, 78, 82)).all(axis=-1).sum() > 500
     assert not (good == (196, 78, 82)).all(axis=-1).any()
 
 
 def test_names_that_are_long_or_strange_do_no_harm(tmp_path):
-    sheets.examples(tmp_path / "e.png", [("Some", [example("x" * 5000 + "\n\x1b[31m")])], threshold=1.0)
+    sheets.examples(
+        tmp_path / "e.png", [("Some", [example("x" * 5000 + "\n\x1b[31m")])], threshold=1.0, coloured_from=1.0
+    )
     with Image.open(tmp_path / "e.png") as sheet:
         assert sheet.width < 1200
 

@@ -16,7 +16,7 @@ def example(name="a.csv", *, channels=1, is_bad=False, red=()):
 
 
 def drawn(path, shown):
-    signal_card.examples(path, [("Some", shown)], threshold=1.0)
+    signal_card.examples(path, [("Some", shown)], threshold=1.0, coloured_from=1.0)
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 

@@ -68,6 +68,16 @@ def test_neighbours_that_are_alike_look_like_a_sequence(tmp_path):
     random = np.random.default_rng(0)
     found.pixels[:] = np.linspace(0, 200, 40)[:, None, None, None] + random.integers(0, 3, found.pixels.shape)
     assert looks_like_a_sequence(found)
+    shuffled = random.permutation(40)
+    for picture, at in zip(found.pictures, shuffled.tolist(), strict=True):
+        os.utime(picture.path, (at, at))
+    found.pixels[:] = found.pixels[shuffled]  # neighbours in time, and not by name
+    assert looks_like_a_sequence(found)
+    # Alike as cells of one module are: 12 shades, noise as large as the steps between them.
+    found.pixels[:] = np.repeat(random.permutation(12) * 8, 4)[:40, None, None, None] + random.integers(
+        0, 40, found.pixels.shape
+    )
+    assert not looks_like_a_sequence(found)
     found.pixels[:] = random.integers(0, 255, found.pixels.shape)
     assert not looks_like_a_sequence(found)
 

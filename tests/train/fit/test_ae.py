@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     ("prepare", "more", "message"),
     [
         (lambda root: None, [], "there is no such folder"),
-        (lambda root: folder(root / "good", 3), [], "training takes 12"),
+        (lambda root: folder(root / "good", 3), [], "training takes 10"),
         (lambda root: [folder(root / "good", 12), (root / "run").mkdir()], [], "exists already"),
         (lambda root: folder(root / "good", 12), ["--set", "epoch=2"], "did you mean epochs"),
         (lambda root: folder(root / "good", 12), ["--bad", "nowhere"], "nowhere: there is no such folder"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edged.models.calibration import conformal_threshold
-from export.report.intervals import area, beta_quantile, share, true_rate
+from edged.models.intervals import area, beta_quantile, share, true_rate
 
 
 def test_beta_quantiles_are_those_of_closed_forms_and_tables():

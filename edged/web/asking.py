@@ -1,0 +1,84 @@
+"""What a request asks for, checked: filters and pages of results, ids. Shared by the API and the page."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+
+from edged.errors import EdgedError
+from edged.journal.browsing import OUTCOME_WORDS, OutcomeWord, Wanted
+
+MOST_RESULTS: Final = 200
+DEFAULT_RESULTS: Final = 50
+_ID: Final = re.compile(r"[0-9a-f]{26}")
+_SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_CURSOR: Final = re.compile(r"[0-9]{1,18}")
+_AT_A_TIME: Final = 2
+
+_T = TypeVar("_T")
+
+
+class BadRequestError(EdgedError):
+    """A request asks for what cannot be; the text says what is wrong with it."""
+
+
+class Worker:
+    """Runs what takes time in a few threads, so that no crowd of clients takes the CPUs from scoring."""
+
+    def __init__(self) -> None:
+        self._places = anyio.CapacityLimiter(_AT_A_TIME)
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """What `work` returns."""
+        return await anyio.to_thread.run_sync(work, limiter=self._places)
+
+
+def is_id(text: str) -> bool:
+    """Whether this may be the id of a result; nothing else is ever looked for on a disk."""
+    return _ID.fullmatch(text) is not None
+
+
+def wanted(query: Mapping[str, str]) -> Wanted:
+    """The filters of a request: `source`, `outcome`, `since`, `until`; empty ones are none.
+
+    Raises:
+        BadRequestError: they make no sense.
+    """
+    source, outcome = query.get("source") or None, query.get("outcome") or None
+    if source is not None and not _SOURCE.fullmatch(source):
+        raise BadRequestError("source: is letters, digits, _ and -, at most 64")
+    if outcome is not None and outcome not in OUTCOME_WORDS:
+        raise BadRequestError(f"outcome: is one of {', '.join(OUTCOME_WORDS)}")
+    since, until = (_time(name, query.get(name) or None) for name in ("since", "until"))
+    return Wanted(source, cast("OutcomeWord | None", outcome), since, until)
+
+
+def place(query: Mapping[str, str]) -> tuple[int | None, int]:
+    """The page of a request: `before`, as the page before it gave it, and `limit`.
+
+    Raises:
+        BadRequestError: they make no sense.
+    """
+    before, limit = query.get("before") or None, query.get("limit") or str(DEFAULT_RESULTS)
+    if before is not None and not _CURSOR.fullmatch(before):
+        raise BadRequestError("before: is what `next` of the page before says")
+    if not _CURSOR.fullmatch(limit) or not 1 <= int(limit) <= MOST_RESULTS:
+        raise BadRequestError(f"limit: is a number from 1 to {MOST_RESULTS}")
+    return None if before is None else int(before), int(limit)
+
+
+def _time(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+        seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise BadRequestError(f"{name}: is a time such as 2026-11-22T14:00:00Z")
+    return seconds

@@ -1,0 +1,42 @@
+"""What the API and the page are given to show."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edged.web.status import Status
+
+_FRESH_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Of a running daemon. Its functions are called from threads of the server.
+
+    Attributes:
+        state_dir: with the journal.
+        status: how the daemon is.
+        overlay: what a sink has drawn of a result, by its id, as it stands on the disk; None when there is nothing.
+    """
+
+    state_dir: Path
+    status: Callable[[], Status]
+    overlay: Callable[[str], bytes | None]
+
+
+class Remembered:
+    """A status that is asked for once a second at most, however many look."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._ask, self._mutex = status, threading.Lock()
+        self._last: tuple[float, Status] | None = None
+
+    def __call__(self) -> Status:
+        """The status, not older than a second."""
+        with self._mutex:
+            if self._last is None or time.monotonic() - self._last[0] > _FRESH_S:
+                self._last = time.monotonic(), self._ask()
+            return self._last[1]

@@ -1,0 +1,111 @@
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edged.media.imaging import ImageInput, other_shape
+from train.config.kinds import AutoencoderConfig, load
+from train.data import masks, shapes
+from train.errors import OptionError
+
+
+def config(*assignments):
+    return load(AutoencoderConfig, None, assignments)
+
+
+@pytest.mark.parametrize(
+    ("source", "size"),
+    [((300, 300), (256, 256)), ((500, 1260), (400, 160)), ((1260, 500), (160, 400)), ((310, 300), (256, 256))],
+)
+def test_the_size_follows_the_pictures_within_the_presets_pixels(source, size):
+    assert config().shaped(source).size == size
+
+
+def test_presets_keep_their_budget_and_sizes_that_are_set_stay():
+    height, width = config("preset=fast").shaped((500, 1260)).size
+    assert height * width <= 192 * 192
+    assert height > 2 * width
+    assert config("preset=fast", "size=640x256").shaped((500, 1260)).size == (256, 640)
+    assert config("regions=8").shaped((500, 1260)).size == (384, 128)
+    assert config("backbone=pixels").shaped((500, 1260)).size == (400, 160)
+
+
+def test_the_smallest_defect_asks_for_pixels():
+    assert config("defect_px=20").shaped((4000, 3000)).size == (1200, 1600)
+    assert config("defect_px=200").shaped((300, 300)).size == (256, 256)
+    assert config("defect_px=20", "roi=0,0,300,300").shaped((4000, 3000)).size == (256, 256)
+
+
+def test_large_pictures_are_seen_in_tiles():
+    assert config("defect_px=20").shaped((4000, 3000)).tiles == (3, 4)
+    assert config("defect_px=20", "tiles=1x2").shaped((4000, 3000)).tiles == (1, 2)
+    assert config("size=1280x640").shaped((4000, 2000)).tiles == (2, 3)
+    assert config().shaped((4000, 3000)).tiles is None
+    assert config("backbone=pixels", "size=1280").shaped((4000, 3000)).tiles is None
+    with pytest.raises(OptionError, match="tiles: are of features"):
+        config("backbone=pixels", "tiles=2x2")
+    with pytest.raises(OptionError, match="too many for a picture"):
+        config("size=64", "tiles=[3, 3]")
+
+
+def test_time_and_memory_of_large_pictures_are_named():
+    assert shapes.cost(config(), 60) is None
+    words = shapes.cost(config("size=1280x640").shaped((4000, 2000)), 60)
+    assert "1280x640 px in 2 x 3 tiles" in words
+    assert "for one pass of 60" in words
+    assert re.search(r"about 0\.[1-4] GB of memory a picture", words)
+
+
+def test_regions_of_an_elongated_map_have_a_shape_of_their_own():
+    shaped = config().shaped((500, 1260))
+    assert [shaped.for_pictures(n).regions for n in (10, 30, 99)] == [(5, 5), (5, 10), (25, 10)]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [("roi=1,2,3", "roi: must be 4 numbers"), ("roi=0,0,0,5", "roi: "), ("size=3x", "size: ")],
+)
+def test_what_is_no_size_and_no_rectangle(assignment, message):
+    with pytest.raises(OptionError, match=message):
+        config(assignment)
+
+
+def test_a_roi_beyond_the_pictures_is_refused():
+    with pytest.raises(OptionError, match="roi: 90,0,20,20 reaches beyond the pictures, which are 100x50 px"):
+        shapes.check_roi(config("roi=90,0,20,20"), (100, 50))
+
+
+def test_headers_tell_the_shape(tmp_path):
+    for index in range(3):
+        Image.new("L", (40, 100)).save(tmp_path / f"{index}.png")
+    (tmp_path / "damaged.png").write_bytes(b"none")
+    assert shapes.source_of(tmp_path, config().spec) == ((40, 100), 4)
+
+
+def test_a_model_pixel_that_covers_much_is_warned_about():
+    assert shapes.coarse(config(), (300, 300)) == []
+    assert "defects below about 109 px are likely" in shapes.coarse(config(), (4000, 3000))[0]
+
+
+def test_pictures_of_another_shape_or_scale():
+    spec = ImageInput(160, 400, source=(1260, 500))
+    assert other_shape(spec, 1260, 500) is None
+    assert "another shape" in str(other_shape(spec, 500, 500))
+    assert "another scale" in str(other_shape(spec, 2520, 1000))
+    assert other_shape(ImageInput(256, 256), 9, 900) is None
+
+
+def test_a_mask_comes_to_the_models_size_as_pictures_do(tmp_path):
+    mask = np.zeros((50, 100), np.uint8)
+    mask[:, 50:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    spec = ImageInput(32, 32, roi=(100, 0, 200, 200), source=(400, 200))
+    masks.write(tmp_path / "mask.png", spec, tmp_path / "out.png")
+    found = np.asarray(Image.open(tmp_path / "out.png"))
+    assert found.shape == (32, 32)
+    assert (found[:, :15] == 0).all()
+    assert (found[:, 17:] == 255).all()
+    Image.fromarray(mask * 0).save(tmp_path / "mask.png")
+    with pytest.raises(OptionError, match="is black everywhere"):
+        masks.write(tmp_path / "mask.png", spec, tmp_path / "out.png")

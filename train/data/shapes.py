@@ -1,0 +1,119 @@
+"""The shape of pictures before they are decoded, which the model's picture follows; what a size costs and misses."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import torch
+
+from edged.media.imaging import ImageInput, Size, looked_at, other_shape, upright_size
+from train.config.base import ModelConfig
+from train.data.pictures import Picture, find
+from train.errors import OptionError, TrainError
+from train.nets.features import OVERLAP, make_extractor
+
+_MOST: Final = 200
+_COARSE: Final = 4.0
+"""Source pixels a side in one model pixel above which small defects are likely to be missed."""
+_LARGE: Final = 4 * 256 * 256
+_BYTES_A_PIXEL: Final = 600  # of the trunk's maps, at most, while one tile passes
+_BYTES_A_VALUE: Final = 24  # of the joined features, a few times over: standardised, reconstructed, whitened
+
+
+def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
+    """Width and height that pictures of a folder have, the median shape and number of pixels; and how many there are.
+
+    Of 200 of them, evenly spaced; from their headers.
+
+    Raises:
+        TrainError: there is no folder, or no picture in it whose header can be read.
+    """
+    paths, _ = find(folder, spec)
+    sizes = [size for path in paths[:: -(-len(paths) // _MOST)] if (size := upright_size(path)) is not None]
+    if not sizes:
+        raise TrainError(f"{folder}: none of its {len(paths)} pictures can be read; are they damaged?")
+    pixels, aspect = median(w * h for w, h in sizes), median(w / h for w, h in sizes)
+    size = max(1, round(math.sqrt(pixels * aspect))), max(1, round(math.sqrt(pixels / aspect)))
+    return size, len(paths)
+
+
+def check_roi(config: ModelConfig, source: Size) -> None:
+    """Refuses a part to look at that does not lie in the pictures.
+
+    Raises:
+        OptionError: it does not.
+    """
+    if config.roi is None:
+        return
+    x, y, width, height = config.roi
+    if x + width > source[0] or y + height > source[1]:
+        raise OptionError(
+            [f"roi: {x},{y},{width},{height} reaches beyond the pictures, which are {source[0]}x{source[1]} px"]
+        )
+
+
+def pixels_covered(taken: ImageInput, source: tuple[float, float]) -> tuple[float, float]:
+    """Width and height, in px of a file of this size, that one model pixel stands for; see `edged.media.imaging`."""
+    left, top, right, bottom = looked_at(taken, round(source[0]), round(source[1]))
+    across, down = (right - left) / taken.width, (bottom - top) / taken.height
+    if taken.resize == "stretch":
+        return across, down
+    both = max(across, down) if taken.resize == "pad" else min(across, down)
+    return both, both
+
+
+def coarse(config: ModelConfig, source: Size) -> list[str]:
+    """A warning where a model pixel covers so much that small defects are likely to be missed."""
+    across, down = pixels_covered(config.spec_of(source), source)
+    if across * down <= _COARSE**2:
+        return []
+    smallest = math.ceil(8 * math.sqrt(across * down))
+    return [
+        f"coarse: one model pixel covers {across:.2g} x {down:.2g} px of the pictures; defects below about {smallest} "
+        "px are likely to be missed. Name the smallest that matters (--defect-px), or the part to look at (--roi)"
+    ]
+
+
+@torch.no_grad()
+def cost(config: ModelConfig, n: int) -> str | None:
+    """Time and memory that n large pictures take, in words, before they are taken; None for sizes of everyday.
+
+    The time is that of one pass of a blank picture, here and now.
+    """
+    height, width = config.size
+    if height * width < _LARGE:
+        return None
+    rows, columns = config.tiles or (1, 1)
+    tile = min(height, height / rows + 2 * OVERLAP) * min(width, width / columns + 2 * OVERLAP)
+    extractor = make_extractor(config)
+    blank = torch.zeros(1, config.channels, height, width)
+    began = time.monotonic()
+    values = extractor(blank).numel()
+    seconds = time.monotonic() - began
+    memory = (tile * _BYTES_A_PIXEL + values * _BYTES_A_VALUE + height * width * 16) / 1e9
+    parts = f" in {rows} x {columns} tiles" if rows * columns > 1 else ""
+    return (
+        f"pictures of {width}x{height} px{parts}: about {seconds:.1f} s a picture on this CPU, {_minutes(n * seconds)} "
+        f"for one pass of {n} (learning from copies takes two, export one more), and about {memory:.1f} GB of memory a "
+        "picture, in training and in service"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+
+def others(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:
+    """A warning where pictures have another shape or scale than the model follows."""
+    found = [(p.path, words) for p in pictures if (words := other_shape(spec, *p.source_px)) is not None]
+    if not found:
+        return []
+    what = "bad" if pictures[0].part == "bad" else "good"
+    path, words = found[0]
+    return [
+        f"other-shape: {len(found)} of {len(pictures)} {what} pictures come to the model in another shape or scale "
+        f"than most: {path} of {words}"
+    ]
