@@ -10,6 +10,7 @@ Everything is kept under demo/.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -265,7 +266,8 @@ def peak_rss_bytes(pid: int) -> int:
 def children(pid: int) -> Iterator[int]:
     """The child processes of all threads of a process."""
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        yield from map(int, path.read_text().split())
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            yield from map(int, path.read_text().split())
 
 
 def seconds(rfc3339: str) -> float:

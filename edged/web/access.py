@@ -1,17 +1,25 @@
-"""Who may ask: a bearer token, in constant time; which hosts a browser may call us by; headers that bind browsers."""
+"""Who may ask: a bearer token, or the cookie that the login form makes of it; headers that bind browsers."""
 
+import hashlib
 import hmac
 import ipaddress
+import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+LOGIN: Final = "/login"
+SESSION_S: Final = 12 * 3600
+_LOCAL: Final = re.compile(r"/(?!/)[A-Za-z0-9/_.?=&%:+-]*")
+_MOST_FORM_BYTES: Final = 16_384
 _HEADERS: Final = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -24,6 +32,10 @@ _HEADERS: Final = {
 }
 
 
+class FormRefusedError(Exception):
+    """A form is not taken; its text is a key of the page's words."""
+
+
 class Access:
     """Says who may see what is not open to all."""
 
@@ -31,10 +43,27 @@ class Access:
         """Prepares it; without a token everybody may who gets through to the server."""
         self._token = token
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is a token to be asked for."""
+        return self._token is not None
+
+    def is_token(self, given: str) -> bool:
+        """Whether that is the token, compared in constant time."""
+        return self._token is None or hmac.compare_digest(given.encode(), self._token.encode())
+
     def allows(self, request: Request) -> bool:
-        """Whether a request carries the token."""
+        """Whether a request carries the token, or a cookie that was made of it."""
+        if self._token is None:
+            return True
         given = request.headers.get("authorization", "")
-        return self._token is None or hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode())
+        if hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            return True
+        return self._is_session(request.cookies.get(cookie_name(request), ""))
+
+    def session(self) -> str:
+        """What the cookie of one who knows the token holds, for `SESSION_S` from now on."""
+        return self._sign(int(time.time()) + SESSION_S)
 
     def protected(self, handle: Handler) -> Handler:
         """`handle` for those who may."""
@@ -46,16 +75,72 @@ class Access:
 
         return check
 
-    def guarded(self, handle: Handler) -> Handler:
-        """`protected`, and without a token only under an address: a page that had its name resolve to us is refused."""
+    def guarded(self, handle: Handler, *, open_to_all: bool = False, page: bool = False) -> Handler:
+        """`handle` for those who may, and for nobody whom another site has led here under its own name.
+
+        Args:
+            handle: answers.
+            open_to_all: whoever it is may.
+            page: who may not is led to the login form.
+        """
 
         async def check(request: Request) -> Response:
-            if self._token is None and not _is_address(request.url.hostname or ""):
+            if self._token is None and request.url.scheme == "http" and not _is_address(request.url.hostname or ""):
                 text = "without http.token_file this is served under an IP address or localhost only\n"
                 return PlainTextResponse(text, 421)
+            if open_to_all or self.allows(request):
+                return await handle(request)
+            if page:
+                here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                return RedirectResponse(f"{LOGIN}?next={quote(here, safe='/')}", 303)
             return await self.protected(handle)(request)
 
         return check
+
+    def _sign(self, ends: int) -> str:
+        assert self._token is not None
+        key = self._token.encode()
+        return f"{ends}.{hmac.new(key, f'edged session until {ends}'.encode(), hashlib.sha256).hexdigest()}"
+
+    def _is_session(self, cookie: str) -> bool:
+        ends = cookie.partition(".")[0]
+        if not re.fullmatch(r"[0-9]{1,12}", ends) or int(ends) < time.time():
+            return False
+        return hmac.compare_digest(cookie.encode(), self._sign(int(ends)).encode())
+
+
+def cookie_name(request: Request) -> str:
+    """Of the session: browsers keep one set of cookies for all ports of a box, which may run several daemons."""
+    return f"edged_session_{request.url.port or request.url.scheme}"
+
+
+def local(path: str) -> str:
+    """A place of ours that a form names; the overview where it names another."""
+    return path if _LOCAL.fullmatch(path) else "/"
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a form that one of our own pages sent.
+
+    Raises:
+        FormRefusedError: it came from elsewhere, or is too large.
+    """
+    origin = request.headers.get("origin")
+    # Every browser says where a form comes from; who sends the token in a header is none.
+    if origin is None and "authorization" not in request.headers:
+        raise FormRefusedError("foreign_form")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise FormRefusedError("foreign_form")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_FORM_BYTES:
+            raise FormRefusedError("too_large")
+    try:
+        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError:
+        return {}
+    return {name: values[-1] for name, values in fields.items()}
 
 
 class BrowserRules:

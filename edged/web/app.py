@@ -1,4 +1,4 @@
-"""The ASGI application: /metrics, /healthz, /readyz, the API of what runs, and pictures that are posted."""
+"""The ASGI application: /metrics, /healthz, /readyz, the page and the API, and pictures that are posted."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +11,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from edged.sources.uploads import UploadSource
-from edged.web import api, uploads
+from edged.web import api, page, results_page, uploads
 from edged.web.access import Access, BrowserRules
 from edged.web.asking import Worker
 from edged.web.exposition import exposition
+from edged.web.rendering import Renderer
 from edged.web.site import Remembered, Site
 
 
@@ -32,7 +33,7 @@ def make_app(
         registry: what /metrics shows.
         problems: why the daemon is not ready; empty when it is. Called from the server's thread.
         token: when given, it is taken as a bearer token. Health is open: it says nothing of pictures.
-        site: what the API shows; without one there is none.
+        site: what the page and the API show; without one there are none.
         uploads_to: the source that takes posted pictures under a name.
     """
     access, worker = Access(token), Worker()
@@ -51,7 +52,11 @@ def make_app(
         return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
 
     routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
-    routes.append(uploads.route(uploads_to, access, with_token=token is not None))
+    routes.append(uploads.route(uploads_to, access))
     if site is not None:
-        routes += api.routes(replace(site, status=Remembered(site.status)), access, worker)
+        site = replace(site, status=Remembered(site.status))
+        routes += api.routes(site, access, worker)
+        renderer = Renderer(access)
+        routes += page.routes(site, access, worker, renderer)
+        routes += results_page.routes(site, access, worker, renderer)
     return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])

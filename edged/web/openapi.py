@@ -96,7 +96,7 @@ _ANSWERS: Final = {
     "200": ("The result.", "Result"),
     "202": ("Taken; the result will have this id.", "Promise"),
     "400": ("The name cannot be used.", "Error"),
-    "403": ("A web page asks, and there is no token.", "Error"),
+    "403": ("A web page posts without the token.", "Error"),
     "404": ("There is no source of this name that takes pictures.", "Error"),
     "413": ("Too many bytes.", "Error"),
     "503": ("It takes no more just now; send it again.", "Error"),

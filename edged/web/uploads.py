@@ -28,19 +28,19 @@ class _Refusal(Exception):  # noqa: N818 -- an answer
         self.status = status
 
 
-def route(find: Callable[[str], UploadSource | None], access: Access, *, with_token: bool) -> Route:
+def route(find: Callable[[str], UploadSource | None], access: Access) -> Route:
     """The route.
 
     Args:
         find: the source of the type http of a name; called from the server's thread.
         access: who may post.
-        with_token: whether it is protected by a token; else pages of other sites, in a browser, are kept from posting.
     """
 
     async def receive(request: Request) -> Response:
         try:
-            if not with_token and "origin" in request.headers:
-                raise _Refusal(403, "a browser may not post pictures without http.token_file")
+            # Any page can have a browser post, with its cookie if there is one, but not with this header.
+            if "origin" in request.headers and "authorization" not in request.headers:
+                raise _Refusal(403, "a web page may not post pictures but with the token, as Authorization: Bearer")
             source = find(request.path_params["name"])
             if source is None:
                 raise _Refusal(404, 'there is no source of this name that has type = "http"')

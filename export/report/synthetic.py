@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from edged.models.scorer import Scorer
+from export import calibrate
 from export.sources import Reader, read_pixels
 from train.data.corruption import blend, covered, cut_and_paste
 from train.data.pictures import Picture
@@ -30,7 +31,10 @@ SCRATCH: Final = 10
 
 _SIZES: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of a dot, and a scratch's width, in model pixels
 _FINER: Final = 4
-_BATCH: Final = 8
+_TRIES: Final = 100
+_PIXELS: Final = 512 * 512
+"""Of a model's picture: where it has more, fewer pictures are drawn into, which would take minutes."""
+_LEAST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,13 @@ class Synthetic:
 
 
 def measure(
-    served: Scorer, read: Reader, pictures: Sequence[Picture], *, covers: tuple[float, float], threshold: float
+    served: Scorer,
+    read: Reader,
+    pictures: Sequence[Picture],
+    *,
+    covers: tuple[float, float],
+    threshold: float,
+    looked_at: NDArray[np.bool_] | None = None,
 ) -> Synthetic | None:
     """Draws defects into good pictures and scores them; the same every time.
 
@@ -76,13 +86,15 @@ def measure(
         pictures: good ones.
         covers: width and height, px of the file, that one model pixel stands for.
         threshold: in force.
+        looked_at: bool (H, W), where dots and scratches may have their middle; None for everywhere.
 
     Returns:
         None where every one of the pictures is flagged as it is.
     """
-    spread = np.linspace(0, len(pictures) - 1, min(2 * PICTURES, len(pictures))).round().astype(int)
+    most = max(_LEAST, min(PICTURES, PICTURES * _PIXELS // math.prod(read.spec.shape[:2])))
+    spread = np.linspace(0, len(pictures) - 1, min(2 * most, len(pictures))).round().astype(int)
     clean = read_pixels([pictures[int(index)] for index in spread], read.spec)
-    kept = clean[_scores(served, read, clean) <= threshold][:PICTURES]
+    kept = clean[_scores(served, read, clean) <= threshold][:most]
     if not len(kept):
         return None
     planes = torch.from_numpy(kept).permute(0, 3, 1, 2).float() / 255  # (n, C, H, W)
@@ -101,7 +113,11 @@ def measure(
         while low < high:
             middle = (low + high) // 2
             mark = Mark(sizes[middle], longer, contrast)
-            low, high = (low, middle) if found(partial(mark.drawn, covers)) >= SHARE * len(kept) else (middle + 1, high)
+            low, high = (
+                (low, middle)
+                if found(partial(mark.drawn, covers, looked_at)) >= SHARE * len(kept)
+                else (middle + 1, high)
+            )
         return sizes[low] if low < len(sizes) else None
 
     other = planes[-1]
@@ -127,10 +143,15 @@ class Mark:
     longer: float
     contrast: float
 
-    def drawn(self, covers: tuple[float, float], picture: Tensor, generator: Generator) -> Tensor:
+    def drawn(
+        self, covers: tuple[float, float], looked_at: NDArray[np.bool_] | None, picture: Tensor, generator: Generator
+    ) -> Tensor:
         """At a place and an angle of chance: (C, H, W), 0 to 1 -> the same."""
         height, width = picture.shape[1:]
-        y, x, angle = (float(value) for value in torch.rand(3, generator=generator))
+        for _ in range(_TRIES):
+            y, x, angle = (float(value) for value in torch.rand(3, generator=generator))
+            if looked_at is None or looked_at[int(y * height), int(x * width)]:
+                break
         fine = covered(
             height * _FINER,
             width * _FINER,
@@ -149,4 +170,4 @@ def _scores(served: Scorer, read: Reader, pixels: NDArray[np.uint8]) -> NDArray[
     pixels = pixels.copy()
     if read.denoiser is not None:
         read.denoiser.clean(pixels)
-    return np.concatenate([served.scores(pixels[i : i + _BATCH])[0] for i in range(0, len(pixels), _BATCH)])
+    return calibrate.score_and_map(served, pixels)[0]

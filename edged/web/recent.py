@@ -1,0 +1,153 @@
+"""What the overview shows of results: read once, then only what has come since; nothing while nobody looks."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edged.journal import browsing
+from edged.journal.browsing import Wanted
+from edged.results import Record
+
+_POINTS: Final = 120
+_ANOMALIES: Final = 12
+_QUARANTINED: Final = 8
+_AT_ONCE: Final = 2000
+_FRESH_S: Final = 0.4
+_FORGET_S: Final = 60.0
+_SEARCH_S: Final = 0.3
+_TOP: Final = 2.5
+"""Scores beyond so many times the threshold stand at the upper edge of the chart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A result that is shown.
+
+    Attributes:
+        record: the result.
+        has_picture: whether a sink keeps a picture of it.
+    """
+
+    record: Record
+    has_picture: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """The scores of a source's last results, evenly spaced, over their thresholds: a path of dots each.
+
+    The threshold is at 1; the chart is as wide as there are places for results, and `_TOP` high.
+    """
+
+    first: Record
+    last: Record
+    count: int
+    anomalies: int
+    good_path: str
+    anomaly_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen at a moment; `version` grows when something has changed."""
+
+    version: int
+    charts: dict[str, Chart]
+    anomalies: list[Shown]
+    quarantined: list[Shown]
+
+
+class Recent:
+    """The last results, for as many as look."""
+
+    def __init__(self, state_dir: Path, has_picture: Callable[[str], bool]) -> None:
+        """Prepares it; nothing is read before somebody looks.
+
+        Args:
+            state_dir: with the journal.
+            has_picture: whether a sink keeps a picture of a result.
+        """
+        self._state_dir, self._has_picture = state_dir, has_picture
+        self._mutex = threading.Lock()
+        self._looked_at = -_FORGET_S
+        self._seq, self._version = 0, 0
+        self._forget()
+
+    def look(self, sources: Sequence[str]) -> Sight:
+        """What is to be seen now, not older than a moment.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        with self._mutex:
+            now = time.monotonic()
+            if now - self._looked_at > _FORGET_S:
+                self._fill(sources)
+            elif now - self._looked_at > _FRESH_S:
+                self._go_on(sources)
+            self._looked_at = time.monotonic()
+            charts = {name: chart for name in sources if (chart := _chart(self._scored.get(name, ())))}
+            return Sight(self._version, charts, list(self._anomalies), list(self._quarantined))
+
+    def _forget(self) -> None:
+        self._scored: dict[str, deque[Record]] = {}
+        self._anomalies: deque[Shown] = deque(maxlen=_ANOMALIES)
+        self._quarantined: deque[Shown] = deque(maxlen=_QUARANTINED)
+
+    def _fill(self, sources: Sequence[str]) -> None:
+        self._forget()
+        newest = browsing.after(self._state_dir, 0, 1)
+        self._seq = newest[0][0] if newest else 0
+        for source in sources:
+            self._scored[source] = deque(maxlen=_POINTS)
+            self._scored[source].extend(r for r in self._find(Wanted(source), 2 * _POINTS) if r.score is not None)
+        self._anomalies.extendleft(map(self._show, self._find(Wanted(outcome="anomaly"), _ANOMALIES)))
+        self._quarantined.extendleft(map(self._show, self._find(Wanted(outcome="quarantined"), _QUARANTINED)))
+        self._version += 1
+
+    def _find(self, wanted: Wanted, limit: int) -> list[Record]:
+        """Results up to the row that we go on from, oldest first."""
+        page = browsing.browse(
+            self._state_dir, wanted, before=self._seq + 1, limit=min(limit, _POINTS), seconds=_SEARCH_S
+        )
+        return [record for _, record in page.results[::-1]]
+
+    def _go_on(self, sources: Sequence[str]) -> None:
+        new = browsing.after(self._state_dir, self._seq, _AT_ONCE)
+        if len(new) == _AT_ONCE or any(source not in self._scored for source in sources):
+            self._fill(sources)
+            return
+        for seq, record in new:
+            self._seq = seq
+            if record.score is None:
+                self._quarantined.appendleft(self._show(record))
+                continue
+            self._scored.setdefault(record.source, deque(maxlen=_POINTS)).append(record)
+            if record.is_anomaly:
+                self._anomalies.appendleft(self._show(record))
+        self._version += bool(new)
+
+    def _show(self, record: Record) -> Shown:
+        return Shown(record, bool(record.is_anomaly) and self._has_picture(record.id))
+
+
+def _chart(records: Sequence[Record]) -> Chart | None:
+    if not records:
+        return None
+    dots: dict[bool, list[str]] = {False: [], True: []}
+    start = _POINTS - len(records)
+    for place, record in enumerate(records):
+        ratio = min((record.score or 0.0) / (record.threshold or 1.0), _TOP)
+        dots[bool(record.is_anomaly)].append(f"M{start + place} {_TOP - ratio:.3f}h0")
+    return Chart(
+        first=records[0],
+        last=records[-1],
+        count=len(records),
+        anomalies=len(dots[True]),
+        good_path="".join(dots[False]),
+        anomaly_path="".join(dots[True]),
+    )

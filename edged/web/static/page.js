@@ -1,0 +1,67 @@
+"use strict";
+// Without this file the page is whole, though it does not renew itself and tells times in UTC.
+
+(() => {
+  const language = document.documentElement.lang;
+  const format = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
+
+  const localTimes = (root) => {
+    for (const time of root.querySelectorAll("time[datetime]")) {
+      time.title = time.textContent;
+      time.textContent = format.format(new Date(time.dateTime));
+    }
+  };
+
+  // Keeps the pictures that are there, so that nothing flickers, and where the keyboard is.
+  const replace = (section, html) => {
+    const focused = section.contains(document.activeElement) ? document.activeElement.id : "";
+    const fresh = document.createElement("template");
+    fresh.innerHTML = html;
+    localTimes(fresh.content);
+    const pictures = new Map([...section.querySelectorAll("img")].map((image) => [image.getAttribute("src"), image]));
+    for (const image of fresh.content.querySelectorAll("img")) {
+      const before = pictures.get(image.getAttribute("src"));
+      if (before) image.replaceWith(before);
+    }
+    section.replaceChildren(fresh.content);
+    if (focused) document.getElementById(focused)?.focus();
+  };
+
+  const follow = (overview) => {
+    const lost = document.getElementById("lost");
+    let source = null;
+    let retry = 0;
+    const close = () => {
+      clearTimeout(retry);
+      source?.close();
+      source = null;
+    };
+    const open = () => {
+      close();
+      if (document.hidden) return;
+      source = new EventSource(overview.dataset.events);
+      source.onopen = () => { lost.hidden = true; };
+      source.onmessage = (event) => {
+        for (const [name, html] of Object.entries(JSON.parse(event.data))) {
+          const section = document.getElementById(name);
+          if (section) replace(section, html);
+        }
+      };
+      source.onerror = () => {
+        if (lost.hidden) {
+          lost.textContent = document.body.dataset.lost.replace("{time}", format.format(new Date()));
+          lost.hidden = false;
+        }
+        close();
+        retry = setTimeout(open, 3000);
+      };
+    };
+    document.addEventListener("visibilitychange", open);
+    addEventListener("pagehide", close);
+    open();
+  };
+
+  localTimes(document);
+  const overview = document.querySelector("[data-events]");
+  if (overview) follow(overview);
+})();

@@ -1,0 +1,111 @@
+import json
+import os
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+
+from tests.edged.daemons import Site
+from tests.edged.making import bad, good, until
+from tests.edged.web.browser import browser, console, hosts
+
+SHOTS = os.environ.get("EDGED_SCREENSHOTS")
+"""A folder for pictures of the pages, for people to look at."""
+
+
+def keep(driver: Chrome, name: str) -> None:
+    if SHOTS:
+        size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+        import base64
+
+        (Path(SHOTS) / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+
+def is_narrow_enough(driver: Chrome) -> bool:
+    return bool(driver.execute_script("return document.documentElement.scrollWidth <= innerWidth"))
+
+
+@pytest.fixture
+def watched(site: Site) -> Site:
+    """A daemon with a few results of each sort."""
+    site.configure(rest=f'[[sinks]]\nname = "overlays"\ntype = "images"\ndir = "{site.overlays}"', settle_seconds=0)
+    site.start()
+    for number in range(20):
+        (site.inbox / f"good{number:02}.png").write_bytes(good(number))
+    (site.inbox / "<b>bad & odd.png").write_bytes(bad())
+    (site.inbox / "broken.png").write_bytes(b"no picture")
+    site.wait_for_rows(22)
+    return site
+
+
+def cards(driver: Chrome) -> int:
+    return len(driver.find_elements(By.CSS_SELECTOR, "#latest li"))
+
+
+def test_the_overview_is_live_and_asks_nobody_else(watched: Site) -> None:
+    with browser() as driver:
+        driver.get(watched.url + "/")
+        until(lambda: cards(driver) == 1, "the anomaly")
+        assert "Healthy" in driver.find_element(By.ID, "state").text
+        assert "<b>bad & odd.png" in driver.find_element(By.ID, "latest").text
+        assert "undecodable" in driver.find_element(By.ID, "quarantine").text
+        loaded = "return [...document.images].every(one => one.complete && one.naturalWidth > 0)"
+        until(lambda: driver.execute_script(loaded), "its picture")
+        (watched.inbox / "bad2.png").write_bytes(bad(2))
+        scored = until(lambda: next((row for row in watched.rows() if row.path.endswith("bad2.png")), None), "a result")
+        until(lambda: driver.find_elements(By.ID, f"anomaly-{scored.id}"), "the new anomaly")
+        assert time.time() - scored.scored_at < 2.0
+        until(lambda: driver.execute_script(loaded), "its picture")
+        assert hosts(driver) == {urlsplit(watched.url).netloc}
+        assert console(driver) == []
+
+
+def test_it_says_when_it_hears_nothing_any_more(watched: Site) -> None:
+    with browser() as driver:
+        driver.get(watched.url + "/")
+        until(lambda: cards(driver) == 1, "the anomaly")
+        watched.stop()
+        lost = driver.find_element(By.ID, "lost")
+        until(lost.is_displayed, "word of the lost connection")
+        assert lost.text.startswith("No connection to edged since ")
+        assert "{" not in lost.text
+
+
+@pytest.mark.parametrize(
+    ("width", "dark", "language"), [(390, False, "de"), (390, True, "en"), (1440, False, "en"), (1440, True, "de")]
+)
+def test_it_fits_a_phone_and_a_wall(watched: Site, width: int, dark: bool, language: str) -> None:
+    with browser(width, dark=dark, language=language) as driver:
+        driver.get(watched.url + "/")
+        until(lambda: cards(driver) == 1, "the anomaly")
+        keep(driver, f"overview-{width}-{'dark' if dark else 'light'}-{language}")
+        assert is_narrow_enough(driver)
+        assert driver.find_element(By.TAG_NAME, "html").get_attribute("lang") == language
+        back = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (sum(json.loads(back.replace("rgb(", "[").replace(")", "]"))) < 200) == dark
+        assert console(driver) == []
+
+
+def test_logging_in_and_out(site: Site) -> None:
+    token = site.root / "token"
+    token.write_text("a long word")
+    site.configure(http=f'token_file = "{token}"')
+    site.start()
+    with browser() as driver:
+        driver.get(site.url + "/")
+        assert urlsplit(driver.current_url).path == "/login"
+        for word in ("wrong", "a long word"):
+            driver.find_element(By.ID, "token").send_keys(word)
+            driver.find_element(By.CSS_SELECTOR, "main button").click()
+            until(lambda word=word: ("not the token" in driver.page_source) == (word == "wrong"), "the answer")  # type: ignore[misc]
+        until(lambda: driver.find_elements(By.ID, "sources"), "the overview")
+        assert driver.execute_script("return document.cookie") == ""
+        driver.find_element(By.CSS_SELECTOR, "header button").click()
+        until(lambda: urlsplit(driver.current_url).path == "/login", "the form")
+        driver.get(site.url + "/")
+        assert urlsplit(driver.current_url).path == "/login"
