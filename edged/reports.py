@@ -129,6 +129,8 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
             yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
+        if record.event is not None:
+            verdict = "EVENT" if record.event.state == "closed" else "EVENT open"
         numbers = ["" if value is None else f"{value:.4f}" for value in (record.score, record.threshold)]
         numbers.append("" if record.score_ratio is None else f"{record.score_ratio:.2f}")
         numbers.append("" if record.p_value is None else f"{record.p_value:.4f}")
@@ -142,4 +144,5 @@ def _csv(records: Iterable[Record]) -> Iterator[str]:
         if first:
             yield csv_line(COLUMNS)
             first = False
-        yield csv_line(record.to_dict().values())
+        about = record.to_dict()
+        yield csv_line(about[column] for column in COLUMNS)

@@ -112,9 +112,11 @@ STEPS: Final = (
         PRIMARY KEY (source, key)
     ) STRICT, WITHOUT ROWID;
     """,
+    # What the record of an event says beside what every record says, as JSON.
+    "ALTER TABLE results ADD COLUMN event TEXT;",
 )
 VERSION: Final = len(STEPS)
-ADDED: Final = {"results": {"calibration_sha256": 5}}
+ADDED: Final = {"results": {"calibration_sha256": 5, "event": 6}}
 """Columns that came after their table, and the version that brought them: who only reads may meet an older journal."""
 KEYS: Final = {
     "kept": ("source", "path"),

@@ -82,7 +82,8 @@ async def _csv(site: Site, worker: Worker, wanted: Wanted) -> AsyncIterator[str]
         look = partial(browsing.browse, site.state_dir, wanted, before=before, limit=MOST_RESULTS)
         page = await worker.run(look)
         if page.results:
-            yield "".join(csv_line(record.to_dict().values()) for _, record in page.results)
+            rows = (record.to_dict() for _, record in page.results)
+            yield "".join(csv_line(row[column] for column in COLUMNS) for row in rows)
         if page.following is None:
             return
         before = page.following
