@@ -40,6 +40,7 @@ def test_files_that_were_moved_are_found_each_under_its_own_name(site: Site) -> 
         row = site.wait_for_rows(number + 1)[-1]
         until(lambda: not any(site.inbox.iterdir()), "the file to leave")
         found[row.id] = data
+    until(lambda: None not in places(site, site.done).values(), "the journal to know of the file in quarantine")
     for id_, path in places(site, site.done).items():
         assert path is not None
         assert Path(path).read_bytes() == found[id_]
