@@ -39,7 +39,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 def _build_package(dist: Path) -> None:
-    """`make deb` on this machine, which has the box's Debian and Python, from the wheels that are there; and a later one."""
+    """`make deb` on this machine, which has the box's Debian, from the wheels in a folder; and a later version."""
     build = ROOT / "packaging" / "debian" / "build.sh"
     pip = Path(sys.executable).with_name("pip")
     wheel = dist / f"edged-{__version__}-py3-none-any.whl"
