@@ -47,7 +47,7 @@ wheel: $(STAMP)
 
 # A package for the Debian that this runs on, with all that it needs inside.
 deb: wheel
-	PIP=$(BIN)/pip packaging/debian/build.sh dist/edged-*.whl dist
+	PIP=$(BIN)/pip debian/build.sh dist/edged-*.whl dist
 
 dashboard: $(STAMP)
 	$(BIN)/python configs/grafana/build.py

@@ -40,7 +40,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 def _build_package(dist: Path) -> None:
     """`make deb` on this machine, which has the box's Debian, from the wheels in a folder; and a later version."""
-    build = ROOT / "packaging" / "debian" / "build.sh"
+    build = ROOT / "debian" / "build.sh"
     pip = Path(sys.executable).with_name("pip")
     wheel = dist / f"edged-{__version__}-py3-none-any.whl"
     _run([build, wheel, dist, "--no-index", "--find-links", dist], PIP=str(pip))

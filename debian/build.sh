@@ -4,7 +4,7 @@
 #
 #   build.sh WHEEL FOLDER [OPTIONS OF PIP...]
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 wheel=$1 out=$2
 shift 2
 python=/usr/bin/python3
@@ -42,7 +42,7 @@ ln -s /opt/edged/bin/edged "$stage/usr/bin/edged"
 install -d "$stage/DEBIAN"
 echo /etc/edged/edged.toml >"$stage/DEBIAN/conffiles"
 for script in postinst prerm postrm; do
-    install -m 755 "packaging/debian/$script" "$stage/DEBIAN/$script"
+    install -m 755 "debian/$script" "$stage/DEBIAN/$script"
 done
 cat >"$stage/DEBIAN/control" <<CONTROL
 Package: edged
