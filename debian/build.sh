@@ -33,7 +33,7 @@ install -D -m 644 systemd/edged.service "$stage/usr/lib/systemd/system/edged.ser
 install -D -m 644 systemd/edged.service "$stage/usr/lib/systemd/system/edged@.service"
 install -D -m 644 systemd/sysusers.d/edged.conf "$stage/usr/lib/sysusers.d/edged.conf"
 install -D -m 644 systemd/tmpfiles.d/edged.conf "$stage/usr/lib/tmpfiles.d/edged.conf"
-install -D -m 644 systemd/edged.service.d/gpu.conf "$stage/usr/share/doc/edged/gpu.conf"
+install -D -m 644 systemd/edged.service.d/gpu.conf "$stage/usr/share/edged/gpu.conf"
 install -D -m 644 LICENSE "$stage/usr/share/doc/edged/copyright"
 install -D -m 640 configs/edged.toml "$stage/etc/edged/edged.toml"
 install -d "$stage/usr/bin"

@@ -49,7 +49,7 @@ def _build_package(dist: Path) -> None:
     _run(["dpkg-deb", "-R", package, unpacked])
     control = unpacked / "DEBIAN" / "control"
     control.write_text(control.read_text().replace(f"Version: {__version__}", f"Version: {__version__}.post1"))
-    for name in ("etc/edged/edged.toml", "usr/share/doc/edged/copyright"):
+    for name in ("etc/edged/edged.toml", "usr/share/edged/gpu.conf"):
         with (unpacked / name).open("a") as file:
             file.write("# of a later version\n")
     later = package.with_name(package.name.replace(__version__, f"{__version__}.post1"))

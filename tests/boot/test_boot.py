@@ -357,7 +357,7 @@ def package(edged: Service) -> None:
     )
     edged.wait_until_ready()
     assert edged.show("MainPID") not in {pid, "0"}
-    assert box.done("grep -q 'of a later version' /usr/share/doc/edged/copyright")
+    assert box.done("grep -q 'of a later version' /usr/share/edged/gpu.conf")
     assert "target_fpr = 0.05" in (box.root / "etc/edged/edged.toml").read_text()
     assert box.run("stat -c '%a %U %G' /etc/edged/edged.toml").strip() == "640 root edged"
     assert edged.results() == rows
