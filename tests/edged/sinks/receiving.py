@@ -8,6 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.edged.brokers import Broker, Listener
+from tests.edged.making import until
+
 
 class WebhookReceiver:
     """An HTTP server on loopback.
@@ -119,3 +122,29 @@ class Program:
 
     def close(self) -> None:
         pass
+
+
+class Subscriber:
+    """A broker, and one who listens to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker = Broker(folder)
+        self.where = self.broker.url
+        self.listener = Listener(self.broker, "edged/#")
+
+    def keys(self, kind: str) -> dict[str, Any]:
+        return {"url": self.where}
+
+    def ids(self) -> list[str]:
+        until(lambda: self.listener.payloads("edged/line1"), "a message")
+        return [json.loads(payload)["id"] for payload in self.listener.payloads("edged/line1")]
+
+    def end(self) -> None:
+        self.broker.end()
+
+    def begin_again(self) -> None:
+        self.broker.start()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.broker.close()

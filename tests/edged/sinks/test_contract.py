@@ -16,7 +16,7 @@ from edged.settings import RetentionTable, SinkTable
 from edged.sinks import SINKS
 from edged.sinks.contract import PictureSink, RecordSink, SinkContext
 from tests.edged.making import quarantined, record
-from tests.edged.sinks.receiving import Program, WebhookReceiver
+from tests.edged.sinks.receiving import Program, Subscriber, WebhookReceiver
 from tests.templates import latest
 
 
@@ -61,6 +61,7 @@ RECEIVERS: dict[str, Callable[[Path], Receiver]] = {
     "images": OnDisk,
     "jsonl": lambda folder: OnDisk(folder, lambda text: [json.loads(line)["id"] for line in text.splitlines()]),
     "latest": lambda folder: OnDisk(folder, lambda text: [json.loads(text)["id"]]),
+    "mqtt": Subscriber,
     "webhook": WebhookReceiver,
 }
 """What is at the other end of each type of sink."""
@@ -86,12 +87,14 @@ class Harness:
         return table
 
     def make(self) -> RecordSink | PictureSink:
-        return self.kind.make(self.table(), SinkContext(self.folder / "state", RetentionTable()))
+        one = self.kind.make(self.table(), SinkContext(self.folder / "state", RetentionTable()))
+        if isinstance(one, RecordSink):
+            self._made.append(one)
+        return one
 
     def sink(self) -> RecordSink:
         one = self.make()
         assert isinstance(one, RecordSink)
-        self._made.append(one)
         return one
 
     def close(self) -> None:
