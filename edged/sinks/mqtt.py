@@ -82,7 +82,9 @@ class MqttSink:
         """
         ends = time.monotonic() + _SHARE * timeout_s
         next_keys = {record.delivery_key for record in records[:_AHEAD]}
-        self._sent = {key: number for key, number in self._sent.items() if key in next_keys}  # some were dropped
+        self._sent = {key: number for key, number in self._sent.items() if key in next_keys}  # some may be dropped
+        left = self._sent.values()
+        self._acknowledged = {number: reason for number, reason in self._acknowledged.items() if number in left}
         if not self._connected.wait(_SHARE * timeout_s) or self._client is None:
             raise SinkError(f"{self._table.origin} cannot be reached: {self._why}")
         for taken in range(len(records)):

@@ -172,7 +172,7 @@ class feed_mqtt:  # noqa: N801
         self._client = self._kept.enter_context(self._broker.client())
 
     def __call__(self, name: str) -> None:
-        self._client.publish("pictures", good() + name.encode(), qos=1).wait_for_publish(30)
+        self._client.publish("pictures", good() + name.encode(), qos=1)
 
     def close(self) -> None:
         self._kept.close()
