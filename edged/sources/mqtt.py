@@ -253,14 +253,15 @@ class MqttSource:
             client.ack(message.mid, message.qos)
             return
         if number is not None:
+            is_first = number not in self._came  # of its number since the connection was made: it may have come before
+            self._came.add(number)
             before = self._in_flight.get(number)
             if before is not None and (before.session, before.content) == (self.session, content):
                 before.connection = self.connection  # by which it can be acknowledged now
                 return
-            if number not in self._came and self._has_record(number, content):
+            if is_first and self._has_record(number, content):
                 client.ack(message.mid, message.qos)
                 return
-            self._came.add(number)
         picture = MqttPicture(self, _path(message), data, number, content)
         if number is not None:
             self._in_flight[number] = picture
@@ -269,7 +270,7 @@ class MqttSource:
         self._waiting.append(picture)
 
     def _has_record(self, number: int, content: bytes) -> bool:
-        """Whether this message, the first of its number since the connection was made, came before and has a record."""
+        """Whether what had this number last had this content too, in this session, and has its record."""
         return self._journal.remembered(self.name, _key(number)) == self.session + content
 
     def _settle(self, client: "Client") -> None:
