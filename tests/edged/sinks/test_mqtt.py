@@ -139,7 +139,7 @@ def test_every_record_arrives_in_order_whatever_broker_and_daemon_do(site: Site,
     def arrived() -> list[str]:
         return list(dict.fromkeys(json.loads(payload)["id"] for payload in listener.payloads("edged/line1")))
 
-    until(lambda: len(arrived()) == 60, "all of them", 90)
+    until(lambda: len(arrived()) == 60, "all of them", 240)
     assert arrived() == [row.id for row in rows]
     broker.send_signal(signal.SIGSTOP)
     drop(site.inbox / "60.png", good(60))
