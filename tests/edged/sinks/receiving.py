@@ -1,6 +1,7 @@
 """Real receivers of what sinks send, which fail, hang and answer slowly when they are told to."""
 
 import json
+import os
 import stat
 import threading
 from collections.abc import Callable
@@ -136,7 +137,9 @@ class Subscriber:
         return {"url": self.where}
 
     def ids(self) -> list[str]:
-        until(lambda: self.listener.payloads("edged/line1"), "a message")
+        mark = os.urandom(8)
+        self.broker.publish("edged/mark", mark)  # what is published before it comes before it
+        until(lambda: mark in self.listener.payloads("edged/mark"), "all that was published")
         return [json.loads(payload)["id"] for payload in self.listener.payloads("edged/line1")]
 
     def end(self) -> None:

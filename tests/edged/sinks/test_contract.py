@@ -158,18 +158,19 @@ def test_the_same_records_may_come_again_after_a_crash(harness: Harness) -> None
 
 @every_type_of_records
 def test_what_passes_is_told_from_what_stays_and_it_works_again(harness: Harness) -> None:
-    one = harness.sink()
+    one, oldest = harness.sink(), record()
     harness.receiver.end()
     began = time.monotonic()
     with pytest.raises(SinkError) as caught:
-        one.publish([record()], 10.0)
+        one.publish([oldest], 10.0)
     assert not isinstance(caught.value, RecordRefusedError)
     assert harness.receiver.where in str(caught.value)
     assert time.monotonic() - began < 10
     harness.receiver.begin_again()
     newest = record()
     publish_all(one, [newest])
-    assert harness.receiver.ids() == [newest.id]
+    # What a broker's client has taken when the broker has just gone is sent when it is back.
+    assert harness.receiver.ids() in ([newest.id], [oldest.id, newest.id])
 
 
 @every_type_of_records
