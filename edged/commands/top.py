@@ -56,11 +56,15 @@ def top(
         return _watch(asked, every)
     from rich.console import Console
 
+    console = Console(width=_PIPE_WIDTH, highlight=False)
     try:
-        Console(width=_PIPE_WIDTH, highlight=False).print(screen(asked))
+        with console.capture() as shown:
+            console.print(screen(asked))
     except UnreachableError as error:
         complain(str(error))
         return 1
+    for line in shown.get().splitlines():
+        typer.echo(line.rstrip())
     return 0
 
 

@@ -43,6 +43,7 @@ def test_in_a_pipe_it_says_all_once(running: Site) -> None:
     assert any(re.match(r"tiny +ae +CPU +0\.5 +0\.01 +99 pictures, \d+ days ago", line) for line in lines)
     assert any(re.search(r" ago +line1 +3\.99 +.*/bad\[red\]\.png", line) for line in lines)
     assert "\x1b" not in said
+    assert all(line == line.rstrip() for line in lines)
 
 
 def test_in_a_terminal_it_goes_on_until_it_is_interrupted(running: Site) -> None:
