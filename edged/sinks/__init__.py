@@ -2,13 +2,15 @@
 
 from typing import Final
 
-from edged.sinks import csv, images, jsonl, program, webhook
+from edged.sinks import alertmanager, csv, images, jsonl, opcua, program, webhook
 from edged.sinks.contract import SinkType
 
 SINKS: Final[dict[str, SinkType]] = {
+    "alertmanager": alertmanager.TYPE,
     "csv": csv.TYPE,
     "exec": program.TYPE,
     "images": images.TYPE,
     "jsonl": jsonl.TYPE,
+    "opcua": opcua.TYPE,
     "webhook": webhook.TYPE,
 }
