@@ -62,11 +62,21 @@ class AlertmanagerSink:
 
     def _send(self, record: Record, timeout_s: float) -> None:
         if record.is_anomaly is not False:
-            self._poster.post(json.dumps([self._alert(record)]).encode("ascii"), {}, timeout_s)
+            self._poster.post(json.dumps(self._alerts(record)).encode("ascii"), {}, timeout_s)
 
-    def _alert(self, record: Record) -> dict[str, Any]:
-        """An alert as the API wants it. It ends so long after it was sent, for it may have waited in the outbox."""
-        is_open = record.event is not None and record.event.state == "open"
+    def _alerts(self, record: Record) -> list[dict[str, Any]]:
+        """As the API wants them, to be taken in order. One ends so long after it was sent: it may have waited here."""
+        now = time.time()
+        alert = self._about(record)
+        began = min(now, record.scored_at if record.event is None else record.event.started_at)
+        if record.event is None:
+            return [alert | _lasting(began, now + self._resolve_s)]
+        if record.event.state == "open":
+            return [alert | _lasting(began, now + _OPEN_S)]
+        # Of two ends that are to come the later one holds: the alert of the open event has to be over before a new one.
+        return [alert | _lasting(began, now), alert | _lasting(now, now + self._resolve_s)]
+
+    def _about(self, record: Record) -> dict[str, Any]:
         labels = self._labels | {"source": record.source, "model": record.model}
         about = {"id": record.id, "path": printable(record.path)[:_LONGEST]}
         if record.is_anomaly:
@@ -83,12 +93,11 @@ class AlertmanagerSink:
                 "summary": f"{record.source}: a picture could not be scored, {record.reason}",
                 "error": printable(record.error or "")[:_LONGEST],
             }
-        return {
-            "labels": labels,
-            "annotations": about,
-            "startsAt": rfc3339(record.event.started_at if record.event is not None else record.scored_at),
-            "endsAt": rfc3339(time.time() + (_OPEN_S if is_open else self._resolve_s)),
-        }
+        return {"labels": labels, "annotations": about}
+
+
+def _lasting(starts_at: float, ends_at: float) -> dict[str, str]:
+    return {"startsAt": rfc3339(starts_at), "endsAt": rfc3339(ends_at)}
 
 
 TYPE: Final = SinkType(AlertmanagerTable, lambda table, _: AlertmanagerSink(table))

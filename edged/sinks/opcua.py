@@ -113,6 +113,9 @@ class OpcuaSink:
             SinkError: the server cannot listen, or takes too long.
         """
         ends = time.monotonic() + timeout_s
+        if self._why:  # it is tried again at once
+            self._tried.clear()
+            self._loop.call_soon_threadsafe(self._nudged.set)
         self._tried.wait(timeout_s)
         if not self._listens.is_set():
             raise SinkError(self._why or f"{self._table.listen} is not listened on after {timeout_s:.1f} s")
@@ -128,23 +131,25 @@ class OpcuaSink:
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # it has ended by itself meanwhile
                 self._loop.call_soon_threadsafe(self._closing.set)
+                self._loop.call_soon_threadsafe(self._nudged.set)
             self._thread.join(_STOP_S)
 
     def _run(self) -> None:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._closing, self._nudged = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         self._loop_runs.set()
         pause = _FIRST_PAUSE_S
         while not self._closing.is_set():
+            self._nudged.clear()
             try:
                 await self._listen()
             except Exception as error:  # noqa: BLE001 -- of the library's too; nobody but this loop would begin again
                 self._tell(error)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._closing.wait()
+                        await self._nudged.wait()
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _listen(self) -> None:

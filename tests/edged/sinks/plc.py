@@ -10,6 +10,7 @@ from typing import Any
 
 from asyncua import Client, ua
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
+from asyncua.crypto.uacrypto import CertProperties
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -52,7 +53,7 @@ async def connected(
         client.set_password(password)
     if files:
         client.application_uri = "urn:test:plc"
-        await client.set_security(SecurityPolicyBasic256Sha256, *map(str, files))
+        await client.set_security(SecurityPolicyBasic256Sha256, *(CertProperties(path, "pem") for path in files))
     async with client:
         yield client
 

@@ -87,14 +87,16 @@ def test_an_event_fires_as_long_as_it_lasts(alertmanager: Alertmanager) -> None:
     def event(state: str) -> Record:
         return anomaly(id="1", event=Event(state, time.time(), 2.0, 3.0, 9, None))  # type: ignore[arg-type]
 
-    publish(alertmanager, event("open"), resolve_seconds=5)
+    publish(alertmanager, event("open"), resolve_seconds=1)
     (alert,) = alertmanager.alerts()
     ends = alert["endsAt"]
     assert "an event" in alert["annotations"]["summary"]
-    publish(alertmanager, event("closed"), resolve_seconds=60)
+    publish(alertmanager, event("closed"), resolve_seconds=300)
     (alert,) = alertmanager.alerts()
     assert alert["endsAt"] < ends
     assert alert["status"]["state"] == "active"
+    publish(alertmanager, event("open"), event("closed"), resolve_seconds=1)
+    until(lambda: alertmanager.alerts() == [], "it to resolve", LONG)
 
 
 def test_one_that_is_down_is_named(alertmanager: Alertmanager) -> None:
