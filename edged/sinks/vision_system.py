@@ -42,6 +42,16 @@ COMPLETED, PROCESSING, FAILED = 1, 2, 4
 UNDEFINED, GOOD, NOT_GOOD, NOT_DECIDABLE = 0, 1, 2, 3
 """ResultEvaluation, of OPC 40001-101."""
 
+_ANY: Final[dict[str, Any]] = {
+    "String": "",
+    "DateTime": datetime(1970, 1, 1, tzinfo=UTC),
+    "Boolean": False,
+    "Int32": 0,
+    "UInt32": 0,
+    "Double": 0.0,
+}
+"""A value of each type, for variables that have none yet."""
+
 _COUNTERS: Final = ("ResultCount", "AnomalyCount", "NotDecidableCount")
 _WRAPS: Final = 1 << 32
 _REMEMBERED: Final = 1024
@@ -84,10 +94,9 @@ class VisionSystem:
             if places[1] not in self._places:
                 await self._add(places[1], record.source)
             values = values_of(record)
-            again = record.delivery_key in self._seen
-            self._seen.append(record.delivery_key)
-            for place in places:
-                if not again:
+            if record.delivery_key not in self._seen:
+                self._seen.append(record.delivery_key)
+                for place in places:
                     _count(self._counted[place], record)
             for place in places:
                 await self._write(place, values | self._counted[place], record.scored_at)
@@ -146,16 +155,6 @@ def values_of(record: Record) -> dict[str, Any]:
         "ResultContent": record.to_json(),
         "ResultId": record.id,
     }
-
-
-_ANY: Final[dict[str, Any]] = {
-    "String": "",
-    "DateTime": datetime(1970, 1, 1, tzinfo=UTC),
-    "Boolean": False,
-    "Int32": 0,
-    "UInt32": 0,
-    "Double": 0.0,
-}
 
 
 def _place_of(source: str) -> str:
