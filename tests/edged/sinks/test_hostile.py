@@ -120,5 +120,6 @@ def test_every_record_at_least_once_in_order_and_the_stop_within_its_time(
         one.begin_again()
         one.place.with_suffix(".kept").rename(one.place)
     site.start()
-    everywhere(site, receivers, site.rows())
+    drop(site.inbox / "30.png", bad(30))
+    everywhere(site, receivers, site.wait_for_rows(31, LONG))
     assert site.stop() == 0
