@@ -11,6 +11,7 @@ import select
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
 from edged.service.retention import Retention
-from edged.service.status import Running, report
+from edged.service.status import Running, reload_refused, report
 from edged.service.systemd import Notifier
 from edged.settings import SourceTable
 from edged.sinks import SINKS
@@ -303,7 +304,12 @@ class Daemon:
         http = config.http
         site = Site(config.service.state_dir, self._status, self._overlay)
         app = make_app(
-            self._metrics.registry, self._problems, token=http.token(), site=site, uploads_to=self._uploads_to.get
+            self._metrics.registry,
+            self._problems,
+            token=http.token(),
+            site=site,
+            uploads_to=self._uploads_to.get,
+            notes=partial(reload_refused, self._metrics),
         )
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
