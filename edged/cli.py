@@ -52,6 +52,12 @@ class FormatChoice(StrEnum):
     CSV = "csv"
 
 
+class LabelsAction(StrEnum):
+    """What is to be done with labels."""
+
+    EXPORT = "export"
+
+
 DenoiserOption = Annotated[
     Path | None, typer.Option(metavar="BUNDLE", help="The denoiser that the model was calibrated with, if it was.")
 ]
@@ -460,6 +466,7 @@ def results(
     """
     from edged import reports
     from edged.config import loading as configuration
+    from edged.journal.labels import read as read_labels
     from edged.journal.reading import read_dead_letters, read_results
 
     if requeue != bool(ids):
@@ -471,10 +478,11 @@ def results(
         for line in reports.dead_letters(read_dead_letters(state_dir), output.value):
             typer.echo(line, nl=False)
         return 0
+    labels = read_labels(state_dir)
     rows = read_results(
         state_dir, since=None if since is None else parse_time(since), anomalies=anomalies, quarantined=quarantined
     )
-    for line in reports.lines(rows, output.value):
+    for line in reports.lines(rows, output.value, labels):
         typer.echo(line, nl=False)
     return 0
 
@@ -504,6 +512,31 @@ def _requeue(config: "Config", ids: list[str]) -> int:
         else:
             typer.echo(f"{id_}: {printable(path)}: is scored again at the source's next scan", err=True)
     return int(failed)
+
+
+@app.command()
+@_errors_to_exit_codes
+def labels(
+    config: ConfigOption,
+    action: Annotated[LabelsAction, typer.Argument(metavar="ACTION", help="export")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
+) -> int:
+    """Copy the files of labelled results into a folder for each label, with a table of them; the daemon may be running.
+
+    Example: edged labels -c /etc/edged/edged.toml export labelled/
+    """
+    from edged.config import loading as configuration
+    from edged.service import labelled
+
+    assert action is LabelsAction.EXPORT
+    copied = failed = 0
+    for record, problem in labelled.export(configuration.load(config), out):
+        copied += problem is None
+        failed += problem is not None
+        if problem is not None:
+            _complain(f"{record.id}: {printable(record.path)}: {problem}")
+    typer.echo(f"{out}: {copied} files, {failed} could not be copied", err=True)
+    return int(failed > 0)
 
 
 @app.command()

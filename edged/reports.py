@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from edged.journal.labels import Label
 from edged.journal.reading import DeadLetter
 from edged.models import bundle as bundles
 from edged.models.rates import choices, told_apart
@@ -21,11 +22,19 @@ _CARD: Final = "card.md"
 _ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>8}  {:>7}  {}\n"
 
 
-def lines(records: Iterable[Record], output: Literal["table", "json", "csv"]) -> Iterator[str]:
-    """Records as lines, ends included; nothing at all where there are none."""
+def lines(
+    records: Iterable[Record], output: Literal["table", "json", "csv"], labels: Mapping[str, Label] | None = None
+) -> Iterator[str]:
+    """Records as lines, ends included; nothing at all where there are none.
+
+    Args:
+        records: in their order.
+        output: how.
+        labels: what people said of results, by their ids: `json` has it where somebody did, `csv` has columns for it.
+    """
     if output == "json":
-        return (record.to_json() + "\n" for record in records)
-    return _csv(records) if output == "csv" else _table(records)
+        return (_json(record, (labels or {}).get(record.id)) for record in records)
+    return _csv(records, labels or {}) if output == "csv" else _table(records)
 
 
 def dead_letters(letters: Iterable[DeadLetter], output: Literal["table", "json", "csv"]) -> Iterator[str]:
@@ -136,10 +145,18 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
         yield _ROW.format(rfc3339(record.scored_at), record.source[:12], verdict, *numbers, what)
 
 
-def _csv(records: Iterable[Record]) -> Iterator[str]:
+def _json(record: Record, label: Label | None) -> str:
+    if label is None:
+        return record.to_json() + "\n"
+    return json.dumps({**record.to_dict(), "label": label.to_dict()}, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _csv(records: Iterable[Record], labels: Mapping[str, Label]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield csv_line(COLUMNS)
+            yield csv_line((*COLUMNS, "label", "note") if labels else COLUMNS)
             first = False
-        yield csv_line(record.to_dict().values())
+        said = labels.get(record.id)
+        more = (said.label, said.note) if said else ("", "")
+        yield csv_line((*record.to_dict().values(), *(more if labels else ())))

@@ -112,6 +112,15 @@ STEPS: Final = (
         PRIMARY KEY (source, key)
     ) STRICT, WITHOUT ROWID;
     """,
+    # What people said of results.
+    """
+    CREATE TABLE labels (
+        id TEXT PRIMARY KEY,
+        label TEXT NOT NULL CHECK (label IN ('false_alarm', 'real', 'unsure')),
+        note TEXT NOT NULL,
+        labelled_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 VERSION: Final = len(STEPS)
 ADDED: Final = {"results": {"calibration_sha256": 5}}
@@ -125,6 +134,7 @@ KEYS: Final = {
     "places": ("source", "path"),
     "dead_letters": ("sink", "seq"),
     "remembered": ("source", "key"),
+    "labels": ("id",),
 }
 """The tables but `results`, whose key is seq, and what tells their rows apart."""
 TABLES: Final = frozenset({"results", *KEYS})

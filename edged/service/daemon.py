@@ -21,11 +21,13 @@ from edged import __version__, failpoints
 from edged.config import loading as configuration
 from edged.config.tables import Config
 from edged.errors import EdgedError, JournalError
+from edged.journal import labels
 from edged.journal.journal import Journal
 from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
 from edged.models.registry import Models
 from edged.models.runtime import runtime_version, worker_count
+from edged.results import Record
 from edged.service import logs
 from edged.service.memory import set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
@@ -291,7 +293,7 @@ class Daemon:
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
-        site = Site(config.service.state_dir, self._status, self._overlay)
+        site = Site(config.service.state_dir, self._status, self._overlay, self._label, self._find)
         app = make_app(self._metrics.registry, self._problems, token=http.token(), site=site)
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
@@ -317,6 +319,19 @@ class Daemon:
     def _overlay(self, id_: str) -> bytes | None:
         """What was drawn of a result, as it stands on the disk; called from the server's threads."""
         return next((drawn for store in self._drawings if (drawn := store.read(id_)) is not None), None)
+
+    def _label(self, id_: str, label: str | None, note: str) -> bool:
+        """Labels a result; whether there is one. Called from the server's threads."""
+        source = labels.put(self._journal, id_, label, note)
+        if source is not None and label is not None:
+            self._metrics.labels.labels(source, label).inc()
+        return source is not None
+
+    def _find(self, record: Record) -> Path | None:
+        """Where the file of a result is now; called from the server's threads."""
+        table = next((table for table in self._config.sources if table.name == record.source), None)
+        find = None if table is None else SOURCES[table.type].find
+        return None if find is None else find(self._config.service.state_dir, table, record)
 
     def _remove_old(self) -> bool:
         """Removes what is old or too much, for a moment; whether there is more."""

@@ -169,6 +169,7 @@ class SourceType:
         make: a source of that table.
         tidy: a step of retention for all sources of the type: removes a little of what is old, says how much; 0 for
             nothing. None where nothing is left behind.
+        find: the file of a result, wherever it is now; None when it is gone. None where pictures are no files.
         requeue: asks for a result's picture to be scored again, and says under which name. None where that cannot be.
     """
 
@@ -176,3 +177,4 @@ class SourceType:
     make: Callable[[Any, SourceContext], Source]
     tidy: Callable[[Journal, RetentionTable], Callable[[], int]] | None = None
     requeue: Callable[[Path, Any, str], str] | None = None
+    find: Callable[[Path, Any, Record], Path | None] | None = None

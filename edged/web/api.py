@@ -9,7 +9,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edged.errors import EdgedError, PictureError
-from edged.journal import browsing
+from edged.journal import browsing, labels
+from edged.journal.labels import Label
+from edged.results import Record
 from edged.web import asking, pictures
 from edged.web.access import Access, Handler
 from edged.web.asking import BadRequestError, Worker
@@ -38,12 +40,17 @@ def routes(site: Site, access: Access, worker: Worker) -> list[Route]:
         look = partial(browsing.browse, site.state_dir, wanted, before=before, limit=limit)
         page = await worker.run(look)
         following = None if page.following is None else str(page.following)
-        return _json({"results": [record.to_dict() for _, record in page.results], "next": following})
+        found = await worker.run(partial(labels.read, site.state_dir, [record.id for _, record in page.results]))
+        told = [_told(record, found.get(record.id)) for _, record in page.results]
+        return _json({"results": told, "next": following})
 
     async def result(request: Request) -> Response:
         id_ = request.path_params["id"]
         record = await worker.run(partial(browsing.find, site.state_dir, id_)) if asking.is_id(id_) else None
-        return _nothing("there is no such result") if record is None else _json(record.to_dict())
+        if record is None:
+            return _nothing("there is no such result")
+        found = await worker.run(partial(labels.read, site.state_dir, [id_]))
+        return _json(_told(record, found.get(id_)))
 
     async def overlay(request: Request) -> Response:
         id_ = request.path_params["id"]
@@ -87,6 +94,11 @@ def _overlay(site: Site, id_: str) -> bytes | None:
         return None if drawn is None else pictures.encode_again(drawn)
     except PictureError:  # something else has taken its name
         return None
+
+
+def _told(record: Record, label: Label | None) -> dict[str, Any]:
+    """A result, with what a person said of it where somebody did."""
+    return record.to_dict() | ({} if label is None else {"label": label.to_dict()})
 
 
 def _nothing(why: str) -> Response:

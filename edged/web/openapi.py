@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 from edged import __version__
 from edged.errors import REASONS
 from edged.journal.browsing import OUTCOME_WORDS
+from edged.journal.labels import LABELS
 from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS
 from edged.web.status import Status
 
@@ -110,7 +111,13 @@ def _result() -> dict[str, Any]:
         "calibration_sha256": text,
         "score_ratio": number,
     }
-    return {"type": "object", "required": list(properties), "properties": properties}
+    label = {
+        "type": "object",
+        "description": "What a person said of it; absent where nobody did.",
+        "required": ["label", "note", "labelled_at"],
+        "properties": {"label": {"enum": list(LABELS)}, "note": _TEXT, "labelled_at": _TIME},
+    }
+    return {"type": "object", "required": list(properties), "properties": properties | {"label": label}}
 
 
 def _get(

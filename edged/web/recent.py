@@ -4,12 +4,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from edged.journal import browsing
+from edged.journal import browsing, labels
 from edged.journal.browsing import Wanted
+from edged.journal.labels import Label
 from edged.results import Record
 
 _POINTS: Final = 120
@@ -30,10 +31,12 @@ class Shown:
     Attributes:
         record: the result.
         has_picture: whether a sink keeps a picture of it.
+        label: what a person said of it.
     """
 
     record: Record
     has_picture: bool
+    label: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,8 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is seen at a moment; `version` grows when something has changed."""
+    """What is seen at a moment."""
 
-    version: int
     charts: dict[str, Chart]
     anomalies: list[Shown]
     quarantined: list[Shown]
@@ -74,7 +76,7 @@ class Recent:
         self._state_dir, self._has_picture = state_dir, has_picture
         self._mutex = threading.Lock()
         self._looked_at = -_FORGET_S
-        self._seq, self._version = 0, 0
+        self._seq = 0
         self._forget()
 
     def look(self, sources: Sequence[str]) -> Sight:
@@ -91,7 +93,9 @@ class Recent:
                 self._go_on(sources)
             self._looked_at = time.monotonic()
             charts = {name: chart for name in sources if (chart := _chart(self._scored.get(name, ())))}
-            return Sight(self._version, charts, list(self._anomalies), list(self._quarantined))
+            found = labels.read(self._state_dir, [shown.record.id for shown in self._anomalies])
+            anomalies = [replace(shown, label=found.get(shown.record.id)) for shown in self._anomalies]
+            return Sight(charts, anomalies, list(self._quarantined))
 
     def _forget(self) -> None:
         self._scored: dict[str, deque[Record]] = {}
@@ -107,7 +111,6 @@ class Recent:
             self._scored[source].extend(r for r in self._find(Wanted(source), 2 * _POINTS) if r.score is not None)
         self._anomalies.extendleft(map(self._show, self._find(Wanted(outcome="anomaly"), _ANOMALIES)))
         self._quarantined.extendleft(map(self._show, self._find(Wanted(outcome="quarantined"), _QUARANTINED)))
-        self._version += 1
 
     def _find(self, wanted: Wanted, limit: int) -> list[Record]:
         """Results up to the row that we go on from, oldest first."""
@@ -129,7 +132,6 @@ class Recent:
             self._scored.setdefault(record.source, deque(maxlen=_POINTS)).append(record)
             if record.is_anomaly:
                 self._anomalies.appendleft(self._show(record))
-        self._version += bool(new)
 
     def _show(self, record: Record) -> Shown:
         return Shown(record, bool(record.is_anomaly) and self._has_picture(record.id))

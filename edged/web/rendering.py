@@ -9,6 +9,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from edged.journal.labels import LABELS
 from edged.results import display_path, rfc3339
 from edged.web import texts
 from edged.web.access import Access
@@ -46,7 +47,7 @@ class Renderer:
 
     def sections(self, t: Texts, status: Status, sight: Sight) -> Mapping[str, str]:
         """The changing parts of the overview."""
-        values = {"t": t, "status": status, "sight": sight, "now": status.now}
+        values = {"t": t, "status": status, "sight": sight, "now": status.now, "words": LABELS}
         return {name: self._templates.get_template(f"{name}.html").render(values) for name in SECTIONS}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edged.results import Record
 from edged.web.status import Status
 
 _FRESH_S: Final = 1.0
@@ -20,11 +21,15 @@ class Site:
         state_dir: with the journal.
         status: how the daemon is.
         overlay: what a sink has drawn of a result, by its id, as it stands on the disk; None when there is nothing.
+        label: labels a result by its id, or takes its label (None) away, with a note; whether there is such a result.
+        find: where the file of a result is now; None when it is gone.
     """
 
     state_dir: Path
     status: Callable[[], Status]
     overlay: Callable[[str], bytes | None]
+    label: Callable[[str, str | None, str], bool] = lambda *_: False
+    find: Callable[[Record], Path | None] = lambda _: None
 
 
 class Remembered:

@@ -61,7 +61,16 @@
     open();
   };
 
-  localTimes(document);
   const overview = document.querySelector("[data-events]");
+
+  // A click on a label stays on the overview, which hears of it like of anything else.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!overview || !form.matches(".labels")) return;
+    event.preventDefault();
+    fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, event.submitter)), redirect: "manual" });
+  });
+
+  localTimes(document);
   if (overview) follow(overview);
 })();

@@ -109,3 +109,36 @@ def test_logging_in_and_out(site: Site) -> None:
         until(lambda: urlsplit(driver.current_url).path == "/login", "the form")
         driver.get(site.url + "/")
         assert urlsplit(driver.current_url).path == "/login"
+
+
+def test_a_label_of_one_click_survives_a_restart(watched: Site) -> None:
+    (odd,) = [row.id for row in watched.rows() if row.is_anomaly]
+    with browser() as driver:
+        driver.get(watched.url + "/")
+        until(lambda: cards(driver) == 1, "the anomaly")
+        driver.find_element(By.ID, f"real-{odd}").click()
+        pressed = f"#real-{odd}[aria-pressed=true]"
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, pressed), "the label")
+        assert urlsplit(driver.current_url).path == "/"
+        assert watched.metrics()['edged_labels_total{label="real",source="line1"}'] == 1
+        driver.get(f"{watched.url}/results/{odd}")
+        driver.find_element(By.ID, "note").send_keys("a scratch")
+        driver.find_element(By.CSS_SELECTOR, "main [value=false_alarm]").click()
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, "[value=false_alarm][aria-pressed=true]"), "the label")
+        keep(driver, "result-1440-light-en")
+        assert str(watched.inbox / "<b>bad & odd.png") in driver.find_element(By.TAG_NAME, "main").text
+        driver.get(watched.url + "/results?outcome=anomaly")
+        assert len(driver.find_elements(By.CSS_SELECTOR, "tbody tr")) == 1
+        keep(driver, "results-1440-light-en")
+        assert console(driver) == []
+    watched.stop()
+    watched.start()
+    with browser(390, dark=True) as driver:
+        driver.get(f"{watched.url}/results/{odd}")
+        assert driver.find_elements(By.CSS_SELECTOR, "[value=false_alarm][aria-pressed=true]")
+        assert driver.find_element(By.ID, "note").text == "a scratch"
+        assert is_narrow_enough(driver)
+        keep(driver, "result-390-dark-en")
+        driver.get(watched.url + "/results")
+        assert is_narrow_enough(driver)
+        keep(driver, "results-390-dark-en")

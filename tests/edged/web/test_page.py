@@ -1,4 +1,5 @@
 import csv
+import functools
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from edged.journal import labels
 from edged.journal.journal import Entry, Journal
 from edged.web import texts
 from edged.web.app import make_app
@@ -280,3 +282,49 @@ def test_nobody_is_led_elsewhere(tmp_path: Path, following: str) -> None:
 def test_only_three_files_are_served(tmp_path: Path, name: str) -> None:
     assert ask(make(tmp_path), f"/static/{name}").status_code in {307, 404}
     assert ask(make(tmp_path), "/static/page.css").headers["content-type"].startswith("text/css")
+
+
+# Labels.
+
+
+def labelling(journal: Journal, folder: Path) -> Starlette:
+    put = functools.partial(labels.put, journal)
+    return make_app(CollectorRegistry(), list, site=Site(folder, status, lambda _: None, put))
+
+
+def say(app: Starlette, id_: str, headers: dict[str, str] = ORIGIN, **fields: str) -> httpx.Response:
+    return ask(app, f"/results/{id_}/label", method="POST", data=fields, headers=headers)
+
+
+def test_a_label_is_kept_changed_and_taken_back(journal: Journal, tmp_path: Path) -> None:
+    app, one = labelling(journal, tmp_path), record(source="line1", is_anomaly=True)
+    journal.commit([Entry(one)])
+    answer = say(app, one.id, label="false_alarm", note="dust <b>\n=1+1")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/results/{one.id}")
+    assert labels.read(tmp_path)[one.id].label == "false_alarm"
+    text = ask(app, f"/results/{one.id}").text
+    assert 'value="false_alarm" aria-pressed="true"' in text
+    assert "dust &lt;b&gt;" in text
+    told = ask(app, f"/api/v1/results/{one.id}").json()["label"]
+    assert (told["label"], told["note"]) == ("false_alarm", "dust <b>\n=1+1")
+    (row,) = csv.DictReader(io.StringIO(ask(app, "/results.csv").text))
+    assert (row["label"], row["note"]) == ("false_alarm", "dust <b>\\n=1+1")
+    assert say(app, one.id, label="real", next="/").headers["location"] == "/"
+    assert labels.read(tmp_path, [one.id])[one.id].label == "real"
+    assert 'aria-pressed="true"' in ask(app, "/").text
+    say(app, one.id, label="")
+    assert labels.read(tmp_path) == {}
+    assert "label" not in ask(app, f"/api/v1/results/{one.id}").json()
+
+
+def test_labels_that_make_no_sense_are_refused(journal: Journal, tmp_path: Path) -> None:
+    app, one = labelling(journal, tmp_path), record()
+    journal.commit([Entry(one)])
+    assert say(app, one.id, label="good").status_code == 400
+    assert say(app, one.id, label="real", note="x" * 1001).status_code == 400
+    assert say(app, one.id, label="real", note="x" * 100_000).status_code == 403
+    assert say(app, "0" * 26, label="real").status_code == 404
+    assert say(app, "x", label="real").status_code == 404
+    assert say(app, one.id, headers={"origin": "http://evil.example"}, label="real").status_code == 403
+    assert say(app, one.id, headers={}, label="real").status_code == 403
+    assert labels.read(tmp_path) == {}
