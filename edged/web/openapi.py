@@ -38,7 +38,7 @@ def document() -> dict[str, Any]:
                     "type": "object",
                     "required": ["results", "next"],
                     "properties": {
-                        "results": {"type": "array", "items": {"$ref": "#/components/schemas/Result"}},
+                        "results": {"type": "array", "items": {"$ref": "#/components/schemas/LabelledResult"}},
                         "next": {"type": ["string", "null"], "description": "`before` of the following page."},
                     },
                 },
@@ -55,7 +55,7 @@ def document() -> dict[str, Any]:
                     ),
                 ],
             ),
-            "/api/v1/results/{id}": _get("One result.", {"$ref": "#/components/schemas/Result"}, [_ID], "404"),
+            "/api/v1/results/{id}": _get("One result.", {"$ref": "#/components/schemas/LabelledResult"}, [_ID], "404"),
             "/api/v1/results/{id}/overlay.png": {
                 "get": {
                     "summary": "The picture beside its heat map, where a sink of the type images drew it.",
@@ -73,6 +73,18 @@ def document() -> dict[str, Any]:
             "schemas": {
                 **defined["$defs"],
                 "Result": _result(),
+                "Label": {
+                    "type": "object",
+                    "required": ["label", "note", "labelled_at"],
+                    "properties": {"label": {"enum": list(LABELS)}, "note": _TEXT, "labelled_at": _TIME},
+                },
+                "LabelledResult": {
+                    "description": "`label` is what a person said of it; absent where nobody did.",
+                    "allOf": [
+                        {"$ref": "#/components/schemas/Result"},
+                        {"type": "object", "properties": {"label": {"$ref": "#/components/schemas/Label"}}},
+                    ],
+                },
                 "Error": {"type": "object", "required": ["error"], "properties": {"error": _TEXT}},
             },
         },
@@ -111,13 +123,7 @@ def _result() -> dict[str, Any]:
         "calibration_sha256": text,
         "score_ratio": number,
     }
-    label = {
-        "type": "object",
-        "description": "What a person said of it; absent where nobody did.",
-        "required": ["label", "note", "labelled_at"],
-        "properties": {"label": {"enum": list(LABELS)}, "note": _TEXT, "labelled_at": _TIME},
-    }
-    return {"type": "object", "required": list(properties), "properties": properties | {"label": label}}
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def _get(

@@ -1,6 +1,8 @@
+import base64
 import json
 import os
 import time
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,8 +23,6 @@ def keep(driver: Chrome, name: str) -> None:
         size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
-        import base64
-
         (Path(SHOTS) / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
@@ -142,3 +142,25 @@ def test_a_label_of_one_click_survives_a_restart(watched: Site) -> None:
         driver.get(watched.url + "/results")
         assert is_narrow_enough(driver)
         keep(driver, "results-390-dark-en")
+
+
+AXE = """
+const done = arguments[arguments.length - 1];
+axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).then(
+    found => done(found.violations.map(one => one.id + ": " + one.nodes.map(node => node.html).join(" | "))),
+    error => done([String(error)]),
+);
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_everybody_can_use_it(watched: Site, dark: bool) -> None:
+    axe = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
+    (odd,) = [row.id for row in watched.rows() if row.is_anomaly]
+    with browser(dark=dark) as driver:
+        for path in ("/", "/results", f"/results/{odd}", "/login", "/results?limit=x"):
+            driver.get(watched.url + path)
+            if path == "/":
+                until(lambda: cards(driver) == 1, "the anomaly")
+            driver.execute_script(axe)
+            assert driver.execute_async_script(AXE) == [], path

@@ -96,7 +96,7 @@ def fields(words: str) -> set[str]:
 def test_every_word_of_a_language_is_used() -> None:
     folder = Path(texts.__file__).parent
     used = "".join(path.read_text() for pattern in ("*.py", "templates/*.html") for path in folder.glob(pattern))
-    assert {key for key in texts.load()["en"].words if f'"{key}"' not in used} == set()
+    assert {key for key in texts.load()["en"].words if f'"{key}"' not in used} == set(labels.LABELS)
 
 
 def test_results_are_shown_and_nothing_in_them_is_markup(journal: Journal, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_what_has_come_since_is_seen_too(journal: Journal, tmp_path: Path) -> No
 
 @pytest.fixture
 def server(journal: Journal, tmp_path: Path) -> Iterator[Server]:
-    one = Server(make(tmp_path), ("127.0.0.1", 0), patience_s=1.0)
+    one = Server(make(tmp_path), ("127.0.0.1", 0))
     one.start()
     yield one
     one.close()
