@@ -14,7 +14,6 @@ kernel should kill.
 """
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import mmap
@@ -44,7 +43,6 @@ _BASE_MEMORY: Final = 1 << 30
 _BYTES_PER_PIXEL: Final = 16
 _OOM_SCORE_ADJ: Final = 500  # of -1000 to 1000
 _KEPT: Final = 32 << 20
-_MALLOPT: Final = {"M_MMAP_THRESHOLD": -3, "M_TRIM_THRESHOLD": -1}  # of glibc's malloc.h
 
 
 def command(limits: Limits) -> list[str]:
@@ -52,6 +50,12 @@ def command(limits: Limits) -> list[str]:
     # -P: nothing is imported from the working directory, which may be anybody's.
     program = "from edged.media.decoder import serve; serve()"
     return [sys.executable, "-P", "-c", program, json.dumps(asdict(limits))]
+
+
+def environment() -> dict[str, str]:
+    """Of a decoder: glibc keeps up to 32 MiB that one picture has freed for the next, which else gets them zeroed."""
+    kept = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(_KEPT))
+    return {**kept, **os.environ}
 
 
 def serve() -> None:
@@ -65,7 +69,6 @@ def serve() -> None:
     limits = Limits(**json.loads(sys.argv[1]))
     _be_first_to_go()
     _limit(limits)
-    _keep_memory()
     spec: Input | None = None
     memory: mmap.mmap | None = None
     with contextlib.suppress(BrokenPipeError):
@@ -129,13 +132,6 @@ def _limit(limits: Limits) -> None:
         hard = resource.getrlimit(what)[1]
         value = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (value, value))
-
-
-def _keep_memory() -> None:
-    """Has glibc keep up to 32 MiB that one picture has freed for the next, which else gets them anew, zeroed."""
-    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        for option in _MALLOPT.values():
-            mallopt(option, _KEPT)
 
 
 def _set_alarm(seconds: float) -> None:

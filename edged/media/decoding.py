@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from edged.errors import REASONS, PictureError
-from edged.media.decoder import ANSWER, AS_BEFORE, LONGEST_TEXT, command
+from edged.media.decoder import ANSWER, AS_BEFORE, LONGEST_TEXT, command, environment
 from edged.media.imaging import Decoded, Limits
 from edged.media.inputs import Input
 from edged.media.watchdog import Watchdog
@@ -234,6 +234,7 @@ def _start(limits: Limits) -> "tuple[subprocess.Popen[bytes], socket.socket]":
         try:
             child = subprocess.Popen(
                 command(limits),
+                env=environment(),
                 stdin=its.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # image libraries print there, on every damaged file

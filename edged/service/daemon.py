@@ -29,7 +29,7 @@ from edged.models.registry import Models
 from edged.models.runtime import runtime_version, worker_count
 from edged.results import Record
 from edged.service import logs
-from edged.service.memory import set_aside_what_stays, share_arenas
+from edged.service.memory import give_back, set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
@@ -111,6 +111,7 @@ class Daemon:
             self._server.start()
             started.pop_all()
         set_aside_what_stays()
+        give_back()
         try:
             self._pipeline.start()
             self._pipeline.set_scorers(self._models.of_sources)
@@ -240,6 +241,7 @@ class Daemon:
         self._declare(config)
         self._pipeline.set_scorers(models.of_sources)
         self._pipeline.set_self_tests(models.self_tests)
+        give_back()
         for source in config.sources:
             if source.name not in staying:
                 self._add_source(source)

@@ -23,6 +23,13 @@ def share_arenas() -> None:
         mallopt(_ARENA_MAX, _ARENAS)
 
 
+def give_back() -> None:
+    """Has glibc give the kernel back what loading a model took and freed, which is more than it keeps."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def set_aside_what_stays() -> None:
     """Has the garbage collector pass over what there is by now, mostly modules, while pictures are scored.
 

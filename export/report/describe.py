@@ -115,7 +115,9 @@ def describe(
     drawn_in = None
     if isinstance(read.spec, ImageInput):
         covers = pixels_covered(read.spec, source_px)
-        drawn_in = synthetic.measure(served, read, good, covers=covers, threshold=threshold)
+        mask = run.path / runs.MASK
+        where = np.asarray(Image.open(mask).convert("L")) > 0 if mask.is_file() else None
+        drawn_in = synthetic.measure(served, read, good, covers=covers, threshold=threshold, looked_at=where)
     text = card.write(
         bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,

@@ -30,6 +30,7 @@ SCRATCH: Final = 10
 
 _SIZES: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of a dot, and a scratch's width, in model pixels
 _FINER: Final = 4
+_TRIES: Final = 100
 _BATCH: Final = 8
 
 
@@ -66,7 +67,13 @@ class Synthetic:
 
 
 def measure(
-    served: Scorer, read: Reader, pictures: Sequence[Picture], *, covers: tuple[float, float], threshold: float
+    served: Scorer,
+    read: Reader,
+    pictures: Sequence[Picture],
+    *,
+    covers: tuple[float, float],
+    threshold: float,
+    looked_at: NDArray[np.bool_] | None = None,
 ) -> Synthetic | None:
     """Draws defects into good pictures and scores them; the same every time.
 
@@ -76,6 +83,7 @@ def measure(
         pictures: good ones.
         covers: width and height, px of the file, that one model pixel stands for.
         threshold: in force.
+        looked_at: bool (H, W), where dots and scratches may have their middle; None for everywhere.
 
     Returns:
         None where every one of the pictures is flagged as it is.
@@ -101,7 +109,11 @@ def measure(
         while low < high:
             middle = (low + high) // 2
             mark = Mark(sizes[middle], longer, contrast)
-            low, high = (low, middle) if found(partial(mark.drawn, covers)) >= SHARE * len(kept) else (middle + 1, high)
+            low, high = (
+                (low, middle)
+                if found(partial(mark.drawn, covers, looked_at)) >= SHARE * len(kept)
+                else (middle + 1, high)
+            )
         return sizes[low] if low < len(sizes) else None
 
     other = planes[-1]
@@ -127,10 +139,15 @@ class Mark:
     longer: float
     contrast: float
 
-    def drawn(self, covers: tuple[float, float], picture: Tensor, generator: Generator) -> Tensor:
+    def drawn(
+        self, covers: tuple[float, float], looked_at: NDArray[np.bool_] | None, picture: Tensor, generator: Generator
+    ) -> Tensor:
         """At a place and an angle of chance: (C, H, W), 0 to 1 -> the same."""
         height, width = picture.shape[1:]
-        y, x, angle = (float(value) for value in torch.rand(3, generator=generator))
+        for _ in range(_TRIES):
+            y, x, angle = (float(value) for value in torch.rand(3, generator=generator))
+            if looked_at is None or looked_at[int(y * height), int(x * width)]:
+                break
         fine = covered(
             height * _FINER,
             width * _FINER,

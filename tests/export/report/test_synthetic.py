@@ -16,9 +16,20 @@ from train.data.pictures import read
 def test_a_dot_covers_what_its_diameter_says(covers, pixels):
     grey = torch.full((1, 64, 64), 0.4)
     generator = Generator().manual_seed(2)  # a place that leaves room around it
-    changed = synthetic.Mark(10.0, 1, 0.25).drawn(covers, grey, generator) - grey
+    changed = synthetic.Mark(10.0, 1, 0.25).drawn(covers, None, grey, generator) - grey
     assert float(changed.sum() / 0.25) == pytest.approx(pixels, rel=0.05)
     assert float(changed.max()) == pytest.approx(0.25)
+
+
+def test_a_dot_is_where_the_model_looks():
+    looked_at = np.zeros((64, 64), bool)
+    looked_at[40:50, 8:20] = True
+    for seed in range(5):
+        grey = torch.full((1, 64, 64), 0.4)
+        drawn = synthetic.Mark(2.0, 1, 0.25).drawn((1.0, 1.0), looked_at, grey, Generator().manual_seed(seed))
+        row, column = np.unravel_index(int((drawn - grey).argmax()), (64, 64))
+        assert 39 <= row <= 50
+        assert 7 <= column <= 20
 
 
 def test_what_stands_out_more_is_found_when_it_is_smaller(tmp_path, tiny):
