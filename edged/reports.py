@@ -138,6 +138,8 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
             yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
+        if record.event is not None:
+            verdict = "EVENT" if record.event.state == "closed" else "EVENT open"
         numbers = ["" if value is None else f"{value:.4f}" for value in (record.score, record.threshold)]
         numbers.append("" if record.score_ratio is None else f"{record.score_ratio:.2f}")
         numbers.append("" if record.p_value is None else f"{record.p_value:.4f}")
@@ -157,6 +159,6 @@ def _csv(records: Iterable[Record], labels: Mapping[str, Label]) -> Iterator[str
         if first:
             yield csv_line((*COLUMNS, "label", "note") if labels else COLUMNS)
             first = False
-        said = labels.get(record.id)
+        about, said = record.to_dict(), labels.get(record.id)
         more = (said.label, said.note) if said else ("", "")
-        yield csv_line((*record.to_dict().values(), *(more if labels else ())))
+        yield csv_line((*(about[column] for column in COLUMNS), *(more if labels else ())))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +76,31 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """What the record of an event says beside what every record says: many frames of a stream that were anomalous.
+
+    Times are seconds since 1970, UTC; the record's `score` is that of the peak.
+
+    Attributes:
+        state: "open" while it lasts.
+        started_at: of the first frame above the threshold.
+        peak_at: of the frame with the highest score.
+        ended_at: of the last frame that was not below the lower level; so far, while it is open.
+        frames: scored from its start to its end.
+        offset_s: of its start from the beginning of the file, in seconds; None of a live stream.
+    """
+
+    state: Literal["open", "closed"]
+    started_at: float
+    peak_at: float
+    ended_at: float
+    frames: int
+    offset_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One arrival and what became of it: a row of the journal, a line of JSON, an object of the API.
+    """One arrival, or event, and what became of it: a row of the journal, a line of JSON, an object of the API.
 
     Times are seconds since 1970, UTC. `path` is absolute, as `os.fsdecode` gives it. A quarantined record has a
     `reason` and an `error`, and no score, threshold, p_value or is_anomaly.
@@ -102,6 +125,13 @@ class Record:
     timings_ms: dict[str, float]
     calibration_sha256: str | None = None
     """Of the calibration.json that gave the threshold; None in results of an edged that did not note it."""
+    event: Event | None = None
+    """Of an event only."""
+
+    @property
+    def delivery_key(self) -> str:
+        """What tells a receiver that it has this already: the id, and of an event its state, for it comes twice."""
+        return self.id if self.event is None else f"{self.id}-{self.event.state}"
 
     @property
     def score_ratio(self) -> float | None:
@@ -130,6 +160,19 @@ class Record:
             "timings_ms": self.timings_ms,
             "calibration_sha256": self.calibration_sha256,
             "score_ratio": self.score_ratio,
+            **({} if self.event is None else self._about_event(self.event)),
+        }
+
+    def _about_event(self, event: Event) -> dict[str, Any]:
+        return {
+            "kind": "event",
+            "state": event.state,
+            "started_at": rfc3339(event.started_at),
+            "peak_at": rfc3339(event.peak_at),
+            "ended_at": rfc3339(event.ended_at),
+            "peak_score": self.score,
+            "frames": event.frames,
+            "offset_s": event.offset_s,
         }
 
     def to_json(self) -> str:
@@ -137,8 +180,8 @@ class Record:
         return json.dumps(self.to_dict(), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
 
 
-COLUMNS: Final = (*Record.__dataclass_fields__, "score_ratio")
-"""The keys of `Record.to_dict`, in its order: the header of a CSV."""
+COLUMNS: Final = (*(name for name in Record.__dataclass_fields__ if name != "event"), "score_ratio")
+"""The keys that every `Record.to_dict` has, in its order: the header of a CSV."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ def _absolute(path: Path) -> Path:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
+Pixel = Annotated[int, Field(ge=0, le=100_000)]
+Extent = Annotated[int, Field(ge=1, le=100_000)]
+
 
 class Table(BaseModel):
     """A table of the configuration: unknown keys are errors, and nothing changes once it is read."""

@@ -99,6 +99,13 @@ def calibration(
     )
 
 
+def score_and_map(served: Scorer, image: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scores (n,) and maps (n, h, w) of (n, *shape); of large pictures one at a time, for memory's sake."""
+    batch = batch_of(math.prod(image.shape[1:3]), _BATCH)
+    found = [served.scores(image[start : start + batch]) for start in range(0, len(image), batch)]
+    return np.concatenate([score for score, _ in found]), np.concatenate([heat for _, heat in found])
+
+
 def scores(
     served: Scorer, read: Reader, pictures: Sequence[Picture], advance: Callable[[int], None]
 ) -> tuple[Scores, NDArray[np.float64]]:

@@ -3,7 +3,7 @@
 A result, what its source remembers of it and its place before every sink's cursor are one transaction: the rows of
 `results` are the outbox, and a sink is a cursor in them.
 
-    results        one row an arrival, in the order of commits
+    results        one row an arrival, in the order of commits; an event is one row, which moves to the end as it closes
     sinks          name -> the last row that it was given
     dead_letters   records that a sink refused for good
     labels         what people said of results; see `labels`
@@ -31,7 +31,7 @@ from edged.errors import JournalError
 from edged.journal import salvage, schema
 from edged.journal.damage import UNREADABLE, check_order, find_damage, is_damage, note_damage, noted_damage
 from edged.journal.lock import StateLock
-from edged.journal.rows import INSERT, SELECT, of_record, to_record
+from edged.journal.rows import INSERT, REPLACE, SELECT, UPDATE, of_record, to_record
 from edged.journal.salvage import Salvage
 from edged.journal.schema import FILE
 from edged.results import Record
@@ -174,13 +174,18 @@ class Journal:
     def commit(self, entries: Sequence[Entry]) -> None:
         """Makes records durable together with what their sources remember of them: all of it or none.
 
-        May be repeated with the same entries when it failed: an id that is there already is not added again.
+        May be repeated with the same entries when it failed: an id that is there already is not added again. That of
+        an event is updated; sinks are given the event as it opens, and again as it closes.
 
         Raises:
             JournalError: the disk refuses (it is full, say); nothing was added.
         """
         with self.transaction() as db:
-            db.executemany(INSERT, [of_record(entry.record) for entry in entries if entry.record is not None])
+            records = [entry.record for entry in entries if entry.record is not None]
+            db.executemany(INSERT, [of_record(record) for record in records if record.event is None])
+            for record in records:
+                if record.event is not None:
+                    db.execute(UPDATE if record.event.state == "open" else REPLACE, of_record(record))
             for entry in entries:
                 for query, values in entry.statements:
                     db.execute(query, values)

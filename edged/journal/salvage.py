@@ -202,7 +202,9 @@ def _reconcile(db: sqlite3.Connection, given: int, whole: dict[str, bool], damag
     if not whole["state"]:
         pruned = max(pruned, one("SELECT min(seq) FROM results") - 1)
         db.execute("INSERT OR REPLACE INTO state VALUES ('pruned_seq', ?)", (max(0, pruned),))
-    lost = highest - pruned - one(f"SELECT count(*) FROM results WHERE seq > {pruned}")
+    # An event that has closed left its first number.
+    moved = """event LIKE '%"state": "closed"%'"""
+    lost = highest - pruned - one(f"SELECT count(*) + total({moved}) FROM results WHERE seq > {pruned}")
     forgotten = db.execute(
         "DELETE FROM kept WHERE seq > ? AND seq NOT IN (SELECT seq FROM results)", (pruned,)
     ).rowcount

@@ -112,6 +112,8 @@ STEPS: Final = (
         PRIMARY KEY (source, key)
     ) STRICT, WITHOUT ROWID;
     """,
+    # What the record of an event says beside what every record says, as JSON.
+    "ALTER TABLE results ADD COLUMN event TEXT;",
     # What people said of results.
     """
     CREATE TABLE labels (
@@ -123,7 +125,7 @@ STEPS: Final = (
     """,
 )
 VERSION: Final = len(STEPS)
-ADDED: Final = {"results": {"calibration_sha256": 5}}
+ADDED: Final = {"results": {"calibration_sha256": 5, "event": 6}}
 """Columns that came after their table, and the version that brought them: who only reads may meet an older journal."""
 KEYS: Final = {
     "kept": ("source", "path"),

@@ -67,7 +67,7 @@ def serve() -> None:
     for name in ("SIGINT", "SIGTERM"):  # the parent ends us, once it has its answer
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     limits = Limits(**json.loads(sys.argv[1]))
-    _be_first_to_go()
+    be_first_to_go()
     _limit(limits)
     spec: Input | None = None
     memory: mmap.mmap | None = None
@@ -114,7 +114,7 @@ def _read(descriptor: int, limits: Limits) -> bytes:
     return data
 
 
-def _be_first_to_go() -> None:
+def be_first_to_go() -> None:
     """When memory is short, a decoder dies rather than the daemon: a picture of its is tried again."""
     file = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError, ValueError):

@@ -227,15 +227,28 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
             if orientation in _SIDEWAYS:
                 width, height = height, width
             turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            seen = _looked_at(turned, spec, width, height)
-            resized = _resize(_to_channels(seen, image.format or "", spec.channels), spec)
-            if spec.channels == 3 and resized.mode == "L":
-                resized = resized.convert("RGB")
-            return Opened(resized, width, height, mode, pages)
+            return Opened(fit(turned, spec, (width, height), image.format or ""), width, height, mode, pages)
     except PictureError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every type there is
         raise PictureError("undecodable", _explain(error)) from error
+
+
+def fit(image: Image.Image, spec: ImageInput, size: Size, file_format: str = "") -> Image.Image:
+    """What the model sees of a picture, in its channels and at its size.
+
+    Args:
+        image: upright.
+        spec: what the model takes.
+        size: width and height of the picture in the file, px, of which `image` may be a smaller copy.
+        file_format: Pillow's name of it.
+
+    Raises:
+        PictureError: it is "unsupported".
+    """
+    seen = _looked_at(image, spec, *size)
+    resized = _resize(_to_channels(seen, file_format, spec.channels), spec)
+    return resized.convert("RGB") if spec.channels == 3 and resized.mode == "L" else resized
 
 
 def upright_size(path: Path) -> Size | None:

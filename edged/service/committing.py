@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -11,13 +11,13 @@ import structlog
 
 from edged import failpoints
 from edged.journal.journal import Entry, Journal
-from edged.results import QUARANTINED, Record, display_path
+from edged.results import QUARANTINED, Frame, Record, Result, display_path
 from edged.service.gathering import Gatherer
 from edged.service.health import Health
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
 from edged.service.publisher import Publisher
-from edged.sources.contract import Delivery
+from edged.sources.contract import Delivery, Scored, StreamDelivery
 
 _EVERY_S: Final = 0.02
 _EVERY_BUSY_S: Final = 0.1
@@ -29,22 +29,33 @@ _RECORDS_A_COMMIT: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A delivery that is to be made durable, with its record; None where it was seen before."""
+    """A delivery that is to be made durable, with its record; None where it was seen before, or is not scored.
+
+    `entry` is None of a frame of a stream, whose source knows what is to be made durable when its turn comes.
+    """
 
     delivery: Delivery
     record: Record | None
-    entry: Entry
+    entry: Entry | None
+    scored: Scored | None = None
 
 
 class Committer:
     """The one thread that writes results; what was settled ends acknowledged, or is found again at the next start."""
 
     def __init__(
-        self, journal: Journal, metrics: Metrics, intake: Intake, publishers: Sequence[Publisher], health: Health
+        self,
+        journal: Journal,
+        metrics: Metrics,
+        intake: Intake,
+        publishers: Sequence[Publisher],
+        health: Health,
+        *,
+        draw: Callable[[Frame, Result], None],
     ) -> None:
         """Prepares it; `thread` is to be started."""
         self._journal, self._metrics, self._intake, self._health = journal, metrics, intake, health
-        self._publishers = publishers
+        self._publishers, self._draw = publishers, draw
         self._settled: Gatherer[Settled] = Gatherer(_RECORDS_A_COMMIT)
         self._log = structlog.get_logger()
         self.thread = threading.Thread(target=self._loop, name="commit")
@@ -60,7 +71,7 @@ class Committer:
         last = 0.0
         while settled := self._settled.take(last + _EVERY_S, last + _EVERY_BUSY_S):
             last = time.monotonic()
-            commit = partial(self._commit, [one.entry for one in settled])
+            commit = partial(self._commit, [entry for one in settled for entry in self._entries(one)])
             if self._health.stubbornly("commit", "results cannot be made durable", commit) is not None:
                 for one in settled:
                     one.delivery.acknowledge(one.record)
@@ -73,7 +84,20 @@ class Committer:
                 publisher.wake()
             self._health.end("commit")
 
+    def _entries(self, settled: Settled) -> list[Entry]:
+        """What is to be made durable; the pictures of it are drawn."""
+        if settled.entry is not None:
+            return [settled.entry]
+        assert isinstance(settled.delivery, StreamDelivery)
+        steps = settled.delivery.follow(settled.scored)
+        for step in steps:
+            if step.picture is not None:
+                self._draw(*step.picture)
+        return [step.entry for step in steps]
+
     def _commit(self, entries: Sequence[Entry]) -> bool:
+        if not entries:  # frames of streams, most of the time
+            return True
         began = time.perf_counter()
         self._journal.commit(entries)
         failpoints.reach("committed")

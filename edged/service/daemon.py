@@ -236,6 +236,7 @@ class Daemon:
         for name in leaving:
             self._pipeline.remove_source(name)
             self._observer.down.discard(name)
+            self._observer.troubled.pop(name, None)
             self._metrics.forget_source(name)
         self._config, self._models = config, models
         self._declare(config)
@@ -273,6 +274,7 @@ class Daemon:
             onnxruntime=runtime_version(),
             sources={source.name: source.model for source in config.sources},
             sinks=[sink.name for sink in config.sinks],
+            streams=[source.name for source in config.sources if SOURCES[source.type].is_stream],
         )
         self._metrics.forget_models()
         for name, scorer in self._models.by_name.items():
@@ -308,6 +310,7 @@ class Daemon:
             found.append(f"workers are stuck: {', '.join(stuck)}")
         if self._journal.damage is not None:
             found.append("the journal is damaged")
+        found += sorted(self._observer.troubled.copy().values())
         down = self._observer.down.copy()  # this is another thread than the one that reloads
         if len(down) == len(self._config.sources):
             found.append(f"no source can be read: {', '.join(sorted(down))}")

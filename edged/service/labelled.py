@@ -53,7 +53,8 @@ def export(config: Config, out: Path) -> Iterator[tuple[Record, str | None]]:
                     shutil.copyfile(found, out / name)
                 except OSError as error:
                     problem = f"cannot be copied: {error.strerror}"
-            row = (*record.to_dict().values(), *said.to_dict().values(), "" if problem else str(name))
+            about = record.to_dict()
+            row = (*(about[column] for column in COLUMNS), *said.to_dict().values(), "" if problem else str(name))
             table.write(csv_line(row))
             yield record, problem
     sync(out)

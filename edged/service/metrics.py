@@ -16,6 +16,7 @@ from edged import __version__
 from edged.errors import REASONS, JournalError
 from edged.journal.journal import Journal
 from edged.journal.labels import LABELS
+from edged.sources.contract import STATES
 
 OUTCOMES = ("ok", "anomaly", "quarantined")
 STAGES = ("decode", "denoise", "infer", "commit", "publish")
@@ -51,7 +52,7 @@ class Metrics:
         )
         self.images = Counter(
             "edged_images_total",
-            "Pictures with a durable result, by what became of them.",
+            "Pictures with a durable result, and frames of streams, by what became of them.",
             ["source", "outcome"],
             registry=registry,
         )
@@ -121,6 +122,12 @@ class Metrics:
         )
         self.source_up = Gauge(
             "edged_source_up", "1 while the source can be read, else 0.", ["source"], registry=registry
+        )
+        self.source_state = Gauge(
+            "edged_source_state",
+            "1 for the state that a stream is in, else 0.",
+            ["source", "state"],
+            registry=registry,
         )
         self.score_drift = Gauge(
             "edged_score_drift",
@@ -194,8 +201,17 @@ class Metrics:
             registry=registry,
         )
 
-    def declare(self, *, onnxruntime: str, sources: Mapping[str, str], sinks: Iterable[str]) -> None:
-        """Sets what is constant, and brings labelled series into being at zero; `sources` maps each to its model."""
+    def declare(
+        self, *, onnxruntime: str, sources: Mapping[str, str], sinks: Iterable[str], streams: Iterable[str] = ()
+    ) -> None:
+        """Sets what is constant, and brings labelled series into being at zero.
+
+        Args:
+            onnxruntime: its version.
+            sources: the model of each.
+            sinks: their names.
+            streams: those of the sources that have states.
+        """
         self.build.info({"version": __version__, "python": platform.python_version(), "onnxruntime": onnxruntime})
         for stage in STAGES:
             self.stage_seconds.labels(stage)
@@ -204,6 +220,9 @@ class Metrics:
             self.sink_dead_letters.labels(sink)
             self.sink_dropped.labels(sink)
             self.outbox_items.labels(sink)
+        for source in streams:
+            for state in STATES:
+                self.source_state.labels(source, state)
         for source, model in sources.items():
             self.score_ratio.labels(source, model)
             for outcome in OUTCOMES:
@@ -294,6 +313,7 @@ class Metrics:
             self.watch_overflows,
             self.rescan_recovered,
             self.source_up,
+            self.source_state,
             self.last_result_timestamp_seconds,
         ):
             family.remove_by_labels({"source": source})
@@ -335,6 +355,8 @@ class SourceObserver:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.down: set[str] = set()
+        self.troubled: dict[str, str] = {}
+        """Streams that are not what they should be, by their names: why."""
 
     def skipped(self, source: str, reason: str) -> None:
         """Something that is not a picture file was passed over."""
@@ -352,3 +374,16 @@ class SourceObserver:
         """The source can be read, or no longer."""
         self._metrics.source_up.labels(source).set(is_up)
         (self.down.discard if is_up else self.down.add)(source)
+
+    def state(self, source: str, state: str, why: str = "") -> None:
+        """A stream is in another state; `why` in words, where that is a problem."""
+        for one in STATES:
+            self._metrics.source_state.labels(source, one).set(one == state)
+        if why:
+            self.troubled[source] = f"source {source} is in the state {state}: {why}"
+        else:
+            self.troubled.pop(source, None)
+
+    def dropped(self, source: str, count: int) -> None:
+        """Frames were passed over because a newer one came before they could be scored."""
+        self._metrics.frames_dropped.labels(source).inc(count)

@@ -26,7 +26,7 @@ from edged.media.decoding import DecoderPool, DecodingAborted, Outcome
 from edged.media.imaging import Decoded, Limits
 from edged.models.scorer import Scorer
 from edged.models.self_test import SelfTest
-from edged.results import Frame, Record, Result, display_path, make_record
+from edged.results import Frame, Result, display_path, make_record
 from edged.service.committing import Committer, Settled
 from edged.service.drift import DriftWatch
 from edged.service.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
@@ -35,7 +35,7 @@ from edged.service.metrics import Metrics
 from edged.service.publisher import Publisher
 from edged.service.self_tests import SelfTestRunner
 from edged.sinks.contract import PictureSink
-from edged.sources.contract import Delivery, Settlement, Source
+from edged.sources.contract import Delivery, Scored, Settlement, Source, StreamDelivery
 
 _QUEUED: Final = 64
 _OVERLAYS_CHECKED: Final = 1000
@@ -69,7 +69,7 @@ class Pipeline:
         self._log = structlog.get_logger()
         self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(workers)]
         self._publishers = publishers
-        self._committer = Committer(journal, metrics, self._intake, publishers, self._health)
+        self._committer = Committer(journal, metrics, self._intake, publishers, self._health, draw=self._draw)
 
     def start(self) -> None:
         """Starts all workers; sources are added afterwards."""
@@ -215,6 +215,8 @@ class Pipeline:
     def _work(self, worker: str, delivery: Delivery) -> Settled | None:
         """Takes one delivery through all that comes before the commit; None when it was given back."""
         scorer = self._scorers[delivery.source]
+        if isinstance(delivery, StreamDelivery) and not delivery.has_picture:
+            return Settled(delivery, None, None)
         read = self._read(delivery, scorer)
         self._health.problem(worker, None)
         if read is None:
@@ -223,10 +225,13 @@ class Pipeline:
         settlement, outcome = read
         if settlement is Settlement.SEEN:
             return Settled(delivery, None, Entry(None, delivery.statements(None)))
-        record = self._health.stubbornly(worker, "scoring failed", partial(self._score, delivery, scorer, outcome))
-        if record is None:
+        scored = self._health.stubbornly(worker, "scoring failed", partial(self._score, delivery, scorer, outcome))
+        if scored is None:
             delivery.give_back()
             return None
+        record = scored.record
+        if isinstance(delivery, StreamDelivery):
+            return Settled(delivery, record, None, scored)
         return Settled(delivery, record, Entry(record, delivery.statements(record)))
 
     def _read(self, delivery: Delivery, scorer: Scorer) -> tuple[Settlement, Outcome] | None:
@@ -261,9 +266,10 @@ class Pipeline:
         self._metrics.stage("decode", outcome.seconds)
         return outcome
 
-    def _score(self, delivery: Delivery, scorer: Scorer, outcome: Outcome) -> Record:
+    def _score(self, delivery: Delivery, scorer: Scorer, outcome: Outcome) -> Scored:
         """Scores what was decoded, and draws what is to be drawn."""
         result: Result | PictureError
+        frame = None
         if outcome.decoded is None:
             assert outcome.error is not None
             result = outcome.error
@@ -279,11 +285,12 @@ class Pipeline:
             if isinstance(result, Result):
                 for stage, milliseconds in result.timings.items():
                     self._metrics.stage(stage, milliseconds / 1000)
-                self._draw(frame, result)
+                if not isinstance(delivery, StreamDelivery) or delivery.stored:
+                    self._draw(frame, result)
                 if (watch := self._drift.get(delivery.source)) is not None and watch.is_of(scorer):
                     watch.observe(frame.pixels, result.score)
         failpoints.reach("drawn")
-        return make_record(
+        record = make_record(
             result,
             id_=delivery.id,
             source=delivery.source,
@@ -293,6 +300,7 @@ class Pipeline:
             model=scorer.identity,
             decode_seconds=outcome.seconds,
         )
+        return Scored(frame, result if isinstance(result, Result) else None, record)
 
     def _count_other_shape(self, delivery: Delivery, words: str) -> None:
         self._metrics.other_shape.labels(delivery.source).inc()

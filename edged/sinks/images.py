@@ -78,7 +78,7 @@ class ImagesSink:
                     self._bytes = sum(map(self._size_of, self._names(_OURS)))
             partial = self._folder / f".{result.frame_id}.part"
             overlays.draw(frame, result).save(partial, "PNG", compress_level=1, pnginfo=_about(frame, result))
-            size = partial.stat().st_size
+            size = partial.stat().st_size - self._size_of(f"{result.frame_id}.png")  # an event is drawn again
             failpoints.reach("drawing")
             partial.rename(self._folder / f"{result.frame_id}.png")
             with self._counting:

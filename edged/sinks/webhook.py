@@ -123,7 +123,7 @@ class WebhookSink:
         raise SinkError(text)
 
     def _headers(self, record: Record, body: bytes) -> dict[str, str]:
-        headers = {"content-type": "application/json", "user-agent": "edged", "idempotency-key": record.id}
+        headers = {"content-type": "application/json", "user-agent": "edged", "idempotency-key": record.delivery_key}
         if self._secret is not None:
             headers["x-edged-signature"] = f"sha256={hmac.new(self._secret, body, hashlib.sha256).hexdigest()}"
         return headers

@@ -4,7 +4,9 @@ from typing import Final
 
 from edged.sources.contract import SourceType
 from edged.sources.folder import type as folder
+from edged.sources.video import type as video
 
 SOURCES: Final[dict[str, SourceType]] = {
     "folder": folder.TYPE,
+    "video": video.TYPE,
 }

@@ -13,16 +13,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Final, Literal, Protocol, runtime_checkable
 
 from edged.errors import PictureError
-from edged.journal.journal import Journal, Statement
+from edged.journal.journal import Entry, Journal, Statement
 from edged.media.imaging import Decoded
 from edged.media.inputs import Input
-from edged.results import Record
+from edged.results import Frame, Record, Result
 from edged.settings import RetentionTable, SourceTable
 
 WhenFull = Literal["wait", "drop_oldest"]
+
+STATES: Final = ("connecting", "live", "stalled", "frozen", "backoff")
+"""Of a stream: the label `state` of `edged_source_state`."""
 
 
 class Settlement(Enum):
@@ -94,6 +97,57 @@ class Delivery(Protocol):
         """Takes note that nothing was recorded."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A frame of a stream, and what became of it.
+
+    Attributes:
+        frame: that was scored; None where it could not be.
+        result: None likewise.
+        record: what its row says, or would say.
+    """
+
+    frame: Frame | None
+    result: Result | None
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a frame leads to.
+
+    Attributes:
+        entry: is made durable.
+        picture: is drawn before.
+    """
+
+    entry: Entry
+    picture: tuple[Frame, Result] | None = None
+
+
+@runtime_checkable
+class StreamDelivery(Delivery, Protocol):
+    """A frame of a stream: its source makes events of many of them.
+
+    Attributes:
+        stored: whether it gets a row and is drawn, as any other picture.
+        has_picture: False of a note to the source, in its place among the frames: it is not scored.
+    """
+
+    @property
+    def stored(self) -> bool: ...  # noqa: D102
+    @property
+    def has_picture(self) -> bool: ...  # noqa: D102
+
+    def follow(self, scored: Scored | None) -> Sequence[Step]:
+        """What is to be made durable now that the frame was scored; called by one thread, in any order of the frames.
+
+        Args:
+            scored: None of one without a picture.
+        """
+        ...
+
+
 class Observer(Protocol):
     """What is told of a source while it works."""
 
@@ -108,6 +162,12 @@ class Observer(Protocol):
 
     def up(self, source: str, is_up: bool) -> None:
         """The source can be read, or no longer."""
+
+    def state(self, source: str, state: str, why: str = "") -> None:
+        """A stream is in another of `STATES`; `why` in words, where that is a problem."""
+
+    def dropped(self, source: str, count: int) -> None:
+        """Frames were passed over because a newer one came before they could be scored."""
 
 
 class Source(Protocol):
@@ -170,6 +230,7 @@ class SourceType:
         tidy: a step of retention for all sources of the type: removes a little of what is old, says how much; 0 for
             nothing. None where nothing is left behind.
         find: the file of a result, wherever it is now; None when it is gone. None where pictures are no files.
+        is_stream: whether its sources are streams, which have one of `STATES`.
         requeue: asks for a result's picture to be scored again, and says under which name. None where that cannot be.
     """
 
@@ -178,3 +239,4 @@ class SourceType:
     tidy: Callable[[Journal, RetentionTable], Callable[[], int]] | None = None
     requeue: Callable[[Path, Any, str], str] | None = None
     find: Callable[[Path, Any, Record], Path | None] | None = None
+    is_stream: bool = False

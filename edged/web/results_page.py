@@ -109,7 +109,8 @@ async def _csv(site: Site, worker: Worker, wanted: Wanted) -> AsyncIterator[str]
 
 def _line(record: Record, label: Label | None) -> str:
     said = (label.label, label.note) if label else ("", "")
-    return csv_line((*record.to_dict().values(), *said))
+    about = record.to_dict()
+    return csv_line((*(about[column] for column in COLUMNS), *said))
 
 
 def _url(path: str, query: dict[str, str]) -> str:

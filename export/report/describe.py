@@ -160,7 +160,7 @@ def _sections(
     for title, chosen in wanted:
         some = [pictures[int(index)] for index in chosen]
         images = read(some)
-        maps = served.scores(images)[1]
+        maps = calibrate.score_and_map(served, images)[1]
         made = served.reconstruct(images) if isinstance(read.spec, SignalInput) else [None] * len(some)
         sections.append(
             (

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from edged.models.scorer import Scorer
+from export import calibrate
 from export.sources import Reader, read_pixels
 from train.data.corruption import blend, covered, cut_and_paste
 from train.data.pictures import Picture
@@ -31,7 +32,9 @@ SCRATCH: Final = 10
 _SIZES: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of a dot, and a scratch's width, in model pixels
 _FINER: Final = 4
 _TRIES: Final = 100
-_BATCH: Final = 8
+_PIXELS: Final = 512 * 512
+"""Of a model's picture: where it has more, fewer pictures are drawn into, which would take minutes."""
+_LEAST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,10 @@ def measure(
     Returns:
         None where every one of the pictures is flagged as it is.
     """
-    spread = np.linspace(0, len(pictures) - 1, min(2 * PICTURES, len(pictures))).round().astype(int)
+    most = max(_LEAST, min(PICTURES, PICTURES * _PIXELS // math.prod(read.spec.shape[:2])))
+    spread = np.linspace(0, len(pictures) - 1, min(2 * most, len(pictures))).round().astype(int)
     clean = read_pixels([pictures[int(index)] for index in spread], read.spec)
-    kept = clean[_scores(served, read, clean) <= threshold][:PICTURES]
+    kept = clean[_scores(served, read, clean) <= threshold][:most]
     if not len(kept):
         return None
     planes = torch.from_numpy(kept).permute(0, 3, 1, 2).float() / 255  # (n, C, H, W)
@@ -166,4 +170,4 @@ def _scores(served: Scorer, read: Reader, pixels: NDArray[np.uint8]) -> NDArray[
     pixels = pixels.copy()
     if read.denoiser is not None:
         read.denoiser.clean(pixels)
-    return np.concatenate([served.scores(pixels[i : i + _BATCH])[0] for i in range(0, len(pixels), _BATCH)])
+    return calibrate.score_and_map(served, pixels)[0]

@@ -19,8 +19,10 @@ _MOST: Final = 200
 _COARSE: Final = 4.0
 """Source pixels a side in one model pixel above which small defects are likely to be missed."""
 _LARGE: Final = 4 * 256 * 256
-_BYTES_A_PIXEL: Final = 600  # of the trunk's maps, at most, while one tile passes
+_BYTES_A_PIXEL: Final = 2000  # of a tile: measured with ONNX Runtime, which keeps more than the maps that it needs
+_BYTES_A_TILE: Final = 14_000_000  # the trunk's weights, which ONNX Runtime arranges anew for each
 _BYTES_A_VALUE: Final = 24  # of the joined features, a few times over: standardised, reconstructed, whitened
+_BYTES_IN_TRAINING: Final = 120  # of the same, for each picture of a batch: with what it takes to go back
 
 
 def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
@@ -93,12 +95,14 @@ def cost(config: ModelConfig, n: int) -> str | None:
     began = time.monotonic()
     values = extractor(blank).numel()
     seconds = time.monotonic() - began
-    memory = (tile * _BYTES_A_PIXEL + values * _BYTES_A_VALUE + height * width * 16) / 1e9
+    whole = values * _BYTES_A_VALUE + height * width * 16
+    memory = (tile * _BYTES_A_PIXEL + rows * columns * _BYTES_A_TILE + whole) / 1e9
+    training = memory + values * _BYTES_IN_TRAINING * config.batch_size / 1e9
     parts = f" in {rows} x {columns} tiles" if rows * columns > 1 else ""
     return (
         f"pictures of {width}x{height} px{parts}: about {seconds:.1f} s a picture on this CPU, {_minutes(n * seconds)} "
-        f"for one pass of {n} (learning from copies takes two, export one more), and about {memory:.1f} GB of memory a "
-        "picture, in training and in service"
+        f"for one pass of {n} (learning from copies takes two, export one more), about {training:.1f} GB of memory in "
+        f"training and {memory:.1f} GB in service for each picture at a time"
     )
 
 

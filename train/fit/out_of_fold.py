@@ -26,6 +26,7 @@ Residual = Callable[[NDArray[np.int64]], Tensor]
 """Gives the residuals of these rows, float32 (N, C, h, w)."""
 
 _BATCH = 32
+_POSITIONS = 1024  # of a map, of which so many pictures are held at a time; of larger maps fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ def fit_head_on_all(
     head.store(factors)
     whitening = torch.from_numpy(factors.astype(np.float32)).transpose(1, 2)
     lengths = torch.zeros(versions.shape[1], *head.mean.shape[1:])
-    for members in _together(groups):  # (groups, m)
+    together = max(1, min(_BATCH, _BATCH * _POSITIONS // lengths[0].numel()))
+    for members in _together(groups, together):  # (groups, m)
         leaving = versions[:, members].transpose(1, 0, 2)  # (groups, k, m)
         found = left_out_lengths(head, whitening, residual(leaving.reshape(-1)), leaving.shape, versions.size)
         lengths[torch.from_numpy(members.reshape(-1))] = found
@@ -134,13 +136,13 @@ def left_out_lengths(head: Head, whitening: Tensor, residual: Tensor, shape: tup
     return from_regions(found.reshape(regions, -1, 1), head.regions, height, width).squeeze(1)
 
 
-def _together(groups: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
-    """Groups of one size in batches, (groups, m): what is read for one, the factors, is read for all of a batch."""
+def _together(groups: Sequence[NDArray[np.int64]], most: int) -> Iterator[NDArray[np.int64]]:
+    """Groups of one size in batches, (groups, m), of about so many pictures: the factors are read once a batch."""
     by_size: dict[int, list[NDArray[np.int64]]] = {}
     for members in groups:
         by_size.setdefault(len(members), []).append(members)
     for size, some in by_size.items():
-        step = max(1, _BATCH // size)
+        step = max(1, most // size)
         for start in range(0, len(some), step):
             yield np.stack(some[start : start + step])
 

@@ -2,15 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from edged.media.imaging import PATTERNS
-from edged.settings import AbsolutePath, Place, SourceTable, denied
-
-Pixel = Annotated[int, Field(ge=0, le=100_000)]
-Extent = Annotated[int, Field(ge=1, le=100_000)]
+from edged.settings import AbsolutePath, Extent, Pixel, Place, SourceTable, denied
 
 
 class FolderTable(SourceTable):

@@ -15,6 +15,7 @@ from edged.errors import JournalError, SchemaError
 from edged.journal.journal import Entry, Journal
 from edged.journal.reading import read_results
 from edged.journal.schema import FILE
+from edged.results import Event
 from edged.sources.folder.files import FileAction, Fingerprint
 from edged.sources.folder.ledger import Ledger
 from tests.edged.making import entry, entry_of, quarantined, record
@@ -337,3 +338,24 @@ def test_a_journal_that_fails_says_so_and_recovers(journal: Journal, tmp_path: P
     other.close()
     journal.commit([entry(id="a")])
     assert [row.id for row in read_results(tmp_path)] == ["a"]
+
+
+def test_an_event_is_one_row_and_sinks_get_it_as_it_opens_and_as_it_closes(journal: Journal, tmp_path: Path) -> None:
+    event = Event(state="open", started_at=1.5, peak_at=2.5, ended_at=3.5, frames=3, offset_s=None)
+    one = record(is_anomaly=True, event=event)
+    journal.add_sink("lines")
+    journal.commit([Entry(one), entry()])
+    ((first, given), (second, _)) = journal.undelivered("lines", 10)
+    assert given == one
+    journal.delivered("lines", second)
+    longer = replace(one, score=9.0, event=replace(event, ended_at=4.5, frames=9))
+    journal.commit([Entry(longer)])
+    assert journal.undelivered("lines", 10) == []
+    assert next(iter(read_results(tmp_path))) == longer
+    closed = replace(longer, event=replace(event, state="closed"))
+    journal.commit([Entry(closed)])
+    ((third, given),) = journal.undelivered("lines", 10)
+    assert given == closed
+    assert first < second < third
+    assert [row.id for row in read_results(tmp_path)].count(one.id) == 1
+    assert one.delivery_key == f"{one.id}-open" != closed.delivery_key

@@ -5,15 +5,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edged.errors import JournalError
 from edged.journal import damage, salvage
-from edged.journal.journal import Journal
+from edged.journal.journal import Entry, Journal
 from edged.journal.reading import read_results
 from edged.journal.schema import FILE
+from edged.results import Event
 from edged.sources.folder.files import FileAction, Fingerprint
 from edged.sources.folder.ledger import Ledger
 from tests.edged.journal.test_schema import build_version_1
@@ -176,6 +178,20 @@ def test_what_retention_removed_is_not_taken_for_lost(tmp_path: Path) -> None:
     assert journal.salvaged is not None
     assert (journal.salvaged.lost, journal.salvaged.forgotten) == (0, 0)
     assert len(list(Ledger(journal, "line1").kept())) == ROWS
+    journal.close()
+
+
+def test_the_first_number_of_an_event_that_has_closed_is_not_taken_for_lost(tmp_path: Path) -> None:
+    event = Event(state="open", started_at=1.0, peak_at=1.0, ended_at=1.0, frames=3, offset_s=None)
+    one = record(is_anomaly=True, event=event)
+    journal = Journal(tmp_path)
+    journal.commit([Entry(one), entry()])
+    journal.commit([Entry(replace(one, event=replace(event, state="closed"))), entry()])
+    journal.close()
+    damage.note_damage(tmp_path / FILE, "told")
+    journal = Journal(tmp_path)
+    assert journal.salvaged is not None
+    assert (journal.salvaged.results, journal.salvaged.lost) == (3, 0)
     journal.close()
 
 

@@ -91,11 +91,14 @@ KEYS: dict[str, dict[str, Any]] = {
     "folder": {"settle_seconds": 0.05, "rescan_seconds": 0.2, "retry_seconds": 0},
     "slideshow": {"every_seconds": 0.05},
 }
-TYPES = {**SOURCES, "slideshow": slideshow.TYPE}
+STREAMS = {"video"}
+"""Not fed with files one by one: what they promise is held in tests of their own."""
+TYPES = {name: kind for name, kind in SOURCES.items() if name not in STREAMS} | {"slideshow": slideshow.TYPE}
 
 
 def test_every_type_is_tested() -> None:
     assert KEYS.keys() == TYPES.keys()
+    assert {name for name, kind in SOURCES.items() if kind.is_stream} == STREAMS
 
 
 @pytest.fixture(params=sorted(TYPES))

@@ -54,7 +54,7 @@ def test_time_and_memory_of_large_pictures_are_named():
     words = shapes.cost(config("size=1280x640").shaped((4000, 2000)), 60)
     assert "1280x640 px in 2 x 3 tiles" in words
     assert "for one pass of 60" in words
-    assert re.search(r"about 0\.[1-4] GB of memory a picture", words)
+    assert re.search(r"about 1\.\d GB of memory in training and 0\.[4-8] GB in service", words)
 
 
 def test_regions_of_an_elongated_map_have_a_shape_of_their_own():

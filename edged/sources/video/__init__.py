@@ -1,0 +1,1 @@
+"""The video source: files, cameras and other streams, and the events in them."""
