@@ -20,8 +20,8 @@ from edged.media import overlays
 from edged.media.decoding import DecoderPool, Outcome
 from edged.media.imaging import Limits, find_pictures
 from edged.models import bundle as bundles
-from edged.models.bundle import Calibration
 from edged.models.calibration import Threshold, conformal_threshold
+from edged.models.manifest import Calibration, mark_of
 from edged.models.runtime import worker_count
 from edged.models.scorer import Scorer
 from edged.results import Frame, Record, Result, make_record, new_id, printable
@@ -200,7 +200,7 @@ def knower(scorer: Scorer) -> Callable[[Record], bool]:
     """Tells whether a record is of a file that the model, or its denoiser, was fitted on: those score too low."""
     models = (scorer, scorer.denoiser) if scorer.denoiser else (scorer,)
     fitted = {mark for model in models for mark in model.bundle.manifest.fitted}
-    return lambda record: record.sha256 is not None and bundles.mark_of(record.sha256) in fitted
+    return lambda record: record.sha256 is not None and mark_of(record.sha256) in fitted
 
 
 def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | None) -> tuple[Threshold, int]:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from edged.media.imaging import ImageInput
 from edged.models import bundle as bundles
+from edged.models.manifest import NAME
 from edged.results import printable
 from train import command
 from train.errors import TrainError
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(options: argparse.Namespace, console: Console) -> None:
     bundles.check_absent(options.out)  # before torch takes its seconds to import
     name = options.name or options.out.absolute().name
-    if not re.fullmatch(bundles.NAME, name):
+    if not re.fullmatch(NAME, name):
         raise TrainError(
             f"{name[:100]!r} cannot be a model's name: that has up to 100 letters (a to z), digits, '.', '_' and '-', "
             f"a letter or digit first; give it one: --name {bundles.as_name(name)}"

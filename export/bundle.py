@@ -10,6 +10,7 @@ import numpy as np
 
 from edged.models import bundle as bundles
 from edged.models import drift
+from edged.models.manifest import Tolerance
 from edged.models.sampling import DECODER
 from edged.models.scorer import Scorer
 from export import calibrate, manifest, sources
@@ -162,7 +163,7 @@ def _check_denoiser(run: Run, denoiser: Denoiser | None) -> None:
     )
 
 
-def _prove(folder: Path, model: bytes, kind: str, expected: parity.Reference, tolerance: bundles.Tolerance) -> float:
+def _prove(folder: Path, model: bytes, kind: str, expected: parity.Reference, tolerance: Tolerance) -> float:
     """Checks ONNX Runtime against torch, and keeps a few of the pictures as the golden ones."""
     difference = parity.check(model, expected, tolerance)
     n, inputs = GOLDEN_PICTURES, {kind: expected.given[:GOLDEN_PICTURES]}

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.models import bundle as bundles
-from edged.models.bundle import Bundle, Calibration, Manifest
+from edged.models.bundle import Bundle
 from edged.models.calibration import Threshold, conformal_threshold
 from edged.models.drift import appearance
+from edged.models.manifest import Calibration, Manifest
 from edged.models.scorer import Scorer
 from export.report import metrics
 from export.report.metrics import Report, Scores

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import onnx
 
-from edged.models.bundle import mark_of
+from edged.models.manifest import mark_of
 from export.onnx import parity
 from train import run as runs
 from train.config.base import EFFICIENTNET

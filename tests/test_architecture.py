@@ -75,6 +75,7 @@ LAYERS = (
     {"sources", "sinks"},
     {"config"},
     {"service", "web", "scoring", "reports", "progress"},
+    {"commands"},
     {"cli"},
 )
 """The rooms of `edged`, from the ground up: none imports from one above it, nor from one beside it but where named."""

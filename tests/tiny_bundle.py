@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edged.models import bundle as bundles
+from edged.models.manifest import Calibration
 
 SIZE, PATCH = 32, 4
 CALIBRATION = np.round(np.linspace(0.06, 0.5, 99), 4)
@@ -96,7 +97,7 @@ def write(out: Path) -> None:
                 "provenance": {"generator": "tests/tiny_bundle.py"},
             },
         )
-        calibration = bundles.Calibration(
+        calibration = Calibration(
             model_sha256=manifest.files[bundles.MODEL].sha256,
             created=created,
             target_fpr=0.01,

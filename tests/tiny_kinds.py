@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edged.models import bundle as bundles
+from edged.models.manifest import Calibration
 from tests import tiny_bundle
 from tests.conftest import TINY
 from tests.tiny_bundle import SIZE
@@ -157,7 +158,7 @@ def _write(
             (folder / "decoder.onnx").write_bytes(decoder.SerializeToString(deterministic=True))
         np.savez(folder / bundles.GOLDEN, image=image, score=score, anomaly_map=anomaly_map)
         sealed = bundles.seal(folder, told)
-        calibration = bundles.Calibration(
+        calibration = Calibration(
             model_sha256=sealed.files[bundles.MODEL].sha256,
             created=sealed.created,
             target_fpr=0.01,

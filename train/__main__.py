@@ -57,14 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0912, PLR0915 -- the whole run, in its order
+def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0915 -- the whole run, in its order
     config = configs.load(configs.KINDS[options.kind], options.config, [*options.set, *_shorthands(options)])
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
     from train import progress, run, suspects
-    from train.data import cleaning, exclusion, groups, masks, pictures, shapes, signals
+    from train.data import cleaning, groups, masks, pictures, shapes, signals
     from train.fit import loop
+    from train.good import read as read_good
 
     device = loop.choose_device(options.device)
     denoiser, source = None, None
@@ -91,15 +92,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
         if isinstance(config, ModelConfig) and isinstance(spec, ImageInput) and config.mask is not None:
             masks.write(Path(config.mask), spec, folder / run.MASK)
             config = config.model_copy(update={"mask": str(folder / run.MASK)})
-        with track(plural) as advance:
-            found = pictures.read(options.good, spec, store=cache / "good.npy", advance=advance)
-        if denoiser is not None:
-            with track("denoising") as advance:
-                denoiser.clean(found.pixels[: len(found.pictures)], advance)
-        if options.exclude is not None:
-            found = exclusion.without_excluded(found, options.exclude, options.good)
-        if options.groups is not None:
-            found = groups.grouped(found, options.groups, options.good)
+        found = read_good(options, spec, denoiser=denoiser, cache=cache, track=track)
         if config.cross:
             good = pictures.keep_whole(found, target_fpr=config.target_fpr, plural=plural)
         else:

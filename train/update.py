@@ -14,9 +14,10 @@ from rich.console import Console
 from edged.media.imaging import ImageInput
 from edged.models import bundle as bundles
 from train import command, progress, run
-from train.data import cleaning, exclusion, groups, pictures, shapes
+from train.data import cleaning, groups, pictures, shapes
 from train.errors import OptionError, TrainError
 from train.fit import loop, update
+from train.good import read as read_good
 
 _PROGRAM: Final = "train"
 _KEPT: Final = ("set", "config", "size", "defect_px", "roi", "mask", "bad")
@@ -40,15 +41,7 @@ def update_run(options: argparse.Namespace, console: Console) -> None:
     cached = TemporaryDirectory(prefix=".train-cache.", dir=options.out.absolute().parent, ignore_cleanup_errors=True)
     with bundles.writing(options.out) as folder, cached as name:
         cache = Path(name)
-        with track("pictures") as advance:
-            found = pictures.read(options.good, spec, store=cache / "good.npy", advance=advance)
-        if denoiser is not None:
-            with track("denoising") as advance:
-                denoiser.clean(found.pixels[: len(found.pictures)], advance)
-        if options.exclude is not None:
-            found = exclusion.without_excluded(found, options.exclude, options.good)
-        if options.groups is not None:
-            found = groups.grouped(found, options.groups, options.good)
+        found = read_good(options, spec, denoiser=denoiser, cache=cache, track=track)
         new = update.new_pictures(before, found)
         warnings = [*new.warnings, *shapes.others(new.pictures, spec)]
         if options.groups is None and groups.looks_like_a_sequence(new):

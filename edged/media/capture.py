@@ -18,7 +18,6 @@ import json
 import mmap
 import os
 import select
-import signal
 import socket
 import struct
 import sys
@@ -29,7 +28,7 @@ from typing import Any, Final
 
 from edged.errors import PictureError
 from edged.media import imaging
-from edged.media.decoder import be_first_to_go
+from edged.media.decoder import be_first_to_go, socket_of_parent
 from edged.media.imaging import ImageInput
 
 SLOTS: Final = 2
@@ -52,7 +51,7 @@ class Job:
         device: whether it is a V4L2 device.
         fps: frames a second to take; None for every one.
         skip: frames to pass over that were taken before; of a file.
-        timeout_s: for connecting, and for what comes then.
+        timeout_s: for connecting; twice that for each packet.
         max_pixels: of a frame.
         spec: what becomes of it.
     """
@@ -79,11 +78,7 @@ def command() -> list[str]:
 
 def serve() -> None:
     """Reads one video, until its end or until the parent is gone."""
-    parent = socket.socket(fileno=os.dup(0))
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    for name in (signal.SIGINT, signal.SIGTERM):  # the parent ends us
-        signal.signal(name, signal.SIG_IGN)
+    parent = socket_of_parent()
     be_first_to_go()
     request, descriptors, _, _ = socket.recv_fds(parent, _LONGEST_JOB, 1)
     if not request:
@@ -150,7 +145,8 @@ class _Capture:
             job.url,
             format="v4l2" if job.device else None,
             options=options,
-            timeout=(job.timeout_s, job.timeout_s) if job.live and not job.device else None,
+            # Silence is for the parent to notice, and to call stalled; this is for when that hangs as well.
+            timeout=(job.timeout_s, 2 * job.timeout_s) if job.live and not job.device else None,
         ) as container:
             if not container.streams.video:
                 raise ValueError("there is no video in it")

@@ -60,12 +60,8 @@ def environment() -> dict[str, str]:
 
 def serve() -> None:
     """Answers requests until the parent is gone."""
-    parent = socket.socket(fileno=os.dup(0))
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
+    parent = socket_of_parent()
     warnings.simplefilter("ignore")
-    for name in ("SIGINT", "SIGTERM"):  # the parent ends us, once it has its answer
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
     limits = Limits(**json.loads(sys.argv[1]))
     be_first_to_go()
     _limit(limits)
@@ -85,6 +81,16 @@ def serve() -> None:
             _set_alarm(limits.decode_seconds + _GRACE_S)
             parent.send(_answer(descriptors[0], spec, limits, memory))
             _set_alarm(0)
+
+
+def socket_of_parent() -> socket.socket:
+    """Takes what is standard input for itself, and no notice of signals: the parent ends us when it is time."""
+    parent = socket.socket(fileno=os.dup(0))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return parent
 
 
 def _answer(descriptor: int, spec: Input, limits: Limits, memory: mmap.mmap) -> bytes:

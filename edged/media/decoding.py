@@ -16,6 +16,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -173,7 +174,7 @@ class _Decoder:
         """The process, which lives, and the way to it; a new one where it does not."""
         if self._child is None or self._socket is None or self._child.poll() is not None:
             self.close()
-            self._child, self._socket = _start(self._limits)
+            self._child, self._socket = start_child(command(self._limits), environment())
             if self._aborted.is_set():  # perhaps just before there was anything to kill
                 self._child.kill()
         return self._child, self._socket
@@ -192,12 +193,8 @@ class _Decoder:
         """Makes the memory that values come by; its descriptor, for the child."""
         import numpy as np
 
-        descriptor = os.memfd_create("edged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._memory, descriptor = share_memory(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize)
         stack.callback(os.close, descriptor)
-        size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-        os.ftruncate(descriptor, size)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)  # were it cut short, a look at it would kill us
-        self._memory = mmap.mmap(descriptor, size)
         return descriptor
 
     def _understand(self, answer: bytes, spec: Input) -> tuple[str | None, Decoded | PictureError]:
@@ -228,13 +225,16 @@ class _Decoder:
         return PictureError("decoder_crashed", f"the decoder process died ({how})")
 
 
-def _start(limits: Limits) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+def start_child(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+    """Starts a process with a socket of packets as its standard input; the process, and our end of that."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         try:
             child = subprocess.Popen(
-                command(limits),
-                env=environment(),
+                command,
+                env=environment,
                 stdin=its.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # image libraries print there, on every damaged file
@@ -243,6 +243,18 @@ def _start(limits: Limits) -> "tuple[subprocess.Popen[bytes], socket.socket]":
             ours.close()
             raise
     return child, ours
+
+
+def share_memory(size: int) -> tuple[mmap.mmap, int]:
+    """Memory to share with a child: as we see it, and its descriptor, which is to be sent and closed."""
+    descriptor = os.memfd_create("edged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, size)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)  # were it cut short, a look at it would kill us
+        return mmap.mmap(descriptor, size), descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _receive(link: socket.socket) -> bytes:

@@ -19,7 +19,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -27,7 +27,6 @@ from annotated_types import Ge, Gt, Le
 from PIL import Image, UnidentifiedImageError
 
 from edged.errors import PictureError
-from edged.files import open_regular
 
 if TYPE_CHECKING:  # numpy stays out of the decoder processes, which only pass bytes on
     from numpy.typing import NDArray
@@ -52,9 +51,6 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS: Final = (5, 6, 7, 8)
-_MID_GREY: Final = 127
-_OTHER_ASPECT: Final = 1.1
-_OTHER_SCALE: Final = 1.5
 
 Size = tuple[int, int]
 """Width and height, px."""
@@ -176,18 +172,6 @@ def decode(data: bytes, spec: ImageInput, limits: Limits) -> Decoded:
     return Decoded(pixels, opened.width, opened.height, opened.mode, opened.pages)
 
 
-def mask_of(data: bytes, spec: ImageInput) -> "NDArray[Any]":
-    """Where a model looks: a mask's bytes, a picture of any size, black where to ignore -> bool (H, W).
-
-    It comes to the model's size as pictures do: what `roi` leaves out is left out of the mask too.
-
-    Raises:
-        PictureError: it cannot be decoded.
-    """
-    pixels = decode(data, replace(spec, channels=1, filter="box"), Limits()).pixels
-    return pixels[:, :, 0] > _MID_GREY
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
     """`Decoded` before numpy: `image` has the mode L or RGB and the model's size."""
@@ -251,17 +235,6 @@ def fit(image: Image.Image, spec: ImageInput, size: Size, file_format: str = "")
     return resized.convert("RGB") if spec.channels == 3 and resized.mode == "L" else resized
 
 
-def upright_size(path: Path) -> Size | None:
-    """Width and height of a file's picture, turned as its EXIF data say, without decoding it; None when it is none."""
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
-    except Exception:  # noqa: BLE001 -- decoding it says what is wrong
-        return None
-
-
 def looked_at(spec: ImageInput, width: int, height: int) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of what the model sees of a picture of this size, px; before "crop" takes more."""
     if spec.roi is None:
@@ -272,62 +245,6 @@ def looked_at(spec: ImageInput, width: int, height: int) -> tuple[int, int, int,
     left, top = min(round(x * across), width - 1), min(round(y * down), height - 1)
     right, bottom = min(round((x + w) * across), width), min(round((y + h) * down), height)
     return left, top, max(right, left + 1), max(bottom, top + 1)
-
-
-def box_of(spec: ImageInput, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what comes to the model of a picture of this size, px; after "crop" took more."""
-    left, top, right, bottom = looked_at(spec, width, height)
-    if spec.resize == "crop":
-        scale = max(spec.width / (right - left), spec.height / (bottom - top))
-        across, down = round(spec.width / scale), round(spec.height / scale)
-        left, top = left + (right - left - across) // 2, top + (bottom - top - down) // 2
-        right, bottom = left + across, top + down
-    return left, top, right, bottom
-
-
-def other_shape(spec: ImageInput, width: int, height: int, *, roi: Region | None = None) -> str | None:
-    """What differs between a picture of this size and those that the model was trained on, in words; None if little.
-
-    Args:
-        spec: what the model takes.
-        width: of the picture in its file, px, turned upright.
-        height: likewise.
-        roi: the part of this picture that is looked at, px of its file; None for the same part as when it was trained.
-    """
-    if spec.source is None:
-        return None
-    (trained_width, trained_height), what = spec.source, ""
-    if roi is not None:
-        width, height, what = *_size_of(looked_at(taken(spec, roi), width, height)), "the part of "
-        trained_width, trained_height = _size_of(looked_at(spec, *spec.source))
-    across, down = width / trained_width, height / trained_height
-    trained = f"{trained_width}x{trained_height} px, which it was trained on"
-    if max(across / down, down / across) > _OTHER_ASPECT and spec.resize == "stretch":
-        return f"{what}{width}x{height} px has another shape than {trained}: it is stretched otherwise"
-    scale = math.sqrt(across * down)
-    if max(scale, 1 / scale) > _OTHER_SCALE:
-        return f"{what}{width}x{height} px has another scale than {trained}: what it shows is seen at another size"
-    return None
-
-
-def taken(spec: ImageInput, roi: Region) -> ImageInput:
-    """How a model takes pictures of which it looks at a part of their own, px of each picture's file."""
-    return replace(spec, roi=roi, source=None)
-
-
-def positions_that_count(looked_at: "NDArray[Any]", height: int, width: int) -> "NDArray[Any]":
-    """A mask of the model's picture, bool (H, W) -> of its map, bool (height, width): half of each is looked at.
-
-    Where no position is looked at by half, those that are looked at most count: a model must see something.
-    """
-    share = looked_at.reshape(height, looked_at.shape[0] // height, width, -1).mean(axis=(1, 3))
-    counting: NDArray[Any] = (share >= 0.5) | (share == share.max())
-    return counting
-
-
-def _size_of(box: tuple[int, int, int, int]) -> Size:
-    left, top, right, bottom = box
-    return right - left, bottom - top
 
 
 def shown_by(data: bytes) -> bytes:
@@ -361,6 +278,11 @@ def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Pa
             if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in lowered):
                 yield Path(folder, name)
     yield from unreadable
+
+
+def is_sideways(image: Image.Image) -> bool:
+    """Whether the EXIF data of an opened file turn its picture by a quarter."""
+    return _orientation(image) in _SIDEWAYS
 
 
 def _orientation(image: Image.Image) -> object:

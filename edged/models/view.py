@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from edged.errors import BundleError, ConfigError, PictureError
 from edged.files import read_regular
-from edged.media.imaging import ImageInput, Limits, Region, mask_of, other_shape, positions_that_count, taken
+from edged.media.imaging import ImageInput, Limits, Region
 from edged.media.inputs import Input
+from edged.media.regions import mask_of, other_shape, positions_that_count, taken
 from edged.models.bundle import Bundle
 
 
@@ -83,6 +84,11 @@ class View:
         if ignored.all():
             raise ConfigError([f"mask: {mask} and the mask of {bundle.path} leave nothing to look at"])
         return replace(view, ignored=ignored, masked_by_source=True)
+
+    @property
+    def is_of_training(self) -> bool:
+        """Whether the source shows what the model was trained and calibrated on, and no part of its own."""
+        return self.roi is None and not self.masked_by_source
 
     def other_shape(self, width: int, height: int) -> str | None:
         """What differs, in words, between a picture of this size and those of training; None if little."""

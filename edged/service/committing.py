@@ -89,7 +89,12 @@ class Committer:
         if settled.entry is not None:
             return [settled.entry]
         assert isinstance(settled.delivery, StreamDelivery)
-        steps = settled.delivery.follow(settled.scored)
+        try:
+            steps = settled.delivery.follow(settled.scored)
+        except Exception as error:  # noqa: BLE001 -- a fault of one source's is to cost no other its results
+            self._health.report(f"follow-{settled.delivery.source}", "what frames lead to is not known", error)
+            return []
+        self._health.problem(f"follow-{settled.delivery.source}", None)
         for step in steps:
             if step.picture is not None:
                 self._draw(*step.picture)

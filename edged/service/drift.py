@@ -70,7 +70,7 @@ class DriftWatch:
         return self._scorer.identity == scorer.identity
 
     def observe(self, values: NDArray[Any], score: float) -> None:
-        """Takes a picture, uint8 (H, W, C), or a signal, and its score into the window; from any thread."""
+        """Takes a picture, uint8 (H, W, C), or a signal, as it was scored, and its score; from any thread."""
         now = time.monotonic()
         if now < self._looked + self._look_s or not self._mutex.acquire(blocking=False):
             return  # another is looked at

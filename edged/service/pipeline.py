@@ -91,7 +91,10 @@ class Pipeline:
             if (watch := self._drift.get(source)) is not None and watch.is_of(scorer)
             else DriftWatch(source, scorer, self._metrics)
             for source, scorer in scorers.items()
+            if scorer.view.is_of_training
         }
+        for source in scorers.keys() - self._drift.keys():
+            self._metrics.forget_drift(source)
         self._other_shapes.clear()
 
     def add_source(self, source: Source) -> None:
@@ -100,8 +103,8 @@ class Pipeline:
         thread = threading.Thread(target=self._source_loop, args=(source, stop), name=f"source-{source.name}")
         self._intake.add_source(source)
         self._metrics.watch_queue(source.name, source.pending)
-        self._sources[source.name] = (source, stop, thread)
         thread.start()
+        self._sources[source.name] = (source, stop, thread)  # once it lives: `stuck` would take it for one that died
 
     def drain(self, names: Collection[str], patience_s: float) -> bool:
         """Takes no more from sources and waits for what they have in flight; they go on when that takes too long."""
@@ -288,7 +291,7 @@ class Pipeline:
                 if not isinstance(delivery, StreamDelivery) or delivery.stored:
                     self._draw(frame, result)
                 if (watch := self._drift.get(delivery.source)) is not None and watch.is_of(scorer):
-                    watch.observe(frame.pixels, result.score)
+                    watch.observe(frame.pixels if result.cleaned is None else result.cleaned, result.score)
         failpoints.reach("drawn")
         record = make_record(
             result,

@@ -131,7 +131,12 @@ class Recent:
                 continue
             self._scored.setdefault(record.source, deque(maxlen=_POINTS)).append(record)
             if record.is_anomaly:
+                if record.event is not None:  # which has come before, as it opened
+                    self._drop(record.id)
                 self._anomalies.appendleft(self._show(record))
+
+    def _drop(self, id_: str) -> None:
+        self._anomalies = deque((one for one in self._anomalies if one.record.id != id_), maxlen=_ANOMALIES)
 
     def _show(self, record: Record) -> Shown:
         return Shown(record, bool(record.is_anomaly) and self._has_picture(record.id))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edged.models.bundle import Tolerance
+from edged.models.manifest import Tolerance
 from edged.models.runtime import open_session
 from export.onnx.graph import Traceable
 from train.errors import TrainError

@@ -6,8 +6,8 @@ from typing import Any, Final
 from edged.media.inputs import Input
 from edged.media.signals import SignalInput
 from edged.models import intervals
-from edged.models.bundle import Manifest
 from edged.models.calibration import Threshold
+from edged.models.manifest import Manifest
 from edged.models.rates import RateChoice, told_apart
 from export.report import plots, sheets, signal_card, trust
 from export.report.metrics import Report

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from edged.media.imaging import ImageInput, box_of
+from edged.media.imaging import ImageInput
+from edged.media.regions import box_of
 from edged.media.signals import SignalInput
-from edged.models import bundle as bundles
+from edged.models.manifest import SCHEMA_VERSION, Manifest, MapReference
 from edged.models.rates import choices
 from edged.models.sampling import DECODER, Sampler, grid
 from edged.models.scorer import Scorer
@@ -74,7 +75,7 @@ def describe(
     """
     threshold, plural = outcome.threshold.value, read.spec.plural
     made = choices(outcome.good, facts["bad_scores"], run.config.target_fpr)
-    coloured_from = bundles.MapReference.model_validate(facts["map_reference"]).begins(threshold)
+    coloured_from = MapReference.model_validate(facts["map_reference"]).begins(threshold)
     plots.histogram(folder / plots.HISTOGRAM, good=outcome.good, bad=outcome.bad, threshold=threshold, plural=plural)
     plots.thresholds(folder / plots.THRESHOLDS, made, good=outcome.good, bad=outcome.bad, plural=plural)
     if outcome.bad is not None and outcome.report is not None:
@@ -119,7 +120,7 @@ def describe(
         where = np.asarray(Image.open(mask).convert("L")) > 0 if mask.is_file() else None
         drawn_in = synthetic.measure(served, read, good, covers=covers, threshold=threshold, looked_at=where)
     text = card.write(
-        bundles.Manifest.model_validate({**facts, "schema_version": bundles.SCHEMA_VERSION, "files": {}}),
+        Manifest.model_validate({**facts, "schema_version": SCHEMA_VERSION, "files": {}}),
         threshold=outcome.threshold,
         choices=made,
         report=outcome.report,

@@ -101,8 +101,9 @@ class Service:
         """Changes a line of the configuration."""
         file = self.box.root / f"etc/edged/{self.unit}.toml"
         text = file.read_text()
-        assert text.count(old) == 1, text
-        file.write_text(text.replace(old, new))
+        lines = list(re.finditer(rf"^{re.escape(old)}$", text, flags=re.MULTILINE))
+        assert len(lines) == 1, text
+        file.write_text(text[: lines[0].start()] + new + text[lines[0].end() :])
 
 
 @pytest.fixture(scope="module")

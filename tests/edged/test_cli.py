@@ -21,7 +21,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from edged import __version__, scoring
-from edged.cli import app, parse_time
+from edged.cli import app
+from edged.commands.results import parse_time
 from edged.errors import ConfigError
 from edged.journal.journal import Journal
 from edged.models import registry

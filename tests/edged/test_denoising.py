@@ -118,9 +118,9 @@ def test_a_source_behind_its_denoiser(site: Site, clean: Path, behind: Path) -> 
     until(lambda: site.metrics()['edged_stage_duration_seconds_count{stage="denoise"}'] > 0, "the stage's metric")
     for row, before, after in zip(rows, raw, cleaned, strict=True):  # raw, cleaned, and the overlay on the raw one
         stored = np.asarray(Image.open(site.overlays / f"{row.id}.png"))
-        assert stored.shape == (32, 96, 3)
-        np.testing.assert_array_equal(stored[:, :32], np.broadcast_to(before, (32, 32, 3)))
-        np.testing.assert_array_equal(stored[:, 32:64], np.broadcast_to(after, (32, 32, 3)))
+        assert stored.shape == (86, 320, 3)  # with its legend
+        np.testing.assert_array_equal(stored[:32, :32], np.broadcast_to(before, (32, 32, 3)))
+        np.testing.assert_array_equal(stored[:32, 32:64], np.broadcast_to(after, (32, 32, 3)))
     assert site.stop() == 0
 
 

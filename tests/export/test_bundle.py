@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from edged.cli import app
 from edged.media.imaging import Limits, decode
 from edged.models import bundle as bundles
+from edged.models.manifest import NAME, Tolerance
 from edged.models.scorer import Scorer
 from edged.reports import about_bundle
 from export.__main__ import main
@@ -207,7 +208,7 @@ def test_calibration_scores_are_those_that_edged_gives(exported, pixels):
 
 
 def test_a_parity_failure_writes_nothing(tmp_path, pixels, capsys, monkeypatch):
-    monkeypatch.setitem(parity.TOLERANCES, "fp32", bundles.Tolerance(rtol=0, atol=1e-12))
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(rtol=0, atol=1e-12))
     assert main([str(pixels), "--out", str(tmp_path / "b")]) == 2
     assert "differ by" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -255,7 +256,7 @@ def test_a_name_that_no_model_may_have_is_refused_before_the_work(tmp_path, pixe
     assert "cannot be a model's name" in told
     assert list(tmp_path.iterdir()) == []
     better = told.rpartition("--name ")[2].strip()
-    assert re.fullmatch(bundles.NAME, better)
+    assert re.fullmatch(NAME, better)
 
 
 def test_a_bundle_may_lie_anywhere_under_a_name_of_its_own(tmp_path, pixels, capsys):

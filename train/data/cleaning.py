@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edged.errors import EdgedError
 from edged.media.imaging import ImageInput
-from edged.models.bundle import mark_of
+from edged.models.manifest import mark_of
 from edged.models.scorer import Scorer
 from train.data.pictures import PictureSet
 from train.errors import TrainError

@@ -10,7 +10,8 @@ from PIL import Image
 
 from edged.errors import PictureError
 from edged.files import read_regular
-from edged.media.imaging import ImageInput, Limits, mask_of, positions_that_count
+from edged.media.imaging import ImageInput, Limits
+from edged.media.regions import mask_of, positions_that_count
 from train.config.base import ModelConfig
 from train.errors import OptionError
 from train.nets.detector import Detector

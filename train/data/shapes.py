@@ -9,7 +9,8 @@ from typing import Final
 
 import torch
 
-from edged.media.imaging import ImageInput, Size, looked_at, other_shape, upright_size
+from edged.media.imaging import ImageInput, Size, looked_at
+from edged.media.regions import other_shape, upright_size
 from train.config.base import ModelConfig
 from train.data.pictures import Picture, find
 from train.errors import OptionError, TrainError

@@ -24,7 +24,7 @@ from train.nets.head import REFERENCE_QUANTILE, Head, to_regions
 Residuals = Callable[[], Iterable[Tensor]]
 """Gives batches of residuals, float32 (N, C, h, w), from the start each time it is called."""
 
-_LEAST_VARIANCE = 1e-6  # keeps a residual that never moves from becoming an infinite length
+_LEAST_VARIANCE = 1e-6  # keeps a residual that never moves from becoming an infinite distance
 LEAST_DEVIATION = 1e-3
 _DIVERGED = (
     "the model gives no finite scores: training has diverged, or what is good does not differ at all. Set a smaller "
@@ -37,7 +37,7 @@ class HeadReport:
     """What fitting found, for the log and the bundle.
 
     Attributes:
-        held_out_ratio: mean length on the statistics pictures over that on the fit pictures; 1 is no overfitting.
+        held_out_ratio: mean distance on the statistics pictures over that on the fit pictures; 1 is no overfitting.
         reference: level, in deviations, that statistics pictures exceed at one position in a thousand.
         statistics_scores: float32 (n,), of the statistics pictures.
 
@@ -75,18 +75,18 @@ def fit_head(
     head.spread.copy_(shapes.std().clamp_min(LEAST_DEVIATION))
     excess = torch.cat([head.excess(batch) for batch in statistics()])
     head.reference.fill_(float(np.quantile(excess.numpy(), REFERENCE_QUANTILE)))
-    held_out = torch.cat([head.length(batch) for batch in statistics()]).mean()
+    held_out = torch.cat([head.distance(batch) for batch in statistics()]).mean()
     scores = torch.cat([head(batch)[0] for batch in statistics()])
     _fit_shape(head, lambda: chain(fit(), statistics(), copies()), shrinkage)
     return HeadReport(float(held_out / in_sample), float(head.reference), scores.numpy())
 
 
 def _fit_shape(head: Head, pictures: Residuals, shrinkage: float) -> None:
-    """Means, whitening, and mean and deviation of the length, by position."""
+    """Means, whitening, and mean and deviation of the distance, by position."""
     mean, _ = moments(pictures())
     head.mean.copy_(mean)
     head.store(whitening_factors(covariances(head, pictures()), shrinkage))
-    mean, deviation = moments(head.length(batch) for batch in pictures())
+    mean, deviation = moments(head.distance(batch) for batch in pictures())
     head.length_mean.copy_(mean)
     head.length_deviation.copy_(deviation.clamp_min(LEAST_DEVIATION))
 

@@ -2,9 +2,9 @@
 
 Of each group of pictures (one picture, as a rule) the scores are computed with the group and its copies taken out of
 the means, the covariances and the standardising. Nothing is fitted again for that: a covariance without a group differs
-from the whole one by as many rank-one terms as the group has samples, and the Mahalanobis lengths under it follow from
-the whole one's factor by the identity of Woodbury. The ridge of the shrinkage stays that of all pictures, and so does
-the network before the head: docs/experiments.md has what either changes.
+from the whole one by as many rank-one terms as the group has samples, and the Mahalanobis distances under it follow
+from the whole one's factor by the identity of Woodbury. The ridge of the shrinkage stays that of all pictures, and so
+does the network before the head: docs/experiments.md has what either changes.
 
 Cross-conformal prediction: Vovk, *Cross-conformal predictors* (2015); Barber et al., *Predictive inference with the
 jackknife+* (2021); for anomaly detection Hennhöfer and Preisach, *Leave-one-out-, bootstrap- and cross-conformal
@@ -57,7 +57,7 @@ def fit_head_on_all(
 ) -> tuple[HeadReport, OutOfFold]:
     """Fills the head's buffers from all pictures and their copies.
 
-    The mean and deviation by position, the level and the map's reference are those of the out-of-fold lengths, which
+    The mean and deviation by position, the level and the map's reference are those of the out-of-fold distances, which
     are distributed as those of new pictures are; those of the fitted pictures would be too small.
 
     Args:
@@ -76,13 +76,13 @@ def fit_head_on_all(
     factors = whitening_factors(covariances(head, batches(rows)), shrinkage)
     head.store(factors)
     whitening = torch.from_numpy(factors.astype(np.float32)).transpose(1, 2)
-    lengths = torch.zeros(versions.shape[1], *head.mean.shape[1:])
-    together = max(1, min(_BATCH, _BATCH * _POSITIONS // lengths[0].numel()))
+    distances = torch.zeros(versions.shape[1], *head.mean.shape[1:])
+    together = max(1, min(_BATCH, _BATCH * _POSITIONS // distances[0].numel()))
     for members in _together(groups, together):  # (groups, m)
         leaving = versions[:, members].transpose(1, 0, 2)  # (groups, k, m)
-        found = left_out_lengths(head, whitening, residual(leaving.reshape(-1)), leaving.shape, versions.size)
-        lengths[torch.from_numpy(members.reshape(-1))] = found
-    shapes = _standardise(head, lengths, groups)
+        found = left_out_distances(head, whitening, residual(leaving.reshape(-1)), leaving.shape, versions.size)
+        distances[torch.from_numpy(members.reshape(-1))] = found
+    shapes = _standardise(head, distances, groups)
     head.level.copy_(shapes.mean())
     head.spread.copy_(shapes.std().clamp_min(LEAST_DEVIATION))
     excess = head.excess_of(shapes)
@@ -90,14 +90,14 @@ def fit_head_on_all(
     fitted, in_sample = [], []
     for batch in batches(versions[0]):
         fitted.append(head(batch)[0])
-        in_sample.append(head.length(batch).mean(dim=(1, 2)))
+        in_sample.append(head.distance(batch).mean(dim=(1, 2)))
     scores = head.score(excess).numpy()
-    ratio = float(lengths.mean() / torch.cat(in_sample).mean())
+    ratio = float(distances.mean() / torch.cat(in_sample).mean())
     return HeadReport(ratio, float(head.reference), scores), OutOfFold(scores, torch.cat(fitted).numpy())
 
 
-def left_out_lengths(head: Head, whitening: Tensor, residual: Tensor, shape: tuple[int, ...], total: int) -> Tensor:
-    """Mahalanobis lengths of groups of m pictures under the statistics of all outside the group: (groups m, h, w).
+def left_out_distances(head: Head, whitening: Tensor, residual: Tensor, shape: tuple[int, ...], total: int) -> Tensor:
+    """Mahalanobis distances of groups of m pictures under the statistics of all outside the group: (groups m, h, w).
 
     With S the scatter around the mean of all M versions, c = a / (M - a) for the a = k m that leave, r their residuals
     and d the mean of those, what leaves S is the sum of r rᵀ, and a c d dᵀ for the mean that moves; a picture's own
@@ -153,9 +153,9 @@ def _solve(gram: Tensor, right: Tensor) -> Tensor:
     return torch.from_numpy(np.linalg.solve(matrix, right.numpy()))
 
 
-def _standardise(head: Head, lengths: Tensor, groups: Sequence[NDArray[np.int64]]) -> Tensor:
-    """Fills mean and deviation by position; gives the lengths standardised by those of the others: (n, h, w)."""
-    values = lengths.double()
+def _standardise(head: Head, distances: Tensor, groups: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Fills mean and deviation by position; gives the distances standardised by those of the others: (n, h, w)."""
+    values = distances.double()
     total, squares = values.sum(dim=0), values.square().sum(dim=0)
 
     def standardising(total: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -166,7 +166,7 @@ def _standardise(head: Head, lengths: Tensor, groups: Sequence[NDArray[np.int64]
     mean, deviation = standardising(total, squares, len(values))
     head.length_mean.copy_(mean)
     head.length_deviation.copy_(deviation)
-    shapes = torch.empty_like(lengths)
+    shapes = torch.empty_like(distances)
     for members in groups:
         some = values[torch.from_numpy(members)]
         mean, deviation = standardising(

@@ -1,7 +1,7 @@
 """The scoring head: residual -> anomaly map and score. Everything in it is fitted on good pictures and then fixed.
 
 residual r (C) at a position, minus that position's mean
-length     d = |W r|, W the inverse Cholesky factor of its region's covariance: the Mahalanobis length
+distance   d = |W r|, W the inverse Cholesky factor of its region's covariance: the Mahalanobis distance
 shape      z = (d - mean) / deviation of d at that position, on the pictures that the covariance is of
 level      z = (z - mean) / deviation of z over all positions, on the statistics pictures
 smoothing  a small Gaussian
@@ -76,6 +76,7 @@ class Head(nn.Module):
         count = math.prod(_grid(regions, height, width))
         self.register_buffer("factors", torch.zeros(count, packed, dtype=torch.int8))
         self.register_buffer("steps", torch.zeros(count, 1, channels))
+        # Of the distance; runs hold them under these names.
         self.register_buffer("length_mean", torch.zeros(height, width))
         self.register_buffer("length_deviation", torch.ones(height, width))
         self.register_buffer("level", torch.zeros(()))
@@ -111,17 +112,17 @@ class Head(nn.Module):
         return self.excess_of(self.shape(residual))
 
     def excess_of(self, shape: Tensor) -> Tensor:
-        """The same of lengths standardised by their position, (N, h, w)."""
+        """The same of distances standardised by their position, (N, h, w)."""
         excess = above_zero(self.smooth((shape - self.level) / self.spread))
         return excess if self.kept is None else excess * self.kept + _IGNORED
 
     def shape(self, residual: Tensor) -> Tensor:
-        """The length standardised by its position: float32 (N, h, w)."""
-        z = (self.length(residual) - self.length_mean) / self.length_deviation
+        """The distance standardised by its position: float32 (N, h, w)."""
+        z = (self.distance(residual) - self.length_mean) / self.length_deviation
         return z if self.kept is None else z * self.kept
 
-    def length(self, residual: Tensor) -> Tensor:
-        """Mahalanobis length at each position: (N, C, h, w) -> (N, h, w), 0 or more.
+    def distance(self, residual: Tensor) -> Tensor:
+        """Mahalanobis distance at each position: (N, C, h, w) -> (N, h, w), 0 or more.
 
         W is lower triangular: a strip of its rows needs no channels behind them. That is two thirds of the numbers to
         read, which is where the time goes, and rows times columns of a transposed strip is what ONNX Runtime is fastest

@@ -1,23 +1,20 @@
 """The parent's side of a capture process (`media/capture`): its notes, as they come, and its end."""
 
-import fcntl
-import mmap
+import contextlib
 import os
 import socket
-import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edged.media.capture import ALIVE, END, FAILED, FRAME, LONGEST_TEXT, NOTE, SLOTS, Job, command
+from edged.media.decoding import share_memory, start_child
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +53,11 @@ class Capture:
         self._shape, self._wake = job.spec.shape, wake
         height, width, channels = job.spec.shape
         self._size = height * width * channels
-        self._link, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        descriptor = os.memfd_create("edged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._memory, descriptor = share_memory(SLOTS * self._size)
         try:
-            os.ftruncate(descriptor, SLOTS * self._size)
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)  # were it cut short, a look at it would kill us
-            self._memory = mmap.mmap(descriptor, SLOTS * self._size)
-            with its:
-                self._process = subprocess.Popen(
-                    command(), stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
-            socket.send_fds(self._link, [job.to_json()], [descriptor])
-        except BaseException:
-            self._link.close()
-            raise
+            self._process, self._link = start_child(command())
+            with contextlib.suppress(ConnectionError):  # it has died, which is seen as its notes are read
+                socket.send_fds(self._link, [job.to_json()], [descriptor])
         finally:
             os.close(descriptor)
         self._reader = threading.Thread(target=self._read, name="capture", daemon=True)

@@ -7,7 +7,7 @@ from edged.errors import PictureError
 from edged.journal.journal import Statement
 from edged.media.imaging import Decoded
 from edged.results import Record, new_id
-from edged.sources.contract import Scored, Settlement, Step
+from edged.sources.contract import Scored, Settlement, Step, StreamDelivery
 from edged.sources.events import Moment
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edged.sources.video.source import VideoSource
 
 
-class FrameDelivery:
+class FrameDelivery(StreamDelivery):
     """A frame, or a note to the source in its place among the frames (`sources.contract.StreamDelivery`).
 
     Attributes:

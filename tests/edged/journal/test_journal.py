@@ -344,7 +344,8 @@ def test_an_event_is_one_row_and_sinks_get_it_as_it_opens_and_as_it_closes(journ
     event = Event(state="open", started_at=1.5, peak_at=2.5, ended_at=3.5, frames=3, offset_s=None)
     one = record(is_anomaly=True, event=event)
     journal.add_sink("lines")
-    journal.commit([Entry(one), entry()])
+    journal.commit([Entry(one)])
+    journal.commit([entry()])
     ((first, given), (second, _)) = journal.undelivered("lines", 10)
     assert given == one
     journal.delivered("lines", second)

@@ -11,7 +11,7 @@ import pytest
 
 from edged.errors import BundleError
 from edged.models import bundle as bundles
-from edged.models.bundle import Calibration
+from edged.models.manifest import NAME, Calibration
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -226,7 +226,7 @@ def test_what_was_made_is_kept_where_its_place_was_taken_meanwhile(tmp_path: Pat
 )
 def test_any_text_gives_a_name_that_a_model_may_have(text: str, name: str) -> None:
     assert bundles.as_name(text) == name
-    assert re.fullmatch(bundles.NAME, name)
+    assert re.fullmatch(NAME, name)
 
 
 def test_calibration_is_replaced_whole(tiny_copy: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from edged.errors import BundleError, DeviceError, PictureError
 from edged.models import bundle as bundles
+from edged.models.manifest import Calibration
 from edged.models.scorer import Scorer
 from edged.results import Frame, Result
 from tests.conftest import TINY
@@ -139,7 +140,7 @@ def inverse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     manifest = json.loads((path / "manifest.json").read_text())
     sealed = bundles.seal(path, {key: manifest[key] for key in manifest if key not in {"files", "schema_version"}})
-    calibration = bundles.Calibration.model_validate_json((path / "calibration.json").read_bytes())
+    calibration = Calibration.model_validate_json((path / "calibration.json").read_bytes())
     bundles.write_calibration(path, calibration.model_copy(update={"model_sha256": sealed.files["model.onnx"].sha256}))
     return path
 

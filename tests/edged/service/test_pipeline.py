@@ -29,7 +29,7 @@ from edged.settings import SinkTable
 from edged.sinks.contract import RecordSink
 from edged.sinks.images import ImagesSink, ImagesTable
 from edged.sinks.jsonl import JsonlSink, JsonlTable
-from edged.sources.contract import Delivery, Settlement, WhenFull
+from edged.sources.contract import Delivery, Scored, Settlement, Step, StreamDelivery, WhenFull
 from tests.conftest import TINY
 from tests.edged.making import BAD_SCORE, bad, encode, entry, good, until
 
@@ -70,6 +70,7 @@ class Script:
     """A source (`edged.sources.contract.Source`) that hands over the files that it is told to."""
 
     when_full: WhenFull = "wait"
+    makes = Given
 
     def __init__(self, name: str, *paths: Path) -> None:
         self.name, self.wake = name, threading.Event()
@@ -94,7 +95,7 @@ class Script:
             self.failures -= 1
             raise RuntimeError("the scanner broke")
         while not stop.is_set():
-            while self.todo and hand_over(Given(self, self.todo[0])):
+            while self.todo and hand_over(self.makes(self, self.todo[0])):
                 self.todo.pop(0)
             self.wake.wait()
             self.wake.clear()
@@ -474,3 +475,37 @@ def test_what_is_stuck_can_be_asked_while_sources_come_and_go(works: Works) -> N
     finally:
         done.set()
         sys.setswitchinterval(interval)
+
+
+class BrokenFrame(Given, StreamDelivery):
+    """A frame of a stream whose source makes a mistake."""
+
+    stored, has_picture = False, True
+
+    def follow(self, scored: Scored | None) -> list[Step]:
+        raise TypeError("no such event")
+
+
+def test_a_stream_that_makes_a_mistake_costs_no_other_its_results(works: Works) -> None:
+    stream, folder = Script("camera", *works.write(3, "frame")), Script("line1", *works.write(3))
+    stream.makes = BrokenFrame
+    pipeline = works.start(stream, folder)
+    until(lambda: len(folder.records) == 3 and len(stream.records) == 3, "what was handed over")
+    assert pipeline.problems() == ["what frames lead to is not known: no such event"]
+    assert pipeline.stuck(3600) == []
+    folder.give(*works.write(5)[3:])
+    until(lambda: len(folder.records) == 5, "what came afterwards")
+
+
+def test_drift_is_of_sources_that_show_what_training_did(works: Works) -> None:
+    plain, part = Script("plain"), Script("part")
+    pipeline = works.start(plain)
+    narrowed = works.scorer.looking_at(roi=(0, 0, 16, 16), mask=None)
+    pipeline.set_scorers({"plain": works.scorer, "part": narrowed})
+    pipeline.add_source(part)
+    labels = {"model": "tiny", "statistic": "psi"}
+    assert works.value("edged_score_drift", source="plain", **labels) == 0
+    assert works.value("edged_score_drift", source="part", **labels) is None
+    pipeline.set_scorers({"plain": narrowed, "part": works.scorer})
+    assert works.value("edged_score_drift", source="plain", **labels) is None
+    assert works.value("edged_score_drift", source="part", **labels) == 0

@@ -6,6 +6,7 @@ import re
 import string
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.applications import Starlette
 
 from edged.journal import labels
 from edged.journal.journal import Entry, Journal
+from edged.results import Event
 from edged.web import texts
 from edged.web.app import make_app
 from edged.web.server import Server
@@ -119,6 +121,18 @@ def test_what_has_come_since_is_seen_too(journal: Journal, tmp_path: Path) -> No
     while "12 of the last 120 above the threshold" not in (text := ask(app, "/").text):
         assert time.monotonic() < deadline, text
     assert text.count('<li id="anomaly-') == 12
+
+
+def test_an_event_that_closes_is_seen_once(journal: Journal, tmp_path: Path) -> None:
+    event = Event(state="open", started_at=1.5, peak_at=2.5, ended_at=3.5, frames=3, offset_s=None)
+    one, app = record(source="line1", is_anomaly=True, event=event), make(tmp_path)
+    journal.commit([Entry(one)])
+    assert ask(app, "/").text.count(f'id="anomaly-{one.id}"') == 1
+    journal.commit([Entry(replace(one, score=154.0 * (one.threshold or 1), event=replace(event, state="closed")))])
+    deadline = time.monotonic() + 30
+    while "154.00" not in (text := ask(app, "/").text):
+        assert time.monotonic() < deadline, text
+    assert text.count(f'id="anomaly-{one.id}"') == 1
 
 
 @pytest.fixture

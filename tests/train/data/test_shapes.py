@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edged.media.imaging import ImageInput, other_shape
+from edged.media.imaging import ImageInput
+from edged.media.regions import other_shape
 from train.config.kinds import AutoencoderConfig, load
 from train.data import masks, shapes
 from train.errors import OptionError

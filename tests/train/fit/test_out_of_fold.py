@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from train.fit.head import covariances, whitening_factors
-from train.fit.out_of_fold import fit_head_on_all, left_out_lengths
+from train.fit.out_of_fold import fit_head_on_all, left_out_distances
 from train.nets.head import Head, from_regions, to_regions
 
 C, H, W = 6, 4, 4
@@ -36,13 +36,13 @@ def test_lengths_are_those_of_a_head_fitted_without_the_group(k, regions, size):
     whitening = whitened_by(head, values, 1e-6)
     groups = np.array([np.arange(5, 5 + size), np.arange(30, 30 + size)])
     leaving = versions[:, groups].transpose(1, 0, 2)
-    found = left_out_lengths(head, whitening, values[leaving.reshape(-1)], leaving.shape, versions.size)
-    for members, lengths in zip(groups, found.split(size), strict=True):
+    found = left_out_distances(head, whitening, values[leaving.reshape(-1)], leaving.shape, versions.size)
+    for members, distances in zip(groups, found.split(size), strict=True):
         others = np.setdiff1d(np.arange(40), members)
         other = made(40, k, regions)[0]
         exact = whitened_by(other, values[versions[:, others].reshape(-1)], 1e-6)
         expected = (to_regions(values[members] - other.mean, regions) @ exact).norm(dim=2, keepdim=True)
-        torch.testing.assert_close(lengths, from_regions(expected, regions, H, W).squeeze(1), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(distances, from_regions(expected, regions, H, W).squeeze(1), rtol=1e-3, atol=1e-3)
 
 
 def test_new_pictures_score_as_pictures_out_of_fold_do_and_fitted_ones_lower():

@@ -23,7 +23,7 @@ def plain_numpy(fit, statistics, image, shrinkage):
     """The head's definition, written position by position."""
 
     def shape_from(pictures):
-        """The standardised length, with everything in it taken from these pictures."""
+        """The standardised distance, with everything in it taken from these pictures."""
         mean = pictures.mean(axis=0)
         factors = {}
         for i in range(G):
@@ -42,8 +42,8 @@ def plain_numpy(fit, statistics, image, shrinkage):
                     out[:, y, x] = np.linalg.norm((r[:, :, y, x] - mean[:, y, x]) @ whitening.T, axis=1)
             return out
 
-        lengths = length(pictures)
-        return lambda r: (length(r) - lengths.mean(axis=0)) / lengths.std(axis=0, ddof=1)
+        distances = length(pictures)
+        return lambda r: (length(r) - distances.mean(axis=0)) / distances.std(axis=0, ddof=1)
 
     def smooth(z):
         x = np.arange(-2, 3)
@@ -140,9 +140,9 @@ def test_factors_are_stored_within_half_a_step(channels):
     assert (np.abs(stored - factors) <= largest / 127 / 2 + 1e-6).all()
     residual = torch.from_numpy(np.random.default_rng(1).normal(size=(2, channels, H, W)).astype(np.float32))
     by_region = to_regions(residual, G).numpy()
-    lengths = np.linalg.norm(by_region @ stored.transpose(0, 2, 1), axis=2, keepdims=True)
-    expected = from_regions(torch.from_numpy(lengths), G, H, W)[:, 0]
-    np.testing.assert_allclose(room.length(residual).numpy(), expected.numpy(), rtol=1e-5)
+    distances = np.linalg.norm(by_region @ stored.transpose(0, 2, 1), axis=2, keepdims=True)
+    expected = from_regions(torch.from_numpy(distances), G, H, W)[:, 0]
+    np.testing.assert_allclose(room.distance(residual).numpy(), expected.numpy(), rtol=1e-5)
 
 
 def test_a_residual_that_never_moves_stays_finite():

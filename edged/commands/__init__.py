@@ -1,0 +1,1 @@
+"""The commands of `edged`, one function each; `edged.cli` puts them together."""
