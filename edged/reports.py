@@ -59,8 +59,9 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = scorer.threshold
     yield (
-        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}, "
-        f"{bundle.calibration.created:%Y-%m-%d}; threshold "
+        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}"
+        + (f", {threshold.confirmed} of them confirmed false alarms" if threshold.confirmed else "")
+        + f", {bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )

@@ -297,7 +297,14 @@ class Daemon:
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
-        site = Site(config.service.state_dir, self._status, self._overlay, self._label, self._find)
+        site = Site(
+            config.service.state_dir,
+            self._status,
+            self._overlay,
+            self._label,
+            self._find,
+            scorers=lambda: self._models.by_name,
+        )
         app = make_app(self._metrics.registry, self._problems, token=http.token(), site=site)
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 

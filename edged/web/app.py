@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edged.web import api, page, results_page
+from edged.web import api, models_page, page, results_page
 from edged.web.access import Access, BrowserRules
 from edged.web.asking import Worker
 from edged.web.exposition import exposition
 from edged.web.rendering import Renderer
 from edged.web.site import Remembered, Site
+from edged.web.thresholds import Weeks
 
 
 def make_app(
@@ -50,9 +51,10 @@ def make_app(
 
     routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
     if site is not None:
-        site = replace(site, status=Remembered(site.status))
-        routes += api.routes(site, access, worker)
+        site, weeks = replace(site, status=Remembered(site.status)), Weeks(site.state_dir)
+        routes += api.routes(site, access, worker, weeks)
         renderer = Renderer(access)
         routes += page.routes(site, access, worker, renderer)
         routes += results_page.routes(site, access, worker, renderer)
+        routes += models_page.routes(site, access, worker, renderer, weeks)
     return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])

@@ -18,6 +18,7 @@ _ID: Final = re.compile(r"[0-9a-f]{26}")
 _SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CURSOR: Final = re.compile(r"[0-9]{1,18}")
 _AT_A_TIME: Final = 2
+_LONGEST_NUMBER: Final = 40
 
 _T = TypeVar("_T")
 
@@ -69,6 +70,36 @@ def place(query: Mapping[str, str]) -> tuple[int | None, int]:
     if not _CURSOR.fullmatch(limit) or not 1 <= int(limit) <= MOST_RESULTS:
         raise BadRequestError(f"limit: is a number from 1 to {MOST_RESULTS}")
     return None if before is None else int(before), int(limit)
+
+
+def threshold(query: Mapping[str, str]) -> float | None:
+    """The threshold of a request, `value`; None where it names none.
+
+    Raises:
+        BadRequestError: it makes no sense.
+    """
+    text = query.get("value") or None
+    if text is None:
+        return None
+    try:
+        value = float(text) if len(text) <= _LONGEST_NUMBER else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise BadRequestError("value: is a number above 0")
+    return value
+
+
+def seed(query: Mapping[str, str], count: int) -> int:
+    """The `seed` of a request, 0 where it names none.
+
+    Raises:
+        BadRequestError: it makes no sense.
+    """
+    text = query.get("seed") or "0"
+    if not _CURSOR.fullmatch(text) or int(text) >= count:
+        raise BadRequestError(f"seed: is a number from 0 to {count - 1}")
+    return int(text)
 
 
 def _time(name: str, text: str | None) -> float | None:

@@ -3,14 +3,17 @@
 from functools import cache
 from typing import Any, Final
 
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from edged import __version__
 from edged.errors import REASONS
 from edged.journal.browsing import OUTCOME_WORDS
 from edged.journal.labels import LABELS
 from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS
+from edged.web.models import SEEDS, ModelDetail
 from edged.web.status import Status
+from edged.web.thresholds import WhatIf
 
 _TIME: Final = {"type": "string", "format": "date-time"}
 _TEXT: Final = {"type": "string"}
@@ -19,7 +22,10 @@ _TEXT: Final = {"type": "string"}
 @cache
 def document() -> dict[str, Any]:
     """The document, in OpenAPI 3.1."""
-    _, defined = models_json_schema([(Status, "serialization")], ref_template="#/components/schemas/{model}")
+    shown: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (one, "serialization") for one in (Status, ModelDetail, WhatIf)
+    ]
+    _, defined = models_json_schema(shown, ref_template="#/components/schemas/{model}")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -56,16 +62,44 @@ def document() -> dict[str, Any]:
                 ],
             ),
             "/api/v1/results/{id}": _get("One result.", {"$ref": "#/components/schemas/LabelledResult"}, [_ID], "404"),
-            "/api/v1/results/{id}/overlay.png": {
-                "get": {
-                    "summary": "The picture beside its heat map, where a sink of the type images drew it.",
-                    "parameters": [_ID],
-                    "responses": {
-                        "200": {"description": "PNG.", "content": {"image/png": {}}},
-                        **_refusals("404"),
-                    },
-                }
-            },
+            "/api/v1/results/{id}/overlay.png": _get_file(
+                "The picture beside its heat map, where a sink of the type images drew it.", "image/png", [_ID]
+            ),
+            "/api/v1/models": _get(
+                "What runs, in full: how it was calibrated, thresholds to choose from, what there is to see of it.",
+                {
+                    "type": "object",
+                    "required": ["models"],
+                    "properties": {"models": {"type": "array", "items": {"$ref": "#/components/schemas/ModelDetail"}}},
+                },
+            ),
+            "/api/v1/models/{name}/threshold": _get(
+                "What another threshold would have flagged of the last week's results; it changes nothing.",
+                {"$ref": "#/components/schemas/WhatIf"},
+                [
+                    _NAME,
+                    _asked(
+                        "value",
+                        {"type": "number", "exclusiveMinimum": 0},
+                        "The threshold; the one in force where it is missing.",
+                    ),
+                ],
+                "404",
+            ),
+            "/api/v1/models/{name}/card.md": _get_file("The model's card, in Markdown.", "text/markdown", [_NAME]),
+            "/api/v1/models/{name}/pictures/{file}": _get_file(
+                "A plot or picture of the bundle.", "image/png", [_NAME, _FILE]
+            ),
+            "/api/v1/models/{name}/samples.png": _get_file(
+                "Sixteen pictures that a VAE draws.",
+                "image/png",
+                [
+                    _NAME,
+                    _asked(
+                        "seed", {"type": "integer", "minimum": 0, "maximum": SEEDS - 1, "default": 0}, "Which sixteen."
+                    ),
+                ],
+            ),
             "/api/v1/openapi.json": _get("This document.", {"type": "object"}),
         },
         "components": {
@@ -91,13 +125,13 @@ def document() -> dict[str, Any]:
     }
 
 
-_ID: Final = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "pattern": "^[0-9a-f]{26}$"},
-    "description": "Of the result.",
-}
+def _placed(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
+
+
+_ID: Final = _placed("id", {"type": "string", "pattern": "^[0-9a-f]{26}$"}, "Of the result.")
+_NAME: Final = _placed("name", _TEXT, "Of the model, in the configuration.")
+_FILE: Final = _placed("file", _TEXT, "One of the model's `pictures`.")
 
 
 def _result() -> dict[str, Any]:
@@ -132,6 +166,11 @@ def _get(
     answer = {"description": summary, "content": {"application/json": {"schema": schema}}}
     get = {"summary": summary, "parameters": parameters or [], "responses": {"200": answer, **_refusals(*refusals)}}
     return {"get": get}
+
+
+def _get_file(summary: str, media_type: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    answer = {"description": summary, "content": {media_type: {}}}
+    return {"get": {"summary": summary, "parameters": parameters, "responses": {"200": answer, **_refusals("404")}}}
 
 
 def _refusals(*more: str) -> dict[str, Any]:

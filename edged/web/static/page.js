@@ -71,6 +71,23 @@
     fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, event.submitter)), redirect: "manual" });
   });
 
+  // What each place of the slider means has come with the page: nothing is asked while it moves.
+  const slide = (whatIf) => {
+    const steps = JSON.parse(whatIf.dataset.steps);
+    const [slider, value] = ["slider", "value"].map((id) => document.getElementById(id));
+    slider.hidden = false;
+    slider.setAttribute("aria-valuetext", value.value);
+    slider.addEventListener("input", () => {
+      const step = steps[slider.value];
+      value.value = step.value;
+      slider.setAttribute("aria-valuetext", step.value);
+      document.getElementById("asked").setAttribute("d", `M${slider.value} 0v1`);
+      for (const cell of whatIf.querySelectorAll("[data-cell]")) cell.textContent = step.cells[cell.dataset.cell];
+    });
+  };
+
   localTimes(document);
   if (overview) follow(overview);
+  const whatIf = document.getElementById("whatif");
+  if (whatIf) slide(whatIf);
 })();

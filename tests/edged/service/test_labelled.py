@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from edged.journal import labels
 from edged.journal.journal import Journal
 from edged.results import COLUMNS
 from tests.edged.daemons import Site
-from tests.edged.making import bad, good, until
+from tests.edged.making import BAD_SCORE, bad, encode, good, until
 
 
 def edged(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,3 +64,70 @@ def test_labels_are_in_what_results_print(site: Site) -> None:
     assert {key: two["label"][key] for key in ("label", "note")} == {"label": "real", "note": "a note"}
     rows = list(csv.DictReader(edged(site, "results", "--format", "csv").stdout.splitlines()))
     assert [(row["label"], row["note"]) for row in rows] == [("", ""), ("real", "a note")]
+
+
+def test_false_alarms_calibrate_beside_good_pictures(site: Site, tiny_copy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for value in range(20):  # scores of (1 + value)/64 + 0.01
+        (folder / f"{value:02}.png").write_bytes(encode(Image.new("L", (32, 32), 129 + value)))
+    site.configure('after = "move"', settle_seconds=0, bundle=tiny_copy)
+    site.start()
+    contents = {"1.png": bad(1), "2.png": bad(2), "3.png": bad(3), "4.png": bad(4), "gone.png": bad(5)}
+    for name, content in contents.items():
+        (site.inbox / name).write_bytes(content)
+    rows = {Path(row.path).name: row.id for row in site.wait_for_rows(5)}
+    until(lambda: site.owed() == 0, "the files to leave")
+    site.stop()
+    calibrate = (
+        "calibrate",
+        str(tiny_copy),
+        "--good",
+        str(folder),
+        "--target-fpr",
+        "0.1",
+        "--labels",
+        str(site.config),
+    )
+    command = [sys.executable, "-P", "-m", "edged", *calibrate]
+    alone = 19 / 64 + 0.01  # the ceil(21 x 0.9) = 19th of 20
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"-> {alone:.4f}, from 20 pictures" in done.stdout
+    assert "there is no false alarm of this model" in done.stderr
+    journal = Journal(site.state)
+    for name, label in {"1.png": "false_alarm", "2.png": "false_alarm", "3.png": "real", "4.png": "unsure"}.items():
+        labels.put(journal, rows[name], label)
+    labels.put(journal, rows["gone.png"], "false_alarm")
+    (site.done / "gone.png").unlink()
+    journal.close()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert f"-> {BAD_SCORE:.4f}, from 22 pictures" in done.stdout  # the ceil(23 x 0.9) = 21st of 22
+    assert "the files of 1 false alarms are gone" in done.stderr
+    assert "2 of them are false alarms: they were chosen because they had been flagged" in done.stderr
+    assert f"({alone:.4f} without)" in done.stderr
+    calibration = json.loads((tiny_copy / "calibration.json").read_text())
+    assert (calibration["n"], calibration["confirmed"]) == (22, 2)
+    inspected = subprocess.run(
+        [sys.executable, "-P", "-m", "edged", "inspect", str(tiny_copy)], capture_output=True, text=True, check=False
+    )
+    assert (
+        "22 good pictures that nothing was fitted on (split conformal), 2 of them confirmed false" in inspected.stdout
+    )
+
+
+def test_false_alarms_alone_are_no_calibration(site: Site, tiny_copy: Path) -> None:
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "edged",
+        "calibrate",
+        str(tiny_copy),
+        "--restore",
+        "--labels",
+        str(site.config),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--labels: false alarms alone are no calibration" in done.stderr
