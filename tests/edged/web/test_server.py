@@ -242,6 +242,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test ca")
+    openssl("req", "-x509", *new, "-keyout", "other.key", "-out", "other.crt", "-days", "2", "-subj", "/CN=other")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
     locked = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-passout", "pass:secret")
     openssl("req", "-x509", *locked, "-keyout", "locked.key", "-out", "locked.crt", "-days", "2", "-subj", "/CN=locked")
@@ -280,6 +281,37 @@ def test_tls_with_client_certificates(certificates: Path) -> None:
         assert not answers(server.url, verify=ssl.create_default_context(cafile=certificates / "ca.crt"))
     finally:
         server.close()
+
+
+def test_certificates_are_read_again_when_they_change(certificates: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("tls_cert", "tls_key", "tls_client_ca")}
+
+    def install(cert: str, key: str, ca: str) -> None:
+        for name, source in zip(files, (cert, key, ca), strict=True):
+            shutil.copyfile(certificates / source, tmp_path / "new")
+            (tmp_path / "new").replace(files[name])
+
+    def with_client(trusted: str) -> ssl.SSLContext:
+        known = ssl.create_default_context(cafile=certificates / trusted)
+        known.check_hostname = False
+        known.load_cert_chain(certificates / "client.crt", certificates / "client.key")
+        return known
+
+    install("server.crt", "server.key", "ca.crt")
+    server = serve(**files)
+    with contextlib.closing(server):
+        until(lambda: answers(server.url, verify=with_client("ca.crt")), "the server")
+        assert not answers(server.url, verify=with_client("other.crt"))
+        shutil.copyfile(certificates / "other.crt", files["tls_cert"])  # and its key is yet to come
+        assert answers(server.url, verify=with_client("ca.crt"))
+        install("other.crt", "other.key", "ca.crt")
+        assert answers(server.url, verify=with_client("other.crt"))
+        assert not answers(server.url, verify=with_client("ca.crt"))
+        install("other.crt", "other.key", "other.crt")  # an authority that has not signed the client's
+        assert not answers(server.url, verify=with_client("other.crt"))
+        files["tls_cert"].unlink()
+        install("server.crt", "server.key", "ca.crt")
+        assert answers(server.url, verify=with_client("ca.crt"))
 
 
 def test_tls_files_that_do_not_fit(certificates: Path) -> None:
