@@ -41,6 +41,7 @@ from edged.sinks import SINKS
 from edged.sinks.contract import DrawingStore, PictureSink, SinkContext
 from edged.sources import SOURCES
 from edged.sources.contract import SourceContext
+from edged.web.allowance import Allowance
 from edged.web.app import make_app
 from edged.web.server import Server
 from edged.web.site import Site
@@ -305,7 +306,7 @@ class Daemon:
             self._find,
             scorers=lambda: self._models.by_name,
         )
-        app = make_app(self._metrics.registry, self._problems, token=http.token(), site=site)
+        app = make_app(self._metrics.registry, self._problems, token=http.token(), site=site, allowance=Allowance())
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
     def _problems(self) -> list[str]:

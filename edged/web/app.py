@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from edged.web import api, models_page, page, results_page
 from edged.web.access import Access, BrowserRules
+from edged.web.allowance import Allowance, Paced
 from edged.web.asking import Worker
 from edged.web.exposition import exposition
 from edged.web.rendering import Renderer
@@ -25,6 +26,7 @@ def make_app(
     *,
     token: str | None = None,
     site: Site | None = None,
+    allowance: Allowance | None = None,
 ) -> Starlette:
     """Builds the application.
 
@@ -33,8 +35,9 @@ def make_app(
         problems: why the daemon is not ready; empty when it is. Called from the server's thread.
         token: when given, it is taken as a bearer token. Health is open: it says nothing of pictures.
         site: what the page and the API show; without one there are none.
+        allowance: what all answers together may take of the machine; None: whatever it takes.
     """
-    access, worker = Access(token), Worker()
+    access, worker = Access(token), Worker(allowance)
 
     async def metrics(request: Request) -> Response:
         body, content_type = exposition(registry, request.headers.get("accept", ""))
@@ -57,4 +60,5 @@ def make_app(
         routes += page.routes(site, access, worker, renderer)
         routes += results_page.routes(site, access, worker, renderer)
         routes += models_page.routes(site, access, worker, renderer, weeks)
-    return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])
+    paced = [] if allowance is None else [Middleware(Paced, allowance)]
+    return Starlette(routes=routes, middleware=[*paced, Middleware(BrowserRules)])

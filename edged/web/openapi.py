@@ -10,7 +10,7 @@ from edged import __version__
 from edged.errors import REASONS
 from edged.journal.browsing import OUTCOME_WORDS
 from edged.journal.labels import LABELS
-from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS
+from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS, SOURCE
 from edged.web.models import SEEDS, ModelDetail
 from edged.web.status import Status
 from edged.web.thresholds import WhatIf
@@ -49,7 +49,7 @@ def document() -> dict[str, Any]:
                     },
                 },
                 [
-                    _asked("source", _TEXT, "Of this source."),
+                    _asked("source", {"type": "string", "pattern": f"^{SOURCE.pattern}$"}, "Of this source."),
                     _asked("outcome", {"enum": list(OUTCOME_WORDS)}, "What became of the picture."),
                     _asked("since", _TIME, "Scored at or after it."),
                     _asked("until", _TIME, "Scored before it."),

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from tests.edged.daemons import Site
 from tests.edged.making import bad, good, until
@@ -144,6 +145,45 @@ def test_a_label_of_one_click_survives_a_restart(watched: Site) -> None:
         keep(driver, "results-390-dark-en")
 
 
+def test_the_slider_shows_what_another_threshold_would_have_flagged(watched: Site) -> None:
+    (odd,) = [row.id for row in watched.rows() if row.is_anomaly]
+    config = watched.config.read_bytes()
+    with browser() as driver:
+        driver.get(f"{watched.url}/results/{odd}")
+        driver.find_element(By.CSS_SELECTOR, "main [value=false_alarm]").click()
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]"), "the label")
+        driver.get(watched.url + "/models")
+        keep(driver, "models-1440-light-en")
+        driver.find_element(By.CSS_SELECTOR, "a.action").click()
+        assert urlsplit(driver.current_url).path == "/models/tiny/threshold"
+
+        def cell(name: str) -> str:
+            return driver.find_element(By.CSS_SELECTOR, f"[data-cell={name}]").text
+
+        assert [cell(name) for name in ("all", "false_alarm", "real")] == ["1", "1", "0"]
+        slider = driver.find_element(By.ID, "slider")
+        slider.send_keys(Keys.END)
+        assert [cell(name) for name in ("all", "false_alarm", "line")] == ["0", "0", "threshold = 2.0"]
+        assert driver.find_element(By.ID, "value").get_attribute("value") == "2"
+        slider.send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+        assert cell("line") == "threshold = 0.1279"  # 0.5 / 4 * 4 ** (1 / 60)
+        assert slider.get_attribute("aria-valuetext") == "0.1279"
+        number = driver.find_element(By.ID, "value")
+        number.clear()
+        number.send_keys("1.99", Keys.ENTER)
+        until(lambda: "value=1.99" in driver.current_url, "the page for that number")
+        assert [cell(name) for name in ("all", "line")] == ["1", "threshold = 1.99"]
+        keep(driver, "threshold-1440-light-en")
+        assert hosts(driver) == {urlsplit(watched.url).netloc}
+        assert console(driver) == []
+    assert watched.config.read_bytes() == config
+    with browser(390, dark=True, language="de") as driver:
+        for name in ("models", "models/tiny/threshold"):
+            driver.get(f"{watched.url}/{name}")
+            assert is_narrow_enough(driver)
+            keep(driver, f"{name.rpartition('/')[2]}-390-dark-de")
+
+
 AXE = """
 const done = arguments[arguments.length - 1];
 axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).then(
@@ -158,7 +198,8 @@ def test_everybody_can_use_it(watched: Site, dark: bool) -> None:
     axe = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
     (odd,) = [row.id for row in watched.rows() if row.is_anomaly]
     with browser(dark=dark) as driver:
-        for path in ("/", "/results", f"/results/{odd}", "/login", "/results?limit=x"):
+        paths = ("/", "/results", f"/results/{odd}", "/models", "/models/tiny/threshold", "/login", "/results?limit=x")
+        for path in paths:
             driver.get(watched.url + path)
             if path == "/":
                 until(lambda: cards(driver) == 1, "the anomaly")

@@ -2,7 +2,6 @@ import hashlib
 import io
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,14 @@ from edged.journal.journal import Entry, Journal
 from edged.models import bundle as bundles
 from edged.models import registry
 from edged.models.manifest import FileEntry
-from edged.models.scorer import Scorer
 from edged.web.app import make_app
 from edged.web.models import card_html
 from edged.web.site import Site
-from edged.web.status import ModelStatus, Status
 from tests import tiny_kinds
 from tests.conftest import TINY
 from tests.edged.making import encode, quarantined, record
 from tests.edged.web.asking import ask
-
-NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
+from tests.edged.web.making import status_of
 
 CARD = """# tiny
 
@@ -61,27 +57,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     one.close()
 
 
-def status_of(name: str, scorer: Scorer) -> ModelStatus:
-    return ModelStatus(
-        name=name,
-        kind=scorer.bundle.manifest.kind,
-        provider="CPUExecutionProvider",
-        precision="fp32",
-        sha256=scorer.bundle.model_sha256,
-        threshold=scorer.threshold.value,
-        target_fpr=scorer.threshold.target_fpr,
-        calibrated_at=NOW,
-        calibration_pictures=scorer.threshold.n,
-        fell_back=False,
-    )
-
-
 def make(folder: Path, *paths: Path) -> Starlette:
     scorers = {path.name: registry.load_one(path, "cpu") for path in paths or [TINY]}
-    told = Status(
-        version="1", started_at=NOW, now=NOW, healthy=True, problems=[], warnings=[], sources=[], sinks=[],
-        models=[status_of(name, scorer) for name, scorer in scorers.items()],
-    )  # fmt: skip
+    told = status_of(scorers)
     site = Site(folder, lambda: told, lambda _: None, scorers=lambda: scorers)
     return make_app(CollectorRegistry(), list, site=site)
 

@@ -97,6 +97,24 @@ def test_clients_that_say_nothing_or_not_enough_are_dropped(impatient: Server) -
     assert answers(impatient.url)
 
 
+def test_a_request_that_comes_drop_by_drop_is_not_waited_for(impatient: Server) -> None:
+    with connect(impatient) as slow:
+        slow.settimeout(PATIENCE_S / 20)
+        slow.sendall(b"GET /metrics HTTP/1.1\r\nHost: edged\r\n")
+
+        def is_dropped() -> bool:
+            try:
+                slow.sendall(b"X: y\r\n")
+                return slow.recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        until(is_dropped, "the end of it")
+    assert answers(impatient.url)
+
+
 def test_a_client_that_does_not_take_its_answers_is_dropped(impatient: Server) -> None:
     greedy = connect(impatient)
     greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -266,6 +284,27 @@ def test_tls(certificates: Path) -> None:
         silent.close()
     finally:
         server.close()
+
+
+def test_garbage_in_place_of_tls_harms_nobody(certificates: Path) -> None:
+    server = serve(tls_cert=certificates / "server.crt", tls_key=certificates / "server.key")
+    trusting = ssl.create_default_context(cafile=certificates / "ca.crt")
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    with contextlib.closing(server):
+        until(lambda: answers(server.url, verify=trusting), "the server")
+        for garbage in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            bytes(range(256)) * 100,
+            hello + bytes(501),
+            hello + b"\xff" * 60_000,
+            b"\x15\x03\x03\x00\x02\x02\x28",
+            b"\x80\x2e\x01\x00\x02",
+        ):
+            with connect(server) as client, contextlib.suppress(ConnectionError):
+                client.sendall(garbage)
+                client.shutdown(socket.SHUT_WR)
+                assert b"HTTP" not in client.recv(4096)
+            assert answers(server.url, verify=trusting)
 
 
 def test_tls_with_client_certificates(certificates: Path) -> None:
