@@ -157,7 +157,22 @@ def _result() -> dict[str, Any]:
         "calibration_sha256": text,
         "score_ratio": number,
     }
-    return {"type": "object", "required": list(properties), "properties": properties}
+    of_events: dict[str, Any] = {
+        "kind": {"enum": ["event"]},
+        "state": {"enum": ["open", "closed"]},
+        "started_at": _TIME,
+        "peak_at": _TIME,
+        "ended_at": _TIME,
+        "peak_score": {"type": "number"},
+        "frames": {"type": "integer"},
+        "offset_s": number,
+    }
+    return {
+        "description": "Those of events of streams have `kind` and what comes after it; others have not.",
+        "type": "object",
+        "required": list(properties),
+        "properties": properties | of_events,
+    }
 
 
 def _get(

@@ -16,6 +16,7 @@ from edged.results import Record
 _POINTS: Final = 120
 _ANOMALIES: Final = 12
 _QUARANTINED: Final = 8
+_EVENTS: Final = 8
 _AT_ONCE: Final = 2000
 _FRESH_S: Final = 0.4
 _FORGET_S: Final = 60.0
@@ -61,6 +62,7 @@ class Sight:
     charts: dict[str, Chart]
     anomalies: list[Shown]
     quarantined: list[Shown]
+    events: list[Record]
 
 
 class Recent:
@@ -95,12 +97,13 @@ class Recent:
             charts = {name: chart for name in sources if (chart := _chart(self._scored.get(name, ())))}
             found = labels.read(self._state_dir, [shown.record.id for shown in self._anomalies])
             anomalies = [replace(shown, label=found.get(shown.record.id)) for shown in self._anomalies]
-            return Sight(charts, anomalies, list(self._quarantined))
+            return Sight(charts, anomalies, list(self._quarantined), list(self._events))
 
     def _forget(self) -> None:
         self._scored: dict[str, deque[Record]] = {}
         self._anomalies: deque[Shown] = deque(maxlen=_ANOMALIES)
         self._quarantined: deque[Shown] = deque(maxlen=_QUARANTINED)
+        self._events: deque[Record] = deque(maxlen=_EVENTS)
 
     def _fill(self, sources: Sequence[str]) -> None:
         self._forget()
@@ -111,6 +114,7 @@ class Recent:
             self._scored[source].extend(r for r in self._find(Wanted(source), 2 * _POINTS) if r.score is not None)
         self._anomalies.extendleft(map(self._show, self._find(Wanted(outcome="anomaly"), _ANOMALIES)))
         self._quarantined.extendleft(map(self._show, self._find(Wanted(outcome="quarantined"), _QUARANTINED)))
+        self._events.extendleft(self._find(Wanted(outcome="event"), _EVENTS))
 
     def _find(self, wanted: Wanted, limit: int) -> list[Record]:
         """Results up to the row that we go on from, oldest first."""
@@ -133,9 +137,11 @@ class Recent:
             if record.is_anomaly:
                 if record.event is not None:  # which has come before, as it opened
                     self._drop(record.id)
+                    self._events.appendleft(record)
                 self._anomalies.appendleft(self._show(record))
 
     def _drop(self, id_: str) -> None:
+        self._events = deque((one for one in self._events if one.id != id_), maxlen=_EVENTS)
         self._anomalies = deque((one for one in self._anomalies if one.record.id != id_), maxlen=_ANOMALIES)
 
     def _show(self, record: Record) -> Shown:

@@ -36,6 +36,11 @@ class Texts:
         """A number with three significant digits."""
         return f"{value:.3g}".replace(".", self.words["decimal"])
 
+    def clock(self, seconds: float) -> str:
+        """A place in a film, as 1:02:03."""
+        whole = int(seconds)
+        return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
     def age(self, seconds: float) -> str:
         """A time span in its largest unit, whole."""
         for unit, length_s in (("days", 86_400), ("hours", 3600), ("minutes", 60)):

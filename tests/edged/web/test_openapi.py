@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from edged.journal import labels
 from edged.journal.journal import Entry, Journal
 from edged.models import registry
+from edged.results import Event
 from edged.web.app import make_app
 from edged.web.openapi import document
 from edged.web.site import Site
@@ -34,7 +35,8 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starlette]:
     folder: Path = tmp_path_factory.mktemp("api")
     journal = Journal(folder)
     rows = [record(is_anomaly=number % 3 == 0, path=os.fsdecode(b"/in/\xff<b>.png")) for number in range(60)]
-    journal.commit([Entry(one) for one in (*rows, quarantined(), record(id=ID))])
+    event = Event(state="closed", started_at=1.5, peak_at=2.5, ended_at=3.5, frames=3, offset_s=None)
+    journal.commit([Entry(one) for one in (*rows, quarantined(), record(is_anomaly=True, event=event), record(id=ID))])
     labels.put(journal, ID, "real", "a note")
     scorers = {"vae": registry.load_one(tiny_kinds.vae(folder / "vae"), "cpu")}
     picture = encode(Image.new("RGB", (8, 4)))

@@ -132,7 +132,20 @@ def test_an_event_that_closes_is_seen_once(journal: Journal, tmp_path: Path) -> 
     deadline = time.monotonic() + 30
     while "154.00" not in (text := ask(app, "/").text):
         assert time.monotonic() < deadline, text
-    assert text.count(f'id="anomaly-{one.id}"') == 1
+    assert text.count(f'id="anomaly-{one.id}"') == text.count(f'id="event-{one.id}"') == 1
+    assert "lasted 2 s" in text
+
+
+def test_events_are_told_from_pictures(journal: Journal, tmp_path: Path) -> None:
+    event = Event(state="open", started_at=1.5, peak_at=2.5, ended_at=3.5, frames=37, offset_s=3723.4)
+    one, app = record(source="line1", is_anomaly=True, event=event), make(tmp_path)
+    journal.commit([Entry(one), Entry(record(is_anomaly=True))])
+    listed = ask(app, "/results?outcome=event").text
+    assert (listed.count("<tr>"), "Event</span>" in listed) == (2, True)
+    assert [found["id"] for found in ask(app, "/api/v1/results?outcome=event").json()["results"]] == [one.id]
+    text = ask(app, f"/results/{one.id}").text
+    for words in ("goes on", "37", "at 1:02:03 of the file", "Event</span>"):
+        assert words in text
 
 
 @pytest.fixture
@@ -148,7 +161,7 @@ def test_changes_are_told_and_only_they(server: Server, journal: Journal) -> Non
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = (line for line in stream.iter_lines() if line.startswith("data: "))
         first = json.loads(next(lines)[6:])
-        assert set(first) == {"state", "models", "sources", "latest", "quarantine"}
+        assert set(first) == {"state", "models", "sources", "latest", "events", "quarantine"}
         odd = record(source="line1", is_anomaly=True)
         journal.commit([Entry(odd)])
         second = json.loads(next(lines)[6:])
