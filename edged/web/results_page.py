@@ -35,6 +35,7 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
     async def results(request: Request) -> Response:
         wanted, (before, limit) = asking.wanted(request.query_params), asking.place(request.query_params)
         page = await worker.run(partial(browsing.browse, site.state_dir, wanted, before=before, limit=limit))
+        said = await worker.run(partial(labels.read, site.state_dir, [record.id for _, record in page.results]))
         status = await worker.run(site.status)
         filters = {name: value for name in _FILTERS if (value := request.query_params.get(name))}
         query = dict.fromkeys((*_FILTERS, "before"), "") | filters
@@ -43,6 +44,7 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
             request,
             "results.html",
             results=[record for _, record in page.results],
+            labels=said,
             sources=sorted({source.name for source in status.sources} | ({wanted.source} if wanted.source else set())),
             outcomes=OUTCOME_WORDS,
             query={**query, "before": before},

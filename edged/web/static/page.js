@@ -86,6 +86,23 @@
     });
   };
 
+  // The server takes times in UTC; people see and give their own, as in the list.
+  const askLocally = (input) => {
+    const [asked, minutes] = [document.createElement("input"), "2026-11-22T14:00".length];
+    [asked.type, asked.name] = ["hidden", input.name];
+    input.removeAttribute("name");
+    input.form.append(asked);
+    if (input.value) {
+      const when = new Date(`${input.value}Z`);
+      input.value = new Date(when - when.getTimezoneOffset() * 60000).toISOString().slice(0, minutes);
+    }
+    input.form.addEventListener("submit", () => {
+      asked.value = input.value && new Date(input.value).toISOString().slice(0, minutes);
+    });
+  };
+
+  for (const unit of document.querySelectorAll(".utc")) unit.remove();
+  document.querySelectorAll("input[type=datetime-local]").forEach(askLocally);
   localTimes(document);
   if (overview) follow(overview);
   const whatIf = document.getElementById("whatif");

@@ -115,6 +115,7 @@ def test_logging_in_and_out(site: Site) -> None:
 def test_a_label_of_one_click_survives_a_restart(watched: Site) -> None:
     (odd,) = [row.id for row in watched.rows() if row.is_anomaly]
     with browser() as driver:
+        driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kolkata"})
         driver.get(watched.url + "/")
         until(lambda: cards(driver) == 1, "the anomaly")
         driver.find_element(By.ID, f"real-{odd}").click()
@@ -130,6 +131,11 @@ def test_a_label_of_one_click_survives_a_restart(watched: Site) -> None:
         assert str(watched.inbox / "<b>bad & odd.png") in driver.find_element(By.TAG_NAME, "main").text
         driver.get(watched.url + "/results?outcome=anomaly")
         assert len(driver.find_elements(By.CSS_SELECTOR, "tbody tr")) == 1
+        since = driver.find_element(By.ID, "since")
+        driver.execute_script("arguments[0].value = '2020-01-02T03:04'", since)
+        driver.find_element(By.CSS_SELECTOR, ".filters button").click()
+        until(lambda: "since=2020-01-01T21%3A34" in driver.current_url, "the time in UTC")  # it is 5:30 later there
+        assert driver.find_element(By.ID, "since").get_attribute("value") == "2020-01-02T03:04"
         keep(driver, "results-1440-light-en")
         assert console(driver) == []
     watched.stop()

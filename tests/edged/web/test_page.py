@@ -329,6 +329,7 @@ def test_a_label_is_kept_changed_and_taken_back(journal: Journal, tmp_path: Path
     answer = say(app, one.id, label="false_alarm", note="dust <b>\n=1+1")
     assert (answer.status_code, answer.headers["location"]) == (303, f"/results/{one.id}")
     assert labels.read(tmp_path)[one.id].label == "false_alarm"
+    assert 'False alarm <span class="small">dust &lt;b&gt;' in ask(app, "/results").text
     text = ask(app, f"/results/{one.id}").text
     assert 'value="false_alarm" aria-pressed="true"' in text
     assert "dust &lt;b&gt;" in text
