@@ -11,14 +11,14 @@ The pipeline knows no files: what a folder remembers of its files, a camera does
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from edged.errors import PictureError
 from edged.journal.journal import Entry, Journal, Statement
-from edged.media.imaging import Decoded
+from edged.media.imaging import Decoded, Limits
 from edged.media.inputs import Input
 from edged.results import Frame, Record, Result
 from edged.settings import RetentionTable, SourceTable
@@ -215,12 +215,14 @@ class SourceContext:
         observer: what it tells while it works.
         state_dir: `service.state_dir`.
         input: what the model takes: for sources that hand over pixels.
+        limits: what is refused.
     """
 
     journal: Journal
     observer: Observer
     state_dir: Path
     input: Input
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
