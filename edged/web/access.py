@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -85,7 +85,7 @@ class Access:
         """
 
         async def check(request: Request) -> Response:
-            if self._token is None and request.url.scheme == "http" and not _is_address(request.url.hostname or ""):
+            if self._token is None and request.url.scheme == "http" and not _is_address(_host(request)[0]):
                 text = "without http.token_file this is served under an IP address or localhost only\n"
                 return PlainTextResponse(text, 421)
             if open_to_all or self.allows(request):
@@ -111,7 +111,7 @@ class Access:
 
 def cookie_name(request: Request) -> str:
     """Of the session: browsers keep one set of cookies for all ports of a box, which may run several daemons."""
-    return f"edged_session_{request.url.port or request.url.scheme}"
+    return f"edged_session_{_host(request)[1] or request.url.scheme}"
 
 
 def local(path: str) -> str:
@@ -129,7 +129,7 @@ async def read_form(request: Request) -> dict[str, str]:
     # Every browser says where a form comes from; who sends the token in a header is none.
     if origin is None and "authorization" not in request.headers:
         raise FormRefusedError("foreign_form")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise FormRefusedError("foreign_form")
     body = b""
     async for part in request.stream():
@@ -161,6 +161,14 @@ class BrowserRules:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+def _host(request: Request) -> tuple[str, int | None]:
+    """Under which name, and at which port, we were asked; "" where that is no name."""
+    try:
+        return request.url.hostname or "", request.url.port
+    except ValueError:
+        return "", None
 
 
 def _is_address(host: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from tests.edged.daemons import Site
 from tests.edged.making import good, until
 
+PATIENCE_S = 3.0
 TOKEN = "a-long-random-word"
 KNOWN = f"Authorization: Bearer {TOKEN}\r\n"
 HOST = "Host: 127.0.0.1\r\n"
@@ -51,6 +52,9 @@ MALFORMED = {
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two hosts": get("/", HOST * 2 + KNOWN),
     "a host that is none": get("/", "Host: [::1\r\n" + KNOWN),
+    "a host that is none, and no token": get("/", "Host: [::1\r\n"),
+    "a port that is none": get("/", "Host: 127.0.0.1:x\r\n"),
+    "a port that is too high": get("/", "Host: 127.0.0.1:99999999\r\n"),
     "two lengths": post("/login", b"token=x", HOST + KNOWN + "Content-Length: 7\r\nContent-Length: 3\r\n"),
     "a length and chunks": post(
         "/login", b"0\r\n\r\n", HOST + KNOWN + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"
@@ -95,13 +99,17 @@ def send(site: Site, data: bytes) -> bytes:
     """What is answered; nothing where the connection is closed on us."""
     address = urlsplit(site.url)
     with socket.create_connection((str(address.hostname), address.port or 0), timeout=60) as client:
-        try:
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-        except ConnectionError:
-            pass  # it has heard enough; what it said may be here
         received = b""
+        with contextlib.suppress(ConnectionError):  # it has heard enough; what it said may be here
+            client.sendall(data)
         with contextlib.suppress(ConnectionError):
+            client.settimeout(PATIENCE_S)
+            with contextlib.suppress(TimeoutError):
+                while part := client.recv(65536):
+                    received += part
+                return received
+            client.shutdown(socket.SHUT_WR)  # it waits for more
+            client.settimeout(60)
             while part := client.recv(65536):
                 received += part
         return received
@@ -112,12 +120,12 @@ def code(answer: bytes) -> int:
     return int(answer[9:12]) if answer.startswith(b"HTTP/1.") else 0
 
 
-@pytest.fixture
-def guarded(site: Site) -> Iterator[Site]:
-    """A daemon that asks for a token; in the end it is well, and has said nothing of what it should keep to itself."""
+@pytest.fixture(params=[True, False], ids=["token", "no token"])
+def guarded(site: Site, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A daemon, with a token or without; in the end it is well, and its log tells of no mistake of its own."""
     token = site.root / "token"
     token.write_text(TOKEN)
-    site.configure(http=f'token_file = "{token}"', settle_seconds=0)
+    site.configure(http=f'token_file = "{token}"' if request.param else "", settle_seconds=0)
     site.start()
     before = resident_bytes(site)
     yield site
@@ -154,6 +162,7 @@ def test_no_path_leads_out(guarded: Site) -> None:
             assert secret not in answer, path
 
 
+@pytest.mark.parametrize("guarded", [True], indirect=True)
 def test_wrong_tokens_open_nothing(guarded: Site) -> None:
     wrong = [
         "", "Bearer", "Bearer ", "Bearer x", f"bearer{TOKEN}", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x",
@@ -176,6 +185,7 @@ def test_wrong_tokens_open_nothing(guarded: Site) -> None:
     assert code(send(guarded, get("/api/v1/status"))) == 200
 
 
+@pytest.mark.parametrize("guarded", [True], indirect=True)
 def test_it_scores_on_while_they_are_at_it(guarded: Site) -> None:
     address = urlsplit(guarded.url)
     place = (str(address.hostname), address.port or 0)
