@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import parse_qs, quote
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -123,7 +123,7 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form that one of our own pages sent.
 
     Raises:
-        FormRefusedError: it came from elsewhere, or is too large.
+        FormRefusedError: it came from elsewhere, is too large, or does not come whole.
     """
     origin = request.headers.get("origin")
     # Every browser says where a form comes from; who sends the token in a header is none.
@@ -132,10 +132,13 @@ async def read_form(request: Request) -> dict[str, str]:
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise FormRefusedError("foreign_form")
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_FORM_BYTES:
-            raise FormRefusedError("too_large")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_FORM_BYTES:
+                raise FormRefusedError("too_large")
+    except ClientDisconnect:
+        raise FormRefusedError("cut_off") from None
     try:
         fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError:

@@ -73,7 +73,7 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
 
     async def label(request: Request) -> Response:
         id_, fields = request.path_params["id"], await read_form(request)
-        word, note = fields.get("label", ""), fields.get("note", "")
+        word, note = fields.get("label"), fields.get("note", "")
         if word not in {*LABELS, ""} or len(note) > LONGEST_NOTE:
             raise BadRequestError(
                 f"label: is one of {', '.join(LABELS)}, or empty; note: at most {LONGEST_NOTE} letters"

@@ -349,6 +349,7 @@ def test_labels_that_make_no_sense_are_refused(journal: Journal, tmp_path: Path)
     app, one = labelling(journal, tmp_path), record()
     journal.commit([Entry(one)])
     assert say(app, one.id, label="good").status_code == 400
+    assert say(app, one.id, note="a form without one").status_code == 400
     assert say(app, one.id, label="real", note="x" * 1001).status_code == 400
     assert say(app, one.id, label="real", note="x" * 100_000).status_code == 403
     assert say(app, "0" * 26, label="real").status_code == 404
