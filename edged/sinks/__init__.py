@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from edged.sinks import csv, images, jsonl, program, webhook
+from edged.sinks import csv, images, jsonl, mqtt, program, webhook
 from edged.sinks.contract import SinkType
 
 SINKS: Final[dict[str, SinkType]] = {
@@ -10,5 +10,6 @@ SINKS: Final[dict[str, SinkType]] = {
     "exec": program.TYPE,
     "images": images.TYPE,
     "jsonl": jsonl.TYPE,
+    "mqtt": mqtt.TYPE,
     "webhook": webhook.TYPE,
 }
