@@ -28,6 +28,7 @@ EXAMPLES: Final = {
   python -m train ae --good pictures/good --out runs/solar
   python -m train ae --update runs/solar --good pictures/this-week --out runs/solar2
   python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
+  python -m train ae --good shift1.mp4:0-90 shift1.mp4:2:10-5:00 --out runs/belt
   python -m train ae --good beats/normal --set input=signal --out runs/ecg""",
     "denoiser": """\
   python -m train denoiser --good pictures/good --set channels=1 --set noise=[0.02,0.1] --out runs/clean""",
@@ -62,37 +63,40 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
+    from train import good as goods
     from train import progress, run, suspects
-    from train.data import cleaning, groups, masks, pictures, shapes, signals
+    from train.data import cleaning, groups, masks, pictures, shapes, signals, stretches
     from train.fit import loop
-    from train.good import read as read_good
 
-    device = loop.choose_device(options.device)
-    denoiser, source = None, None
-    if isinstance(config, SignalConfig):
-        if options.denoiser:
-            raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
-        config = signals.shaped(config, options.good)
-    else:
-        source, n = shapes.source_of(options.good, config.spec)
-        shapes.check_roi(config, source)
-        config = config.shaped(source)
-        if options.denoiser:
-            denoiser = cleaning.load(options.denoiser, config.spec)
-        if (cost := shapes.cost(config, n)) is not None:
-            console.print(cost)
-    spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
-    plural = spec.plural
-    if options.bad is not None:
-        pictures.find(options.bad, spec)  # what is wrong shows before the good ones take their time
-    track = progress.on(console)
-    began = time.monotonic()
+    device, track, began = loop.choose_device(options.device), progress.on(console), time.monotonic()
     with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
+        named = goods.find(options, folder, track)
+        denoiser, source = None, None
+        if isinstance(config, SignalConfig):
+            if options.denoiser:
+                raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
+            if named.of_videos:
+                raise OptionError(["--good names videos, and this model takes signals; leave input=signal out"])
+            config = signals.shaped(config, named.folder)
+        else:
+            source, n = shapes.source_of(named.folder, config.spec)
+            shapes.check_roi(config, source)
+            config = config.shaped(source)
+            if options.denoiser:
+                denoiser = cleaning.load(options.denoiser, config.spec)
+            if (cost := shapes.cost(config, n)) is not None:
+                console.print(cost)
+        spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
+        plural = spec.plural
+        if options.bad is not None:
+            pictures.find(options.bad, spec)  # what is wrong shows before the good ones take their time
         cache, given = Path(name), config
         if isinstance(config, ModelConfig) and isinstance(spec, ImageInput) and config.mask is not None:
             masks.write(Path(config.mask), spec, folder / run.MASK)
             config = config.model_copy(update={"mask": str(folder / run.MASK)})
-        found = read_good(options, spec, denoiser=denoiser, cache=cache, track=track)
+        found = goods.read(named, options, spec, denoiser=denoiser, cache=cache, track=track)
+        if named.of_videos:
+            console.print(stretches.describe(found))
         if config.cross:
             good = pictures.keep_whole(found, target_fpr=config.target_fpr, plural=plural)
         else:
@@ -114,7 +118,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
             *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
-            *([groups.SEQUENCE] if options.groups is None and groups.looks_like_a_sequence(good) else ()),
+            *([groups.SEQUENCE] if named.groups is None and groups.looks_like_a_sequence(good) else ()),
         )
         for warning in warnings:
             command.say(console, PROGRAM, f"warning: {warning}")
@@ -191,13 +195,24 @@ def _loop(kind: str) -> Any:
     return train_vae
 
 
-def _check_apart(good: Path, bad: Path | None) -> None:
+def _check_apart(good: Sequence[str], bad: Path | None) -> None:
     """Refuses bad pictures in a subfolder of the good ones, from which they would be learnt as good."""
     if bad is None:
         return
-    one, other = good.resolve(), bad.resolve()
-    if one == other or one in other.parents or other in one.parents:
-        raise OptionError([f"--bad {bad} and --good {good} lie one in the other; put the folders side by side"])
+    for name in good:
+        one, other = Path(name).resolve(), bad.resolve()
+        if one == other or one in other.parents or (other in one.parents and not one.is_file()):
+            raise OptionError([f"--bad {bad} and --good {name} lie one in the other; put the folders side by side"])
+
+
+def _rate(text: str) -> float | None:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1
+    if not 0 <= rate <= 1000:
+        raise argparse.ArgumentTypeError(f"{text}: write a number of frames a second, 0 to 1000")
+    return rate or None
 
 
 def _cache(parent: Path) -> TemporaryDirectory[str]:
@@ -235,7 +250,16 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--good", type=Path, required=True, metavar="DIR", help="pictures (or signals) of good parts, subfolders too"
+        "--good",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="DIR",
+        help="pictures (or signals) of good parts, subfolders too; or videos, VIDEO or VIDEO:START-END, each stretch held "
+        "out together",
+    )
+    parser.add_argument(
+        "--fps", type=_rate, default=5.0, help="frames a second to take of videos (default: 5); 0 for every one"
     )
     parser.add_argument(
         "--bad", type=Path, metavar="DIR", help="pictures (or signals) of defects: reported on, never learnt from"

@@ -14,10 +14,10 @@ from rich.console import Console
 from edged.media.imaging import ImageInput
 from edged.models import bundle as bundles
 from train import command, progress, run
-from train.data import cleaning, groups, pictures, shapes
+from train import good as goods
+from train.data import cleaning, groups, pictures, shapes, stretches
 from train.errors import OptionError, TrainError
 from train.fit import loop, update
-from train.good import read as read_good
 
 _PROGRAM: Final = "train"
 _KEPT: Final = ("set", "config", "size", "defect_px", "roi", "mask", "bad")
@@ -41,10 +41,13 @@ def update_run(options: argparse.Namespace, console: Console) -> None:
     cached = TemporaryDirectory(prefix=".train-cache.", dir=options.out.absolute().parent, ignore_cleanup_errors=True)
     with bundles.writing(options.out) as folder, cached as name:
         cache = Path(name)
-        found = read_good(options, spec, denoiser=denoiser, cache=cache, track=track)
+        named = goods.find(options, folder, track)
+        found = goods.read(named, options, spec, denoiser=denoiser, cache=cache, track=track)
+        if named.of_videos:
+            console.print(stretches.describe(found))
         new = update.new_pictures(before, found)
         warnings = [*new.warnings, *shapes.others(new.pictures, spec)]
-        if options.groups is None and groups.looks_like_a_sequence(new):
+        if named.groups is None and groups.looks_like_a_sequence(new):
             warnings.append(groups.SEQUENCE)
         trained, good, config = update.update(before, config, new, cache=cache, track=track, device=device)
         parts = {part: sum(one.part == part for one in good) for part in ("fit", "statistics", "calibration")}

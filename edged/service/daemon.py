@@ -290,7 +290,9 @@ class Daemon:
 
     def _add_source(self, table: SourceTable) -> None:
         spec = self._models.of_sources[table.name].view.input
-        context = SourceContext(self._journal, self._observer, self._config.service.state_dir, spec)
+        context = SourceContext(
+            self._journal, self._observer, self._config.service.state_dir, spec, self._config.limits
+        )
         self._pipeline.add_source(SOURCES[table.type].make(table, context))
 
     def _make_server(self, config: Config) -> Server:

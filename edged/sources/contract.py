@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from edged.errors import PictureError
 from edged.journal.journal import Entry, Journal, Statement
-from edged.media.imaging import Decoded
+from edged.media.imaging import Decoded, Limits
 from edged.media.inputs import Input
 from edged.results import Frame, Record, Result
 from edged.settings import RetentionTable, SourceTable
@@ -215,12 +215,14 @@ class SourceContext:
         observer: what it tells while it works.
         state_dir: `service.state_dir`.
         input: what the model takes: for sources that hand over pixels.
+        limits: what is refused, for the same.
     """
 
     journal: Journal
     observer: Observer
     state_dir: Path
     input: Input
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edged.journal.journal import Entry, Journal
-from edged.media.imaging import ImageInput
+from edged.media.imaging import Decoded, ImageInput
+from edged.results import Frame, Result
 from edged.sources import SOURCES
-from edged.sources.contract import Delivery, Settlement, SourceContext, SourceType
+from edged.sources.contract import Delivery, Scored, Settlement, SourceContext, SourceType, StreamDelivery
 from tests.edged.making import drop, good, record, until
 from tests.edged.sources.folder.test_source import Seen
+from tests.edged.sources.video.making import FPS, picture, write_video
 from tests.templates import slideshow
 
 
@@ -73,6 +76,10 @@ class Harness:
         until(lambda: self.given, "a delivery")
         return self.given.pop(0)
 
+    def is_done(self) -> bool:
+        """Whether nothing is pending."""
+        return self.source.pending() == (0, None)
+
     def record(self, delivery: Delivery) -> str:
         """What the pipeline does with a delivery that it scores; the name of what it was."""
         opened = delivery.open()
@@ -86,26 +93,73 @@ class Harness:
         return Path(delivery.path).stem
 
 
+class VideoHarness(Harness):
+    """A video file, whose frames are what is fed; each gets a row."""
+
+    def __init__(self, root: Path, kind: SourceType, keys: dict[str, Any]) -> None:
+        self._file = root / "in" / "v.mkv"
+        super().__init__(root, kind, {**keys, "url": str(self._file)})
+        self._names: list[str] = []
+
+    def feed(self, *names: str) -> None:
+        self._names += names
+        partial = write_video(self.root / "v.part", (picture(0, is_bad=False) for _ in self._names))
+        partial.rename(self._file)
+
+    def record(self, delivery: Delivery) -> str:
+        assert isinstance(delivery, StreamDelivery)
+        opened = delivery.open()
+        assert isinstance(opened, Decoded)
+        assert opened.pixels.shape == (32, 32, 1)
+        assert delivery.settle(None, None) is Settlement.RECORD
+        frame = Frame(delivery.source, delivery.id, delivery.captured_at, opened.pixels, "")
+        result = Result(delivery.id, delivery.source, "tiny", 0.1, 0.5, 1.0, False, np.zeros((8, 8), np.float32), {})
+        one = record(id=delivery.id, source=delivery.source, path=delivery.path)
+        self._follow(delivery, Scored(frame, result, one))
+        path, _, seconds = delivery.path.partition("#t=")
+        assert path == str(self._file)
+        return self._names[round(float(seconds) * FPS)]
+
+    def take(self) -> Delivery:
+        until(lambda: self.given, "a delivery")
+        one = self.given.pop(0)
+        assert isinstance(one, StreamDelivery)
+        assert one.has_picture
+        return one
+
+    def is_done(self) -> bool:
+        if self.given:  # the note that it has ended
+            note = self.given.pop()
+            assert isinstance(note, StreamDelivery)
+            assert not note.has_picture
+            self._follow(note, None)
+        return super().is_done()
+
+    def _follow(self, delivery: StreamDelivery, scored: Scored | None) -> None:
+        self.journal.commit([step.entry for step in delivery.follow(scored)])
+        delivery.acknowledge(None if scored is None else scored.record)  # type: ignore[attr-defined]
+
+
 # A source of folders sees a file at once; what it looks for now and then is looked for often here.
 KEYS: dict[str, dict[str, Any]] = {
     "folder": {"settle_seconds": 0.05, "rescan_seconds": 0.2, "retry_seconds": 0},
     "slideshow": {"every_seconds": 0.05},
+    "video": {"store": "frames"},
 }
-STREAMS = {"video"}
-"""Not fed with files one by one: what they promise is held in tests of their own."""
-TYPES = {name: kind for name, kind in SOURCES.items() if name not in STREAMS} | {"slideshow": slideshow.TYPE}
+TYPES = {**SOURCES, "slideshow": slideshow.TYPE}
+FILES = ("video",)
+"""Read once, from their beginning to their end."""
 
 
 def test_every_type_is_tested() -> None:
     assert KEYS.keys() == TYPES.keys()
-    assert {name for name, kind in SOURCES.items() if kind.is_stream} == STREAMS
 
 
 @pytest.fixture(params=sorted(TYPES))
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
-    one = Harness(
-        tmp_path, TYPES[request.param], {"type": request.param, "path": str(tmp_path / "in"), **KEYS[request.param]}
-    )
+    kind, keys = TYPES[request.param], {"type": request.param, **KEYS[request.param]}
+    is_file = request.param in FILES
+    one = VideoHarness(tmp_path, kind, keys) if is_file else Harness(tmp_path, kind, {**keys, "path": f"{tmp_path}/in"})
     yield one
     one.stop()
     one.journal.close()
@@ -119,9 +173,10 @@ def test_it_hands_over_everything_once_and_stops(harness: Harness) -> None:
     harness.feed("a", "b")
     harness.start()
     assert sorted(all_of(harness, 2)) == ["a", "b"]
-    harness.feed("c")
-    assert all_of(harness, 1) == ["c"]
-    until(lambda: harness.source.pending() == (0, None), "nothing to be pending")
+    if harness.table.type not in FILES:
+        harness.feed("c")
+        assert all_of(harness, 1) == ["c"]
+    until(harness.is_done, "nothing to be pending")
     assert harness.seen.ups[-1:] == [True]
     assert harness.stop() < 10
     assert harness.given == []
@@ -129,16 +184,15 @@ def test_it_hands_over_everything_once_and_stops(harness: Harness) -> None:
 
 
 def test_after_a_restart_what_was_recorded_does_not_come_again_and_the_rest_does(harness: Harness) -> None:
-    harness.feed("a")
+    harness.feed("a", "b", "c")
     harness.start()
-    all_of(harness, 1)
-    harness.feed("b", "c")
+    first = all_of(harness, 1)
     harness.take()  # and the daemon dies
     harness.stop()
     harness.given.clear()
     harness.start()
-    assert sorted(all_of(harness, 2)) == ["b", "c"]
-    until(lambda: harness.source.pending() == (0, None), "nothing to be pending")
+    assert sorted(first + all_of(harness, 2)) == ["a", "b", "c"]
+    until(harness.is_done, "nothing to be pending")
     assert harness.given == []
 
 
@@ -183,6 +237,7 @@ def test_a_place_that_cannot_be_read_is_told_and_read_again_when_it_can(harness:
 
 
 def test_its_table_says_what_it_claims(harness: Harness) -> None:
-    assert [place.path for place in harness.table.places() if place.role == "inbox"] == [harness.inbox]
+    inboxes = [] if harness.table.type in FILES else [harness.inbox]  # nothing is moved out of where a file lies
+    assert [place.path for place in harness.table.places() if place.role == "inbox"] == inboxes
     names: Callable[[Any], set[str]] = lambda table: set(table.model_fields)  # noqa: E731
     assert {"name", "type", "model", "denoiser"} < names(harness.kind.table)
