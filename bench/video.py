@@ -1,11 +1,11 @@
 """Events of a video, found by a model of some of its normal stretches: which, how soon, and what else is flagged.
 
-    python bench/video.py shift.mp4 --event 5.7-13.6 --event 15.75-29.1 --good 0-5.6 --good 13.7-15.7 --out /tmp/video
+    python bench/video.py shift.mp4 --event 5.7-13.6 --event 16-29 --good 0-5.6 --good 13.7-15.7 --out /tmp/video
     python bench/video.py shift.mp4 --event 5.7-13.6 --bundle bundles/belt
 
 Times are seconds; what lies outside every event is normal. A whole `python -m train` and `python -m export`, as
 commands; then every frame at `--fps` is scored as the daemon scores it, and goes through the rules of events with their
-defaults. It prints, for each normal stretch, how many of its frames are flagged (those that were trained on are marked),
+defaults. It prints for each normal stretch how many of its frames are flagged (those that were trained on are marked),
 and for each event by how much it starts late, after how long it is known, and by how much it ends late.
 """
 
@@ -62,18 +62,22 @@ def main() -> int:
     print(f"threshold {scorer.threshold.value:.4f} from {scorer.threshold.n} frames; {len(times)} frames scored")
 
     others, flagged = 0, 0
+    above = ratios > 1
+    trained = np.zeros(len(times), bool)
+    for start, end in options.good:
+        trained |= (times >= start) & (times < end)
     for start, end in _normal(options.event, times[-1] + 1):
         inside = (times >= start) & (times < end)
-        trained = np.any([(times >= a) & (times < b) for a, b in options.good], axis=0) if options.good else inside & False
-        above = ratios > 1
-        for what, some in (("trained on", inside & trained), ("others", inside & ~trained)):
+        fresh = inside & ~trained
+        for what, some in (("trained on", inside & trained), ("others", fresh)):
             if some.any():
                 print(
-                    f"normal {start:6.2f} to {end:6.2f}, {what}: {int(above[some].sum())} of {int(some.sum())} flagged, "
-                    f"median ratio {np.median(ratios[some]):.2f}, highest {ratios[some].max():.2f}"
+                    f"normal {start:6.2f} to {end:6.2f}, {what}: {int(above[some].sum())} of {int(some.sum())} "
+                    f"flagged, median ratio {np.median(ratios[some]):.2f}, highest {ratios[some].max():.2f}"
                 )
-        others, flagged = others + int((inside & ~trained).sum()), flagged + int((above & inside & ~trained).sum())
-    print(f"frames of normal stretches that were not trained on: {flagged} of {others} flagged ({flagged / max(others, 1):.1%})")
+        others, flagged = others + int(fresh.sum()), flagged + int((above & fresh).sum())
+    share = flagged / max(others, 1)
+    print(f"frames of normal stretches that were not trained on: {flagged} of {others} flagged ({share:.1%})")
     left = list(found)
     for start, end in options.event:
         mine = [one for one in left if one.start < end and one.end > start]

@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from edged.media.imaging import ImageInput
+from edged.media.imaging import ImageInput, Size
+from edged.media.inputs import Input
 from edged.models import bundle as bundles
 from train import command
 from train.config import kinds as configs
@@ -21,6 +22,10 @@ from train.config.explained import help_lines
 from train.config.signal import SignalConfig
 from train.errors import OptionError
 from train.threads import wait_asleep
+
+if TYPE_CHECKING:
+    from train.data.cleaning import Denoiser
+    from train.good import Good
 
 PROGRAM: Final = "train"
 EXAMPLES: Final = {
@@ -58,35 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0915 -- the whole run, in its order
+def _train(options: argparse.Namespace, console: Console) -> None:
     config = configs.load(configs.KINDS[options.kind], options.config, [*options.set, *_shorthands(options)])
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
     from train import good as goods
     from train import progress, run, suspects
-    from train.data import cleaning, groups, masks, pictures, shapes, signals, stretches
+    from train.data import groups, masks, pictures, stretches
     from train.fit import loop
 
     device, track, began = loop.choose_device(options.device), progress.on(console), time.monotonic()
     with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
         named = goods.find(options, folder, track)
-        denoiser, source = None, None
-        if isinstance(config, SignalConfig):
-            if options.denoiser:
-                raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
-            if named.of_videos:
-                raise OptionError(["--good names videos, and this model takes signals; leave input=signal out"])
-            config = signals.shaped(config, named.folder)
-        else:
-            source, n = shapes.source_of(named.folder, config.spec)
-            shapes.check_roi(config, source)
-            config = config.shaped(source)
-            if options.denoiser:
-                denoiser = cleaning.load(options.denoiser, config.spec)
-            if (cost := shapes.cost(config, n)) is not None:
-                console.print(cost)
-        spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
+        config, spec, source, denoiser = _shaped(config, named, options, console)
         plural = spec.plural
         if options.bad is not None:
             pictures.find(options.bad, spec)  # what is wrong shows before the good ones take their time
@@ -163,6 +153,28 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
     words = ["python", "-m", "export", options.out, *(["--denoiser", options.denoiser] if denoiser else [])]
     words += ["--out", f"bundles/{bundles.as_name(options.out.absolute().name)}"]
     console.print(f"next: {shlex.join(map(str, words))}", markup=False)
+
+
+def _shaped(
+    config: configs.Config, named: "Good", options: argparse.Namespace, console: Console
+) -> tuple[configs.Config, Input, Size | None, "Denoiser | None"]:
+    """The configuration in the shape of the good ones, what the model takes, their size, px, and the denoiser."""
+    from train.data import cleaning, shapes, signals
+
+    if isinstance(config, SignalConfig):
+        if options.denoiser:
+            raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
+        if named.of_videos:
+            raise OptionError(["--good names videos, and this model takes signals; leave input=signal out"])
+        config = signals.shaped(config, named.folder)
+        return config, config.spec, None, None
+    source, n = shapes.source_of(named.folder, config.spec)
+    shapes.check_roi(config, source)
+    config = config.shaped(source)
+    denoiser = cleaning.load(options.denoiser, config.spec) if options.denoiser else None
+    if (cost := shapes.cost(config, n)) is not None:
+        console.print(cost)
+    return config, config.spec_of(source), source, denoiser
 
 
 def _shorthands(options: argparse.Namespace) -> list[str]:
@@ -255,8 +267,8 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         action="extend",
         required=True,
         metavar="DIR",
-        help="pictures (or signals) of good parts, subfolders too; or videos, VIDEO or VIDEO:START-END, each stretch held "
-        "out together",
+        help="pictures (or signals) of good parts, subfolders too; or videos, VIDEO or VIDEO:START-END, each held out "
+        "as a whole",
     )
     parser.add_argument(
         "--fps", type=_rate, default=5.0, help="frames a second to take of videos (default: 5); 0 for every one"

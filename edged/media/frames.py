@@ -65,10 +65,10 @@ def stretch_of(text: str) -> Stretch | None:
     Raises:
         ConfigError: its times make no sense.
     """
-    if os.path.isfile(text):
+    if _is_file(text):
         return Stretch(Path(text))
     found = _STRETCH.fullmatch(text)
-    if found is None or not os.path.isfile(found["path"]):
+    if found is None or not _is_file(found["path"]):
         return None
     try:
         start, end = (_seconds(found[name]) if found[name] else None for name in ("start", "end"))
@@ -106,7 +106,7 @@ def read(stretch: Stretch, fps: float | None, limits: Limits = Limits()) -> Iter
                 if frame.width * frame.height > limits.max_pixels:
                     raise ConfigError([f"{stretch.path}: a frame of {frame.width}x{frame.height} px is too large"])
                 if rate.takes(seconds):
-                    yield frame.to_image(), seconds
+                    yield frame.to_image(), seconds  # type: ignore[no-untyped-call]
     except (av.error.FFmpegError, OSError) as error:
         raise ConfigError([f"{stretch.path}: cannot be read as a video: {error.strerror or error}"]) from error
 
@@ -187,11 +187,16 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long, or no name at all
+        return False
+
+
 def _seconds(text: str) -> float:
     """Of seconds, or [H:]M:S."""
     total = 0.0
     for part in text.split(":"):
         total = 60 * total + float(part)
     return total
-
-

@@ -222,7 +222,7 @@ class SourceContext:
     observer: Observer
     state_dir: Path
     input: Input
-    limits: Limits = Limits()
+    limits: Limits = Limits()  # noqa: RUF009 -- it is frozen
 
 
 @dataclass(frozen=True, slots=True)
