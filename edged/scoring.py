@@ -149,7 +149,7 @@ def denoise(
 def _ahead(work: Callable[[DecoderPool, Item], _T], items: Iterable[Item], limits: Limits) -> Iterator[_T]:
     """What `work` gives for each item, in their order; as many at a time as keep the CPUs busy."""
     workers = worker_count()
-    with DecoderPool(workers, limits) as pool, ThreadPoolExecutor(workers) as executor:
+    with DecoderPool(workers - 1, limits) as pool, ThreadPoolExecutor(workers) as executor:  # one is scoring
         waiting: deque[Future[_T]] = deque()
         try:
             for item in items:

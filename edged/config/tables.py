@@ -24,7 +24,7 @@ from edged.settings import (
     read_secret,
 )
 
-OWN_FOLDERS: Final = ("quarantine", "requeue", ".edged")
+OWN_FOLDERS: Final = ("quarantine", "requeue", "received", ".edged")
 """Of `state_dir`: where files and requests are put away."""
 
 

@@ -39,6 +39,7 @@ from edged.sinks import SINKS
 from edged.sinks.contract import DrawingStore, PictureSink, SinkContext
 from edged.sources import SOURCES
 from edged.sources.contract import SourceContext
+from edged.sources.uploads import UploadSource
 from edged.web.app import make_app
 from edged.web.server import Server
 from edged.web.site import Site
@@ -64,6 +65,7 @@ class Daemon:
         self._log = structlog.get_logger()
         self._notifier = Notifier()
         self._phase = "starting"
+        self._uploads_to: dict[str, UploadSource] = {}
         self._started_at = time.time()
 
     def run(self) -> int:
@@ -232,6 +234,7 @@ class Daemon:
             self._refuse("pictures of a source that changes are still in flight", sources=leaving)
             return
         for name in leaving:
+            self._uploads_to.pop(name, None)
             self._pipeline.remove_source(name)
             self._observer.down.discard(name)
             self._observer.troubled.pop(name, None)
@@ -289,16 +292,19 @@ class Daemon:
         self._metrics.watch_journal(self._journal, self._outbox)
 
     def _add_source(self, table: SourceTable) -> None:
-        spec = self._models.of_sources[table.name].view.input
-        context = SourceContext(
-            self._journal, self._observer, self._config.service.state_dir, spec, self._config.limits
-        )
-        self._pipeline.add_source(SOURCES[table.type].make(table, context))
+        spec, config = self._models.of_sources[table.name].view.input, self._config
+        context = SourceContext(self._journal, self._observer, config.service.state_dir, spec, config.limits)
+        source = SOURCES[table.type].make(table, context)
+        if isinstance(source, UploadSource):
+            self._uploads_to[table.name] = source
+        self._pipeline.add_source(source)
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
         site = Site(config.service.state_dir, self._status, self._overlay)
-        app = make_app(self._metrics.registry, self._problems, token=http.token(), site=site)
+        app = make_app(
+            self._metrics.registry, self._problems, token=http.token(), site=site, uploads_to=self._uploads_to.get
+        )
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
     def _problems(self) -> list[str]:

@@ -2,11 +2,14 @@
 
 from typing import Final
 
+from edged.sources import stdin, uploads
 from edged.sources.contract import SourceType
 from edged.sources.folder import type as folder
 from edged.sources.video import type as video
 
 SOURCES: Final[dict[str, SourceType]] = {
     "folder": folder.TYPE,
+    "http": uploads.TYPE,
+    "stdin": stdin.TYPE,
     "video": video.TYPE,
 }

@@ -11,7 +11,7 @@ The pipeline knows no files: what a folder remembers of its files, a camera does
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
@@ -215,14 +215,14 @@ class SourceContext:
         observer: what it tells while it works.
         state_dir: `service.state_dir`.
         input: what the model takes: for sources that hand over pixels.
-        limits: what is refused, for the same.
+        limits: what is refused.
     """
 
     journal: Journal
     observer: Observer
     state_dir: Path
     input: Input
-    limits: Limits = Limits()  # noqa: RUF009 -- it is frozen
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The ASGI application: /metrics, /healthz, /readyz, and for people and programs the page and the API."""
+"""The ASGI application: /metrics, /healthz, /readyz, the page and the API, and pictures that are posted."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edged.web import api, page, results_page
+from edged.sources.uploads import UploadSource
+from edged.web import api, page, results_page, uploads
 from edged.web.access import Access, BrowserRules
 from edged.web.asking import Worker
 from edged.web.exposition import exposition
@@ -24,6 +25,7 @@ def make_app(
     *,
     token: str | None = None,
     site: Site | None = None,
+    uploads_to: Callable[[str], UploadSource | None] = lambda _: None,
 ) -> Starlette:
     """Builds the application.
 
@@ -32,6 +34,7 @@ def make_app(
         problems: why the daemon is not ready; empty when it is. Called from the server's thread.
         token: when given, it is taken as a bearer token. Health is open: it says nothing of pictures.
         site: what the page and the API show; without one there are none.
+        uploads_to: the source that takes posted pictures under a name.
     """
     access, worker = Access(token), Worker()
 
@@ -49,6 +52,7 @@ def make_app(
         return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
 
     routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
+    routes.append(uploads.route(uploads_to, access))
     if site is not None:
         site = replace(site, status=Remembered(site.status))
         routes += api.routes(site, access, worker)

@@ -65,6 +65,7 @@ def document() -> dict[str, Any]:
                     },
                 }
             },
+            "/api/v1/sources/{name}/pictures": {"post": _POST},
             "/api/v1/openapi.json": _get("This document.", {"type": "object"}),
         },
         "components": {
@@ -72,6 +73,11 @@ def document() -> dict[str, Any]:
             "schemas": {
                 **defined["$defs"],
                 "Result": _result(),
+                "Promise": {
+                    "type": "object",
+                    "required": ["id", "source"],
+                    "properties": {"id": _TEXT, "source": _TEXT},
+                },
                 "Error": {"type": "object", "required": ["error"], "properties": {"error": _TEXT}},
             },
         },
@@ -84,6 +90,35 @@ _ID: Final = {
     "required": True,
     "schema": {"type": "string", "pattern": "^[0-9a-f]{26}$"},
     "description": "Of the result.",
+}
+
+_ANSWERS: Final = {
+    "200": ("The result.", "Result"),
+    "202": ("Taken; the result will have this id.", "Promise"),
+    "400": ("The name cannot be used.", "Error"),
+    "403": ("A web page posts without the token.", "Error"),
+    "404": ("There is no source of this name that takes pictures.", "Error"),
+    "413": ("Too many bytes.", "Error"),
+    "503": ("It takes no more just now; send it again.", "Error"),
+}
+_POST: Final = {
+    "summary": "A picture for a source of the type http.",
+    "parameters": [
+        {"name": "name", "in": "path", "required": True, "schema": _TEXT, "description": "Of the source."},
+        {"name": "name", "in": "query", "schema": _TEXT, "description": "What results call the picture."},
+    ],
+    "requestBody": {"required": True, "content": {"application/octet-stream": {}}},
+    "responses": {
+        **{
+            code: {
+                "description": text,
+                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+            }
+            for code, (text, schema) in _ANSWERS.items()
+        },
+        "401": {"description": "A bearer token is required."},
+        "421": {"description": "Without a token, under an IP address or localhost only."},
+    },
 }
 
 

@@ -1,34 +1,38 @@
 """What every type of source promises: one harness a row of `SOURCES`, and the same tests for all."""
 
+import contextlib
 import os
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Protocol
 
-import numpy as np
 import pytest
 
 from edged.journal.journal import Entry, Journal
 from edged.media.imaging import Decoded, ImageInput
-from edged.results import Frame, Result
+from edged.results import Frame, Result, new_id
 from edged.sources import SOURCES
-from edged.sources.contract import Delivery, Scored, Settlement, SourceContext, SourceType, StreamDelivery
+from edged.sources.contract import Delivery, Scored, Settlement, Source, SourceContext, SourceType, StreamDelivery
 from tests.edged.making import drop, good, record, until
 from tests.edged.sources.folder.test_source import Seen
-from tests.edged.sources.video.making import FPS, picture, write_video
 from tests.templates import slideshow
 
 
 class Harness:
     """One source that runs, and a pipeline that takes what it is told to take."""
 
+    is_read_once = False
+
     def __init__(self, root: Path, kind: SourceType, keys: dict[str, Any]) -> None:
         self.root, self.kind, self.inbox = root, kind, root / "in"
         self.inbox.mkdir()
         self.table = kind.table.model_validate({"name": "line1", "model": "tiny", **keys})
+        self.source: Source | None = None
+        self._feed = FEEDS.get(keys["type"], feed_folder)(self)
         self.seen, self.room = Seen(), 10**9
         self.given: list[Delivery] = []
         self.problems: list[str] = []
@@ -70,7 +74,7 @@ class Harness:
 
     def feed(self, *names: str) -> None:
         for name in names:
-            drop(self.inbox / f"{name}.png", good())
+            self._feed(name)
 
     def take(self) -> Delivery:
         until(lambda: self.given, "a delivery")
@@ -78,6 +82,7 @@ class Harness:
 
     def is_done(self) -> bool:
         """Whether nothing is pending."""
+        assert self.source is not None
         return self.source.pending() == (0, None)
 
     def record(self, delivery: Delivery) -> str:
@@ -85,16 +90,90 @@ class Harness:
         opened = delivery.open()
         assert opened is not None
         with opened as file:  # type: ignore[union-attr]
-            assert file.read(8) == good()[:8]
+            name = file.read().removeprefix(good()).decode()
             assert delivery.settle(os.urandom(32).hex(), None) is Settlement.RECORD
         one = record(id=delivery.id, source=delivery.source, path=delivery.path)
         self.journal.commit([Entry(one, delivery.statements(one))])
         delivery.acknowledge(one)
-        return Path(delivery.path).stem
+        return name
+
+    def close(self) -> None:
+        self.stop()
+        self.journal.close()
+        self._feed.close()
+
+
+class Feed(Protocol):
+    """What brings pictures to a source; the name of each is behind its picture."""
+
+    def __call__(self, name: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class feed_folder:  # noqa: N801 -- a function with an end
+    def __init__(self, harness: Harness) -> None:
+        self._inbox = harness.inbox
+
+    def __call__(self, name: str) -> None:
+        drop(self._inbox / f"{name}.png", good() + name.encode())
+
+    def close(self) -> None:
+        pass
+
+
+class feed_http(feed_folder):  # noqa: N801
+    """Posts to a source that runs; to one that does not, as an earlier daemon that received it and died."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+
+    def __call__(self, name: str) -> None:
+        if self._harness.source is not None:
+            until(self._harness.source._spool.has_room, "room")  # type: ignore[attr-defined]
+            draft = self._harness.source.begin(f"{name}.png")  # type: ignore[attr-defined]
+            draft.write(good() + name.encode())
+            draft.finish()
+            return
+        folder = self._harness.root / "state" / "received" / "line1"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{new_id()}.{name}").write_bytes(good() + name.encode())
+
+
+class feed_stdin:  # noqa: N801
+    """Writes to a pipe that is standard input meanwhile, in a thread, for the pipe may be full."""
+
+    def __init__(self, harness: Harness) -> None:
+        reading, self._writing = os.pipe()
+        self._before = os.dup(0)
+        os.dup2(reading, 0)
+        os.close(reading)
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def __call__(self, name: str) -> None:
+        data = good() + name.encode()
+        self._queue.put(len(data).to_bytes(4, "big") + data)
+
+    def close(self) -> None:
+        os.dup2(self._before, 0)
+        os.close(self._before)
+        self._queue.put(None)
+        self._thread.join(30)
+
+    def _write(self) -> None:
+        with contextlib.suppress(BrokenPipeError), open(self._writing, "wb", buffering=0) as pipe:
+            while (data := self._queue.get()) is not None:
+                pipe.write(data)
+
+
+FEEDS: dict[str, Callable[[Harness], Feed]] = {"http": feed_http, "stdin": feed_stdin}
 
 
 class VideoHarness(Harness):
     """A video file, whose frames are what is fed; each gets a row."""
+
+    is_read_once = True
 
     def __init__(self, root: Path, kind: SourceType, keys: dict[str, Any]) -> None:
         self._file = root / "in" / "v.mkv"
@@ -142,13 +221,13 @@ class VideoHarness(Harness):
 
 # A source of folders sees a file at once; what it looks for now and then is looked for often here.
 KEYS: dict[str, dict[str, Any]] = {
-    "folder": {"settle_seconds": 0.05, "rescan_seconds": 0.2, "retry_seconds": 0},
-    "slideshow": {"every_seconds": 0.05},
+    "folder": {"path": "in", "settle_seconds": 0.05, "rescan_seconds": 0.2, "retry_seconds": 0},
+    "http": {},
+    "slideshow": {"path": "in", "every_seconds": 0.05},
+    "stdin": {},
     "video": {"store": "frames"},
 }
 TYPES = {**SOURCES, "slideshow": slideshow.TYPE}
-FILES = ("video",)
-"""Read once, from their beginning to their end."""
 
 
 def test_every_type_is_tested() -> None:
@@ -157,12 +236,16 @@ def test_every_type_is_tested() -> None:
 
 @pytest.fixture(params=sorted(TYPES))
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
-    kind, keys = TYPES[request.param], {"type": request.param, **KEYS[request.param]}
-    is_file = request.param in FILES
-    one = VideoHarness(tmp_path, kind, keys) if is_file else Harness(tmp_path, kind, {**keys, "path": f"{tmp_path}/in"})
+    keys = {key: str(tmp_path / "in") if key == "path" else value for key, value in KEYS[request.param].items()}
+    make = VideoHarness if request.param == "video" else Harness
+    one = make(tmp_path, TYPES[request.param], {"type": request.param, **keys})
     yield one
-    one.stop()
-    one.journal.close()
+    one.close()
+
+
+of_folders = pytest.mark.parametrize(
+    "harness", [kind for kind in sorted(TYPES) if {"path", "store"} & KEYS[kind].keys()], indirect=True
+)
 
 
 def all_of(harness: Harness, count: int) -> list[str]:
@@ -173,7 +256,7 @@ def test_it_hands_over_everything_once_and_stops(harness: Harness) -> None:
     harness.feed("a", "b")
     harness.start()
     assert sorted(all_of(harness, 2)) == ["a", "b"]
-    if harness.table.type not in FILES:
+    if not harness.is_read_once:
         harness.feed("c")
         assert all_of(harness, 1) == ["c"]
     until(harness.is_done, "nothing to be pending")
@@ -184,14 +267,16 @@ def test_it_hands_over_everything_once_and_stops(harness: Harness) -> None:
 
 
 def test_after_a_restart_what_was_recorded_does_not_come_again_and_the_rest_does(harness: Harness) -> None:
-    harness.feed("a", "b", "c")
+    later = ("b", "c")
+    harness.feed("a", *(later if harness.is_read_once else ()))
     harness.start()
-    first = all_of(harness, 1)
+    all_of(harness, 1)
+    harness.feed(*(() if harness.is_read_once else later))
     harness.take()  # and the daemon dies
     harness.stop()
     harness.given.clear()
     harness.start()
-    assert sorted(first + all_of(harness, 2)) == ["a", "b", "c"]
+    assert sorted(all_of(harness, 2)) == ["b", "c"]
     until(harness.is_done, "nothing to be pending")
     assert harness.given == []
 
@@ -225,6 +310,7 @@ def test_it_waits_for_room_in_bounded_memory_and_stops_while_it_waits(harness: H
     assert harness.stop() < 10
 
 
+@of_folders
 def test_a_place_that_cannot_be_read_is_told_and_read_again_when_it_can(harness: Harness) -> None:
     away = harness.root / "away"
     harness.inbox.rename(away)
@@ -237,7 +323,7 @@ def test_a_place_that_cannot_be_read_is_told_and_read_again_when_it_can(harness:
 
 
 def test_its_table_says_what_it_claims(harness: Harness) -> None:
-    inboxes = [] if harness.table.type in FILES else [harness.inbox]  # nothing is moved out of where a file lies
-    assert [place.path for place in harness.table.places() if place.role == "inbox"] == inboxes
+    if "path" in harness.kind.table.model_fields:
+        assert [place.path for place in harness.table.places() if place.role == "inbox"] == [harness.inbox]
     names: Callable[[Any], set[str]] = lambda table: set(table.model_fields)  # noqa: E731
     assert {"name", "type", "model", "denoiser"} < names(harness.kind.table)
