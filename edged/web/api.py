@@ -50,7 +50,9 @@ def routes(site: Site, access: Access, worker: Worker) -> list[Route]:
         drawn = await worker.run(partial(_overlay, site, id_)) if asking.is_id(id_) else None
         if drawn is None:
             return _nothing("no picture of this result was kept; a sink of the type images keeps some")
-        return Response(drawn, media_type="image/png", headers={"cache-control": _FOREVER})
+        record = await worker.run(partial(browsing.find, site.state_dir, id_))
+        lasts = record is not None and record.event is not None and record.event.state == "open"  # is drawn again
+        return Response(drawn, media_type="image/png", headers={"cache-control": "no-store" if lasts else _FOREVER})
 
     async def openapi(_: Request) -> Response:
         return _json(document())
