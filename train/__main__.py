@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(PROGRAM, options.out, lambda console: _train(options, console))
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:
+def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0915 -- the whole run, in its order
     config = configs.load(configs.KINDS[options.kind], options.config, [*options.set, *_shorthands(options)])
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
@@ -71,7 +71,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     from train import good as goods
     from train import progress, run, suspects
     from train.data import groups, masks, pictures, stretches
-    from train.fit import loop
+    from train.fit import likeness, loop
 
     device, track, began = loop.choose_device(options.device), progress.on(console), time.monotonic()
     with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
@@ -126,6 +126,12 @@ def _train(options: argparse.Namespace, console: Console) -> None:
                 file.flush()
 
             trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track, device=device)
+        if trained.out_of_fold is not None and named.groups is not None:
+            least_alike, more = likeness.compare(good, trained.out_of_fold)
+            console.print(least_alike, markup=False)
+            for warning in more:
+                command.say(console, PROGRAM, f"warning: {warning}")
+            warnings = (*warnings, *more)
         if trained.out_of_fold is not None:
             looked_at = suspects.of_training(trained, good, config.target_fpr, plural)
             (folder / suspects.PAGE).write_text(looked_at, encoding="utf-8")

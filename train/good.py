@@ -95,5 +95,6 @@ def _renamed(found: PictureSet, before: str, after: str) -> PictureSet:
             replace(one, path=one.path.replace(before, after, 1), group=one.group.replace(before, after, 1))
             for one in found.pictures
         ),
-        warnings=tuple(warning.replace(before, after) for warning in found.warnings),
+        # A camera that stands still gives the same frame again and again.
+        warnings=tuple(one.replace(before, after) for one in found.warnings if not one.startswith("duplicates:")),
     )

@@ -1,4 +1,4 @@
-"""Frames of videos as good pictures: how many different ones there are, and which stretch is unlike the others."""
+"""Frames of videos as good pictures: how many different ones there are."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ def describe(found: PictureSet) -> str:
     """How many frames there are, in how many stretches, and how many of them differ from each other."""
     n, groups = len(found.pictures), len(members_of_groups(found.pictures))
     return (
-        f"{n} frames in {groups} stretches, of which {different(found)} differ from each other: by more than "
+        f"{n} frames in {groups} stretches, of which {different(found)} differ from each other by more than "
         f"{_DIFFERS:g} of 255 on average"
     )
 
