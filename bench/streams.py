@@ -71,7 +71,7 @@ def kills(site: Site, asked: argparse.Namespace) -> bool:
     try:
         for _ in range(asked.kills):
             site.start()
-            time.sleep(times.uniform(0.0, 1.5))
+            time.sleep(times.uniform(0.0, 3.0))
             site.kill()
             seen = _events(site)
             inside += any(_event(row).state == "open" for row in seen if row.source == "film")
@@ -134,7 +134,7 @@ def load(site: Site, asked: argparse.Namespace, *, fast: bool) -> bool:
     quarter = max(1, len(memory) // 4)
     print(
         f"{len(cameras)} cameras at {rate:.1f} frames a second: {scored / seconds:.1f} a second scored, "
-        f"{passed / seconds:.1f} passed over, states {sorted(states)}; folder: {dropped} pictures, {len(rows)} results, "
+        f"{passed / seconds:.1f} passed over, {sorted(states)}; folder: {dropped} pictures, {len(rows)} results, "
         f"p50 {np.median(waits):.2f} s, p95 {np.quantile(waits, 0.95):.2f} s; resident memory "
         f"{np.median(memory[:quarter]):.0f} MB in the first quarter, {np.median(memory[-quarter:]):.0f} in the last"
     )
