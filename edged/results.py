@@ -196,9 +196,13 @@ class Record:
             "offset_s": event.offset_s,
         }
 
-    def to_json(self) -> str:
-        """One line of ASCII; bytes of a path that are not UTF-8 come back from it by `os.fsencode`."""
-        return json.dumps(self.to_dict(), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
+    def to_json(self, **more: bool) -> str:
+        """One line of ASCII; bytes of a path that are not UTF-8 come back from it by `os.fsencode`.
+
+        Args:
+            more: keys of those who print it, behind the contract's.
+        """
+        return json.dumps({**self.to_dict(), **more}, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
 
 
 COLUMNS: Final = (*(name for name in Record.__dataclass_fields__ if name != "event"), "score_ratio")

@@ -17,9 +17,10 @@ from export import calibrate, manifest, sources
 from export.calibrate import Calibrated
 from export.onnx import graph, parity, quantise
 from export.report import describe
-from export.sources import Intact, Reader
+from export.sources import Intact
 from train import run as runs
 from train.data.cleaning import Denoiser
+from train.data.reader import Reader
 from train.errors import TrainError
 from train.fit.outliers import Outlier
 from train.nets.features import batch_of

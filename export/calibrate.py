@@ -17,8 +17,8 @@ from edged.models.manifest import Calibration, Manifest
 from edged.models.scorer import Scorer
 from export.report import metrics
 from export.report.metrics import Report, Scores
-from export.sources import Reader
 from train.data.pictures import Picture
+from train.data.reader import Reader
 from train.errors import TrainError
 from train.nets.features import batch_of
 from train.progress import Advance

@@ -18,7 +18,7 @@ from train.config.base import EFFICIENTNET
 from train.config.vae import VaeConfig
 from train.data.pictures import Part, Picture
 from train.errors import TrainError
-from train.nets.features import map_size
+from train.nets.features import detail_of, map_size
 from train.nets.head import REFERENCE_QUANTILE, Head
 from train.nets.vae import VaeDetector
 from train.run import Run, provenance
@@ -32,10 +32,14 @@ _WEIGHTS_LICENCE: Final = "LICENSE-weights.txt"
 def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
     """The manifest's keys for `edged.models.bundle.seal`; the drift reference and the metrics are still empty."""
     config, spec = run.config, run.spec
+    positions = map_size(run.detector.extractor, spec.shape)
     outputs: dict[str, Any] = {
         "score": {"dtype": "float32", "shape": ["N"]},
-        "anomaly_map": {"dtype": "float32", "shape": ["N", *map_size(run.detector.extractor, spec.shape)]},
+        "anomaly_map": {"dtype": "float32", "shape": ["N", *positions]},
     }
+    if "score_map" in run.detector.output_names and (detail := detail_of(run.detector.extractor)) is not None:
+        outputs["anomaly_map"]["shape"] = ["N", *(side // detail[1] for side in spec.shape[:2])]
+        outputs["score_map"] = {"dtype": "float32", "shape": ["N", *positions]}
     for latent in (name for name in run.detector.output_names if name.startswith("latent_")):
         assert isinstance(config, VaeConfig)
         outputs[latent] = {"dtype": "float32", "shape": ["N", config.latent]}

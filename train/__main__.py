@@ -133,7 +133,13 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
                 command.say(console, PROGRAM, f"warning: {warning}")
             warnings = (*warnings, *more)
         if trained.out_of_fold is not None:
-            looked_at = suspects.of_training(trained, good, config.target_fpr, plural)
+            looked_at = suspects.of_training(
+                trained,
+                good.part("fit"),
+                lambda picture: good.pixels[picture.row],
+                target_fpr=config.target_fpr,
+                plural=plural,
+            )
             (folder / suspects.PAGE).write_text(looked_at, encoding="utf-8")
         run.save(
             folder,

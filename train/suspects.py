@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from PIL import Image
 from edged.media import overlays
 from edged.models.calibration import Threshold, conformal_threshold
 from edged.results import printable
-from train.data.pictures import PictureSet
+from train.data.pictures import Picture
 from train.fit import outliers
 from train.fit.trained import Trained
 
@@ -38,8 +38,8 @@ class Suspect:
 
     Attributes:
         path: of the file.
-        image: uint8 (H, W, C), as the model sees it; float32 (C, T) of a signal.
-        anomaly_map: float32 (h, w).
+        image: uint8 (H, W, C), as the model sees it; float32 (C, T) of a signal; None where its file is gone.
+        anomaly_map: float32 (h, w); None where the image is.
         score: that calibrates.
         is_outlier: whether it scores far above its like.
         threshold: what it would be without this picture, whatever else changes.
@@ -47,8 +47,8 @@ class Suspect:
     """
 
     path: str
-    image: NDArray[Any]
-    anomaly_map: NDArray[np.float32]
+    image: NDArray[Any] | None
+    anomaly_map: NDArray[np.float32] | None
     score: float
     is_outlier: bool
     threshold: float
@@ -68,17 +68,32 @@ def without(scores: Scores, index: int, target_fpr: float, bad: Scores | None) -
 
 
 @torch.no_grad()
-def of_training(trained: Trained[Any], good: PictureSet, target_fpr: float, plural: str) -> str:
-    """The page of a run whose pictures all calibrate, out of fold; its heat maps are of the finished model."""
+def of_training(
+    trained: Trained[Any],
+    pictures: Sequence[Picture],
+    pixels_of: Callable[[Picture], NDArray[Any] | None],
+    *,
+    target_fpr: float,
+    plural: str,
+) -> str:
+    """The page of a run whose pictures all calibrate, out of fold; its heat maps are of the finished model.
+
+    Args:
+        trained: on these pictures.
+        pictures: that fit, in the order of their scores.
+        pixels_of: as the model sees them: uint8 (H, W, C), or float32 (C, T) of a signal; None of one that is gone.
+        target_fpr: that the threshold is for.
+        plural: what items are called.
+    """
     assert trained.out_of_fold is not None
-    scores, pictures = trained.out_of_fold.scores.astype(np.float64), good.part("fit")
+    scores = trained.out_of_fold.scores.astype(np.float64)
     found = outliers.find({"fit": (pictures, scores), "statistics": ([], scores[:0]), "calibration": ([], scores[:0])})
     paths = {outlier.path for outlier in found}
     threshold = conformal_threshold(scores, target_fpr)
     suspects = []
     for index in chosen(scores, len(found)):
-        image, path = good.pixels[pictures[index].row], pictures[index].path
-        heat = trained.detector(torch.from_numpy(np.array(image[None])))[1][0].numpy()
+        image, path = pixels_of(pictures[index]), pictures[index].path
+        heat = None if image is None else trained.detector(torch.from_numpy(np.array(image[None])))[1][0].numpy()
         raised = without(scores, index, target_fpr, None)
         suspects.append(Suspect(path, image, heat, float(scores[index]), path in paths, *raised))
     coloured_from = threshold.value / trained.report.reference
@@ -124,10 +139,11 @@ def page(
 
 
 def _figure(suspect: Suspect, threshold: float, found: int | None, coloured_from: float) -> str:
-    if suspect.image.ndim == 2:
-        drawn = overlays.render_signal(suspect.image, suspect.anomaly_map, coloured_from=coloured_from)
-    else:
-        drawn = overlays.render(suspect.image, suspect.anomaly_map, coloured_from=coloured_from)
+    shown = "<p>It is not where it was, or has changed.</p>"
+    if suspect.image is not None and suspect.anomaly_map is not None:
+        render = overlays.render_signal if suspect.image.ndim == 2 else overlays.render
+        drawn = render(suspect.image, suspect.anomaly_map, coloured_from=coloured_from)
+        shown = f'<img alt="" src="data:image/png;base64,{_png(drawn)}">'
     lines = [
         f"<strong>{html.escape(printable(suspect.path))}</strong>",
         f"score {suspect.score:.4g} = {suspect.score / threshold:.2f} x threshold"
@@ -135,7 +151,6 @@ def _figure(suspect: Suspect, threshold: float, found: int | None, coloured_from
         f"without it: threshold {suspect.threshold:.4g}"
         + ("" if suspect.found is None or found is None else f", finds {suspect.found} in place of {found}"),
     ]
-    shown = f'<img alt="" src="data:image/png;base64,{_png(drawn)}">'
     return f"<figure>{shown}<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
 
 

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from edged.media.imaging import ImageInput
 from edged.models import bundle as bundles
-from train import command, progress, run
+from train import command, progress, run, suspects
 from train import good as goods
 from train.data import cleaning, groups, pictures, shapes, stretches
+from train.data.reader import Reader
 from train.errors import OptionError, TrainError
 from train.fit import loop, update
 
@@ -55,6 +56,16 @@ def update_run(options: argparse.Namespace, console: Console) -> None:
             warnings.append(few)
         for warning in warnings:
             command.say(console, _PROGRAM, f"warning: {warning}")
+        if trained.out_of_fold is not None:
+            read, fresh = Reader(spec, denoiser).of_intact, {one.path: new.pixels[one.row] for one in new.pictures}
+            looked_at = suspects.of_training(
+                trained,
+                [picture for picture in good if picture.part == "fit"],
+                lambda picture: fresh[picture.path] if picture.path in fresh else read(picture),
+                target_fpr=config.target_fpr,
+                plural=spec.plural,
+            )
+            (folder / suspects.PAGE).write_text(looked_at, encoding="utf-8")
         _metrics(before, folder, trained.report.held_out_ratio, trained.report.reference)
         if (before.path / run.MASK).is_file():
             shutil.copyfile(before.path / run.MASK, folder / run.MASK)

@@ -60,7 +60,7 @@ def score(
         known = is_known(record)
         fitted += known
         if as_json:
-            typer.echo(record.to_json())
+            typer.echo(record.to_json(**({"fitted": True} if known else {})))
         elif record.error is None:
             verdict, ratio = "ANOMALY" if record.is_anomaly else "ok", record.score_ratio
             typer.echo(

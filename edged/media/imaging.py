@@ -1,20 +1,10 @@
 """Bytes -> uint8 pixels: decoding and resizing, by one rule for training and serving, hardened against hostile files.
 
-The rule of each pixel mode (the tests hold one golden picture for each):
-
-    1, L              grey as it is (a set bit is 255)
-    P                 through its palette; transparency as for RGBA
-    LA, RGBA          composited over black
-    RGB, YCbCr, CMYK  Pillow's conversion to RGB
-    I;16 and kin      value x 255 / 65535, rounded: a fixed scale, never the picture's own minimum and maximum
-    I, F, LAB, HSV    refused as "unsupported": there is no scale that is right for every picture
-
-A colour picture becomes grey by ITU-R 601 luma where the model takes one channel; grey is repeated where it takes
-three. EXIF orientation is applied. Of a file with several pages the first is taken.
+Pixel modes become channels by the rule of `modes`. EXIF orientation is applied (`orientation`). Of a file with several
+pages the first is taken.
 """
 
 import fnmatch
-import functools
 import io
 import math
 import os
@@ -27,6 +17,8 @@ from annotated_types import Ge, Gt, Le
 from PIL import Image, UnidentifiedImageError
 
 from edged.errors import PictureError
+from edged.media.modes import to_channels
+from edged.media.orientation import is_sideways, upright
 
 if TYPE_CHECKING:  # numpy stays out of the decoder processes, which only pass bytes on
     from numpy.typing import NDArray
@@ -40,17 +32,6 @@ _FILTERS: Final = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_ORIENTATION_TAG: Final = 0x0112
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS: Final = (5, 6, 7, 8)
 
 Size = tuple[int, int]
 """Width and height, px."""
@@ -207,11 +188,10 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
             longest = math.ceil(2 * max(spec.height, spec.width) * _share_looked_at(spec, width, height))
             image.draft(None, (longest, longest))
             image.load()
-            orientation = _orientation(image)
-            if orientation in _SIDEWAYS:
+            if is_sideways(image):
                 width, height = height, width
-            turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-            return Opened(fit(turned, spec, (width, height), image.format or ""), width, height, mode, pages)
+            fitted = fit(upright(image), spec, (width, height), image.format or "")
+            return Opened(fitted, width, height, mode, pages)
     except PictureError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every type there is
@@ -231,7 +211,7 @@ def fit(image: Image.Image, spec: ImageInput, size: Size, file_format: str = "")
         PictureError: it is "unsupported".
     """
     seen = _looked_at(image, spec, *size)
-    resized = _resize(_to_channels(seen, file_format, spec.channels), spec)
+    resized = _resize(to_channels(seen, file_format, spec.channels), spec)
     return resized.convert("RGB") if spec.channels == 3 and resized.mode == "L" else resized
 
 
@@ -255,9 +235,7 @@ def shown_by(data: bytes) -> bytes:
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.load()
-        orientation = _orientation(image)
-        turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-        rgb = _to_channels(turned, image.format or "", 3).convert("RGB")
+        rgb = to_channels(upright(image), image.format or "", 3).convert("RGB")
     return f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()
 
 
@@ -278,48 +256,6 @@ def find_pictures(root: Path, patterns: Iterable[str] = PATTERNS) -> Iterator[Pa
             if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in lowered):
                 yield Path(folder, name)
     yield from unreadable
-
-
-def is_sideways(image: Image.Image) -> bool:
-    """Whether the EXIF data of an opened file turn its picture by a quarter."""
-    return _orientation(image) in _SIDEWAYS
-
-
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # noqa: BLE001 -- damaged EXIF is no reason to refuse a picture that decodes
-        return None
-
-
-@functools.cache
-def _scale_of_16_bits() -> list[int]:
-    return [(value * 255 + 32767) // 65535 for value in range(65536)]
-
-
-def _to_channels(image: Image.Image, file_format: str, channels: int) -> Image.Image:
-    """L where one channel is wanted, or where it is grey: grey repeated before or after resizing is the same picture.
-
-    Any other becomes RGB.
-    """
-    target = "L" if channels == 1 else "RGB"
-    mode = image.mode
-    if mode.startswith("I;16") or (mode == "I" and file_format == "PNG"):
-        return image.convert("I").point(_scale_of_16_bits(), "L")
-    if mode in {"LA", "La", "PA", "RGBA", "RGBa"} or (mode in {"1", "L", "P", "RGB"} and "transparency" in image.info):
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB").convert(target)
-    if mode in {"L", target}:
-        return image
-    if mode == "1":
-        return image.convert("L")
-    if mode in {"P", "RGB", "RGBX", "CMYK", "YCbCr"}:
-        return image.convert("RGB").convert(target)
-    raise PictureError(
-        "unsupported",
-        f"pixel mode {mode} ({file_format}) has no fixed scale to 8 bit; save as 8-bit or 16-bit grey, or RGB",
-    )
 
 
 def _share_looked_at(spec: ImageInput, width: int, height: int) -> float:

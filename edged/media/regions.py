@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from edged.files import open_regular
-from edged.media.imaging import FORMATS, ImageInput, Limits, Region, Size, decode, is_sideways, looked_at
+from edged.media.imaging import FORMATS, ImageInput, Limits, Region, Size, decode, looked_at
+from edged.media.orientation import is_sideways
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

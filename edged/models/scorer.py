@@ -175,8 +175,12 @@ class Scorer:
         return reconstruction
 
     def scores(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scores float32 (N,) and anomaly maps float32 (N, h, w) of image: uint8 (N, H, W, C)."""
-        score, anomaly_map = self.session.run(["score", "anomaly_map"], image)
+        """Scores float32 (N,) and anomaly maps float32 (N, h, w) of image: uint8 (N, H, W, C).
+
+        Where a source ignores a part, the maps are those that scores are made of, for the score of the rest is of them.
+        """
+        in_parts = self.view.masked_by_source and "score_map" in self.bundle.manifest.outputs
+        score, anomaly_map = self.session.run(["score", "score_map" if in_parts else "anomaly_map"], image)
         return score, anomaly_map
 
     def score(self, frame: Frame) -> Result | PictureError:

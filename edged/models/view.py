@@ -22,7 +22,7 @@ class View:
         input: by what rule they are decoded.
         trained: by what rule those were that the model was trained on.
         roi: the part that the source names, px of its files; None for the one that the model was trained on.
-        ignored: bool (h, w), the positions of the map that do not count; None where all do.
+        ignored: bool (h, w), the positions that do not count, of the map that the score is made of; None where all do.
         masked_by_source: whether the source ignores some of them, which the score in the graph counts.
     """
 
@@ -102,7 +102,7 @@ class View:
         Args:
             bundle: whose model gave both.
             score: of the graph.
-            anomaly_map: float32 (h, w).
+            anomaly_map: float32 (h, w), the one that the score is made of.
         """
         if not self.masked_by_source or self.ignored is None or bundle.manifest.map_reference.top is None:
             return score
@@ -111,5 +111,6 @@ class View:
 
 
 def _map_of(bundle: Bundle) -> tuple[int, int]:
-    height, width = bundle.manifest.outputs["anomaly_map"].shape[1:]
+    outputs = bundle.manifest.outputs
+    height, width = (outputs.get("score_map") or outputs["anomaly_map"]).shape[1:]
     return int(height), int(width)

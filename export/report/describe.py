@@ -23,12 +23,13 @@ from export.calibrate import Calibrated
 from export.report import card, plots, sheets, signal_card, synthetic
 from export.report.metrics import Scores
 from export.report.sheets import Example
-from export.sources import Intact, Reader, read_pixels
+from export.sources import Intact
 from train import run as runs
 from train import suspects
 from train.config.denoiser import DenoiserConfig
 from train.data.corruption import corruption
 from train.data.pictures import Part, Picture
+from train.data.reader import Reader, read_pixels
 from train.data.shapes import pixels_covered
 from train.fit import outliers
 from train.fit.outliers import Outlier

@@ -18,9 +18,9 @@ from torch import Generator, Tensor
 
 from edged.models.scorer import Scorer
 from export import calibrate
-from export.sources import Reader, read_pixels
 from train.data.corruption import blend, covered, cut_and_paste
 from train.data.pictures import Picture
+from train.data.reader import Reader, read_pixels
 
 PICTURES: Final = 20
 """Good pictures that each defect is drawn into, at most."""

@@ -286,6 +286,8 @@ def test_calibrate_leaves_out_pictures_that_were_fitted_and_score_marks_them(tin
     scored = edged("score", tiny_copy, folder)
     assert [line.endswith("  (fitted)") for line in scored.stdout.splitlines()] == [True] * 7 + [False] * 13
     assert "7 of these pictures were fitted, and score lower than new ones do" in scored.stderr
+    as_json = edged("score", tiny_copy, folder, "--json")
+    assert [json.loads(line).get("fitted") for line in as_json.stdout.splitlines()] == [True] * 7 + [None] * 13
     for value in range(7, 20):
         (folder / f"{value:02}.png").unlink()
     done = edged("calibrate", tiny_copy, "--good", folder)

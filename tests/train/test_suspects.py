@@ -27,6 +27,7 @@ def test_a_page_escapes_names_and_lists_outliers_to_exclude():
     shown = [
         Suspect("/good/<b>\n.png", image, heat, 40.0, True, 2.0, 2),
         Suspect("/good/b.csv", np.zeros((1, 50), np.float32), np.ones((1, 5), np.float32), 1.9, False, 40.0, 1),
+        Suspect("/good/c.png", None, None, 1.8, False, 40.0, 1),
     ]
     made = suspects.page(
         shown, threshold=conformal_threshold([1.0, 40.0], 0.5), found=1, coloured_from=1.0, plural="pictures"
@@ -35,3 +36,4 @@ def test_a_page_escapes_names_and_lists_outliers_to_exclude():
     assert "without it: threshold 2, finds 2 in place of 1" in made
     assert made.count("data:image/png;base64,") == 2
     assert "<b>\n" not in made
+    assert "It is not where it was, or has changed" in made

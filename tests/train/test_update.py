@@ -38,6 +38,11 @@ def test_more_pictures_fit_and_calibrate_and_the_network_stays(tmp_path, calibra
         old, new = (getattr(one.detector, name).state_dict() for one in (before, after))
         assert all(torch.equal(old[key], new[key]) for key in old)
     assert not torch.equal(before.detector.head.mean, after.detector.head.mean)
+    page = tmp_path / "new" / "suspects.html"
+    if calibration == "split":
+        assert not page.exists()
+    else:  # of those that were there before and of new ones
+        assert page.read_text().count("data:image/png;base64,") == 8
     assert after.facts["updated_from"]["pictures"] == after.facts["updated_from"]["added"] == 20
 
     assert export([str(tmp_path / "new"), "--out", str(tmp_path / "bundle")]) == 0

@@ -22,6 +22,8 @@ Pixel = Annotated[int, Field(ge=0, le=100_000)]
 
 STAGE_CHANNELS: Final = {3: 24, 4: 40, 5: 80, 6: 112}
 """Channels of the maps in which the stages of EfficientNet-Lite0 end, numbered as in the paper's table 1."""
+STAGE_STRIDE: Final = {3: 4, 4: 8, 5: 16, 6: 16}
+"""Pixels a side that one position of these maps stands for."""
 
 _MOST_REGIONS: Final = 256
 _MOST_SPLIT: Final = 16  # of a side of a square map

@@ -188,15 +188,20 @@ def split(
     groups: dict[str, list[Picture]] = {}
     for picture in found.pictures:
         groups.setdefault(picture.group or picture.content, []).append(picture)
+    left: dict[Part, int] = {"calibration": calibration, "statistics": statistics}
+    taken: Counter[Part] = Counter()
     parts: dict[str, Part] = {}
     for _, members in sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed}:{item[0]}".encode()).digest()):
-        index = len(parts)
-        in_calibration, in_statistics = index < calibration, index < calibration + statistics
-        part: Part = "calibration" if in_calibration else "statistics" if in_statistics else "fit"
+        # A group goes where it brings a part nearer to what it should have; each part takes one in any case.
+        part: Part = next((part for part, n in left.items() if not taken[part] or 2 * n > len(members)), "fit")
+        if part in left:
+            left[part] -= len(members)
+        taken[part] += len(members)
         parts |= {picture.content: part for picture in members}
-    if "fit" not in parts.values():
+    if not taken["fit"]:
         raise TrainError(
-            f"the groups are too few and too large: none of the {len(groups)} is left to fit; name smaller ones"
+            f"the good {plural} are in {len(groups)} groups, too few or too large for three parts (calibration "
+            f"{taken['calibration']}, statistics {taken['statistics']}, fit none); group them more finely"
         )
     pictures = tuple(replace(picture, part=parts[picture.content]) for picture in found.pictures)
     return PictureSet(pictures, found.pixels, tuple(warnings))

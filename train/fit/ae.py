@@ -65,6 +65,8 @@ def train_detector(
         features = replace(features, center=detector.center, scale=detector.scale)
     detector.center.copy_(features.center)
     detector.scale.copy_(features.scale)
+    if detector.detail is not None and features.finest is not None:
+        detector.detail.fit(*features.finest)
 
     model, size = detector.autoencoder, config.batch_size
 

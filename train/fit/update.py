@@ -111,8 +111,9 @@ def update(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         detector = make_detector(config).eval()
-    for name in ("extractor", "autoencoder"):
-        getattr(detector, name).load_state_dict(getattr(before, name).state_dict())
+    for name in ("extractor", "autoencoder", "detail"):
+        if (module := getattr(detector, name)) is not None:
+            module.load_state_dict(getattr(before, name).state_dict())
     detector.center.copy_(before.center)
     detector.scale.copy_(before.scale)
     assert isinstance(detector.head, Head)

@@ -9,7 +9,16 @@ from train.config.kinds import AutoencoderConfig
 from train.config.signal import SignalConfig
 from train.config.vae import VaeConfig
 from train.data.signals import FoldedSamples, OnSignal, WholeHead, make_network
-from train.nets.features import Extractor, FoldedPixels, PictureExtractor, make_extractor, to_planes, unmasked
+from train.nets.detail import Detail
+from train.nets.features import (
+    Extractor,
+    FoldedPixels,
+    PictureExtractor,
+    detail_of,
+    make_extractor,
+    to_planes,
+    unmasked,
+)
 from train.nets.head import Head
 from train.nets.models import Autoencoder, conv_networks, dense_networks, strided_networks
 from train.nets.unet import OnPicture, StridedDenoiser, UNet
@@ -28,18 +37,21 @@ class Detector(nn.Module):
     center: Tensor
     scale: Tensor
 
-    def __init__(self, extractor: Extractor, autoencoder: nn.Module, head: Head | WholeHead) -> None:
+    def __init__(
+        self, extractor: Extractor, autoencoder: nn.Module, head: Head | WholeHead, detail: Detail | None = None
+    ) -> None:
         super().__init__()
         self.extractor = extractor
         self.autoencoder = autoencoder
         self.head = head
+        self.detail = detail
         self.register_buffer("center", torch.zeros(extractor.channels, 1, 1))
         self.register_buffer("scale", torch.ones(extractor.channels, 1, 1))
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of what `forward` returns, in its order."""
-        names = ("score", "anomaly_map")
+        names = ("score", "anomaly_map") if self.detail is None else ("score", "anomaly_map", "score_map")
         return (*names, "reconstruction") if isinstance(self.inner, FoldedPixels | FoldedSamples) else names
 
     @property
@@ -56,14 +68,27 @@ class Detector(nn.Module):
         Returns:
             score: float32 (N,), above 0, larger is worse.
             anomaly_map: float32 (N, h, w), above 0; (N, 1, t) of signals.
+            score_map: where the anomaly map is finer than what the score is made of, that one.
             reconstruction: like `image`; of models of pixels and of signals alone.
         """
+        if self.detail is not None:
+            return self._in_detail(image, self.detail)
         standardised = self.standardised(image)
         reconstruction = self.autoencoder(standardised)
         score, anomaly_map = self.head(standardised - reconstruction)
         if isinstance(inner := self.inner, FoldedPixels | FoldedSamples):
             return score, anomaly_map, inner.unfold(reconstruction * self.scale + self.center)
         return score, anomaly_map
+
+    def _in_detail(self, image: Tensor, detail: Detail) -> tuple[Tensor, ...]:
+        assert isinstance(self.head, Head)
+        assert not isinstance(self.extractor, FoldedPixels | FoldedSamples)
+        joined, finest = self.extractor.both(to_planes(image))
+        standardised = (joined - self.center) / self.scale
+        excess = self.head.excess(standardised - self.autoencoder(standardised))
+        score = self.head.score(excess)
+        finer = detail(excess, score, finest, self.head.kept)
+        return score, finer / self.head.reference, excess / self.head.reference
 
     def standardised(self, image: Tensor) -> Tensor:
         """Pictures or signals -> what the autoencoder takes: float32 (N, C, h, w)."""
@@ -98,7 +123,13 @@ def make_detector(config: AutoencoderConfig | SignalConfig) -> Detector:
                 latent=config.latent,
             )
         )
-    return Detector(extractor, autoencoder, _head(config, extractor))
+    detail = detail_of(extractor)
+    return Detector(
+        extractor,
+        autoencoder,
+        _head(config, extractor),
+        None if detail is None else Detail(detail[0], config.top),
+    )
 
 
 def _make_signal_detector(config: SignalConfig) -> Detector:

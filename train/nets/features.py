@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train.config.base import FOLD, PIXELS, STAGE_CHANNELS, ModelConfig
+from train.config.base import FOLD, PIXELS, STAGE_CHANNELS, STAGE_STRIDE, ModelConfig
 from train.data import stores
 from train.data.pictures import PictureSet
 from train.data.signals import FoldedSamples
@@ -39,12 +39,18 @@ class TrunkFeatures(nn.Module):
         super().__init__()
         self.channels = sum(STAGE_CHANNELS[stage] for stage in stages)
         self.stride = stride
+        self.finest = min(stages)
         self.trunk = backbone.load_trunk(stages)
 
     def forward(self, image: Tensor) -> Tensor:
         """image: float32 (N, 3, H, W), 0 to 255 -> float32 (N, C, H / stride, W / stride)."""
+        return self.both(image)[0]
+
+    def both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the map of the finest stage at its own stride."""
         height, width = image.shape[2] // self.stride, image.shape[3] // self.stride
-        return torch.cat([_resized(_averaged(x), height, width) for x in self.trunk(image)], dim=1)
+        maps = [_averaged(x) for x in self.trunk(image)]
+        return torch.cat([_resized(x, height, width) for x in maps], dim=1), maps[0]
 
 
 def _averaged(x: Tensor) -> Tensor:
@@ -71,23 +77,31 @@ class Tiled(nn.Module):
         """Cuts a picture of this height and width into rows x columns, at multiples of the trunk's stride."""
         super().__init__()
         self.inner = extractor
-        self.channels, self.stride = extractor.channels, extractor.stride
+        self.channels, self.stride, self.finest = extractor.channels, extractor.stride, extractor.finest
         self.rows, self.columns = (spans(side, n) for side, n in zip(size, tiles, strict=True))
 
     def forward(self, image: Tensor) -> Tensor:
         """As the extractor's."""
-        joined = []
+        return self.both(image)[0]
+
+    def both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """As the extractor's."""
+        strides, rows = (self.stride, STAGE_STRIDE[self.finest]), []
         for top, bottom in self.rows:
             above, below = max(0, top - OVERLAP), min(image.shape[2], bottom + OVERLAP)
             row = []
             for left, right in self.columns:
                 before, behind = max(0, left - OVERLAP), min(image.shape[3], right + OVERLAP)
-                seen = self.inner(image[:, :, above:below, before:behind])
-                first, from_left = (top - above) // self.stride, (left - before) // self.stride
-                height, width = (bottom - top) // self.stride, (right - left) // self.stride
-                row.append(seen[:, :, first : first + height, from_left : from_left + width])
-            joined.append(torch.cat(row, dim=3))
-        return torch.cat(joined, dim=2)
+                seen = self.inner.both(image[:, :, above:below, before:behind])
+                down, across = slice(top - above, bottom - above), slice(left - before, right - before)
+                row.append([x[:, :, _over(down, s), _over(across, s)] for x, s in zip(seen, strides, strict=True)])
+            rows.append([torch.cat(parts, dim=3) for parts in zip(*row, strict=True)])
+        joined, finest = (torch.cat(parts, dim=2) for parts in zip(*rows, strict=True))
+        return joined, finest
+
+
+def _over(pixels: slice, stride: int) -> slice:
+    return slice(pixels.start // stride, pixels.stop // stride)
 
 
 def spans(side: int, n: int) -> list[tuple[int, int]]:
@@ -111,6 +125,11 @@ class Masked(nn.Module):
         """As the extractor's."""
         features: Tensor = self.inner(image * self.looked_at)
         return features
+
+    def both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """As those of an extractor of features."""
+        assert not isinstance(self.inner, FoldedPixels)
+        return self.inner.both(image * self.looked_at)
 
 
 class FoldedPixels(nn.Module):
@@ -139,6 +158,14 @@ Extractor = PictureExtractor | FoldedSamples
 def unmasked(extractor: Extractor) -> "TrunkFeatures | Tiled | FoldedPixels | FoldedSamples":
     """What a mask is put before, or the extractor itself."""
     return extractor.inner if isinstance(extractor, Masked) else extractor
+
+
+def detail_of(extractor: Extractor) -> tuple[int, int] | None:
+    """Channels and stride of the finest stage, where that is finer than the joined maps; None where it is not."""
+    inner = unmasked(extractor)
+    if not isinstance(inner, TrunkFeatures | Tiled) or STAGE_STRIDE[inner.finest] >= inner.stride:
+        return None
+    return STAGE_CHANNELS[inner.finest], STAGE_STRIDE[inner.finest]
 
 
 def to_planes(values: Tensor) -> Tensor:
@@ -178,11 +205,14 @@ class Features:
         values: float16 (n, C, h, w), float32 of signals; on disk.
         center: float32 (C, 1, 1), each channel's mean on the fit pictures.
         scale: float32 (C, 1, 1), each channel's deviation there.
+        finest: mean (D,) and covariance (D, D) of the trunk's finest stage on the fit pictures, over all positions;
+            None where it is no finer than the rest.
     """
 
     values: NDArray[np.floating]
     center: Tensor
     scale: Tensor
+    finest: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def batch(self, rows: NDArray[np.int64]) -> Tensor:
         """Standardised features of these rows: float32 (N, C, h, w)."""
@@ -240,13 +270,43 @@ def compute(
     # any unit, and may be too large or too small for it.
     values = stores.array(store, np.float32 if is_signal else np.float16, shape)
     batch = _BATCH if is_signal else batch_of(math.prod(pixels.shape[1:3]), _BATCH)
+    detail, is_fit = detail_of(extractor), np.isin(rows, fit)
+    finest = None if detail is None else _Products(detail[0])
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
-        values[some] = extractor(to_planes(torch.from_numpy(pixels[some]).to(device))).cpu().numpy()
+        image = to_planes(torch.from_numpy(pixels[some]).to(device))
+        if finest is None:
+            values[some] = extractor(image).cpu().numpy()
+        else:
+            assert not isinstance(extractor, FoldedPixels | FoldedSamples)
+            joined, fine = extractor.both(image)
+            values[some] = joined.cpu().numpy()
+            finest.add(fine.cpu()[torch.from_numpy(is_fit[start : start + batch])])
         advance(min(start + batch, len(rows)), len(rows))
     extractor.cpu()
     center, scale = (extractor.standardising if isinstance(extractor, FoldedSamples) else _moments)(values, fit)
-    return Features(values, center, scale)
+    return Features(values, center, scale, None if finest is None else finest.moments())
+
+
+class _Products:
+    """Sums over positions, from which a mean and a covariance are made."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(channels, dtype=torch.float64)
+        self.products = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def add(self, maps: Tensor) -> None:
+        """maps: float32 (N, C, h, w)."""
+        x = maps.transpose(0, 1).flatten(1)
+        self.count += x.shape[1]
+        self.total += x.double().sum(dim=1)
+        self.products += (x @ x.transpose(0, 1)).double()
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean (C,) and covariance (C, C)."""
+        mean = self.total / self.count
+        return mean.numpy(), (self.products / self.count - torch.outer(mean, mean)).numpy()
 
 
 def _moments(values: NDArray[np.floating], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ from torch import Generator
 
 from edged.models.scorer import Scorer
 from export.report import synthetic
-from export.sources import Reader
 from tests.train.plates import folder
 from train.data.pictures import read
+from train.data.reader import Reader
 
 
 @pytest.mark.parametrize(("covers", "pixels"), [((1.0, 1.0), 78.5), ((2.0, 2.0), 19.6), ((2.0, 1.0), 39.3)])

@@ -63,6 +63,28 @@ def test_a_group_stays_in_one_part(tmp_path):
     assert {picture.part for picture in parts} == {"fit", "statistics", "calibration"}
 
 
+@pytest.mark.parametrize("folders", ["abc", "abcd", "abcdefg"])
+def test_few_groups_leave_no_part_empty_and_the_most_to_fit(tmp_path, folders):
+    found = grouped(made(tmp_path, [f"{folder}/{n}.png" for folder in folders for n in range(12)]), "folder", tmp_path)
+    for seed in range(20):
+        parts = split(found, target_fpr=0.01, statistics_share=0.15, seed=seed)
+        counts = {part: len(parts.part(part)) // 12 for part in ("calibration", "statistics", "fit")}
+        assert (
+            counts
+            == {
+                "abc": {"calibration": 1, "statistics": 1, "fit": 1},
+                "abcd": {"calibration": 1, "statistics": 1, "fit": 2},
+                "abcdefg": {"calibration": 2, "statistics": 1, "fit": 4},
+            }[folders]
+        )
+
+
+def test_two_groups_are_too_few_for_three_parts(tmp_path):
+    found = grouped(made(tmp_path, [f"{folder}/{n}.png" for folder in "ab" for n in range(12)]), "folder", tmp_path)
+    with pytest.raises(TrainError, match=r"in 2 groups, too few or too large .*fit none\); group them more finely"):
+        split(found, target_fpr=0.01, statistics_share=0.15, seed=0)
+
+
 def test_neighbours_that_are_alike_look_like_a_sequence(tmp_path):
     found = made(tmp_path, [f"{n:02}.png" for n in range(40)])
     random = np.random.default_rng(0)
