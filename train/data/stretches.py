@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.groups import members_of_groups, small
+from train.data.groups import members_of_groups, shrunk
 from train.data.pictures import PictureSet
 
 _DIFFERS: Final = 1.0
@@ -25,7 +25,7 @@ def different(found: PictureSet) -> int:
     """How many pictures there are that none before them looks like."""
     kept: list[NDArray[np.float64]] = []
     for picture in found.pictures:
-        one = small(found.pixels[picture.row])
+        one = shrunk(found.pixels[picture.row])
         # The last ones first: most look like the one before.
         if not any(np.abs(one - other).mean() <= _DIFFERS for other in reversed(kept)):
             kept.append(one)
