@@ -93,5 +93,5 @@ class PictureError(EdgedError):
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether an error is the system's or a sink's, which the log names in a line; any other is ours, with a stack."""
-    return isinstance(error, JournalError | SinkError | OSError)
+    """Whether an error is the system's, a source's or a sink's, which is one line of the log; others are ours."""
+    return isinstance(error, JournalError | SourceError | SinkError | OSError)

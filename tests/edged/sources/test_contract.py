@@ -18,6 +18,7 @@ from edged.media.imaging import Decoded, ImageInput
 from edged.results import Frame, Result, new_id
 from edged.sources import SOURCES
 from edged.sources.contract import Delivery, Scored, Settlement, Source, SourceContext, SourceType, StreamDelivery
+from tests.edged.brokers import Broker
 from tests.edged.making import drop, good, record, until
 from tests.edged.sources.folder.test_source import Seen
 from tests.edged.sources.video.making import FPS, picture, write_video
@@ -169,7 +170,25 @@ class feed_stdin:  # noqa: N801
                 pipe.write(data)
 
 
-FEEDS: dict[str, Callable[[Harness], Feed]] = {"http": feed_http, "stdin": feed_stdin}
+class feed_mqtt:  # noqa: N801
+    """Publishes by a broker that knows the source already."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._broker = Broker(harness.root, kept=False)
+        harness.table = harness.table.model_copy(update={"url": self._broker.url})
+        self._broker.begin_session(harness.table.id_as("source", "line1"), "pictures")  # type: ignore[attr-defined]
+        self._kept = contextlib.ExitStack()
+        self._client = self._kept.enter_context(self._broker.client())
+
+    def __call__(self, name: str) -> None:
+        self._client.publish("pictures", good() + name.encode(), qos=1)
+
+    def close(self) -> None:
+        self._kept.close()
+        self._broker.close()
+
+
+FEEDS: dict[str, Callable[[Harness], Feed]] = {"http": feed_http, "mqtt": feed_mqtt, "stdin": feed_stdin}
 
 
 class VideoHarness(Harness):
@@ -225,6 +244,7 @@ class VideoHarness(Harness):
 KEYS: dict[str, dict[str, Any]] = {
     "folder": {"path": "in", "settle_seconds": 0.05, "rescan_seconds": 0.2, "retry_seconds": 0},
     "http": {},
+    "mqtt": {"url": "mqtt://127.0.0.1", "topic": "pictures"},
     "slideshow": {"path": "in", "every_seconds": 0.05},
     "stdin": {},
     "video": {"store": "frames"},
