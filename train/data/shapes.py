@@ -29,10 +29,10 @@ _BYTES_IN_TRAINING: Final = 120  # of the same, for each picture of a batch: wit
 
 
 def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
-    """Width and height that pictures of a folder have, the median number of pixels in their shape; and how many there are.
+    """Width and height that pictures of a folder have, a median number of pixels in their shape; and how many they are.
 
     The shape is the median too, where most have about that one; else the geometric mean, by which they are stretched
-    least: lying and standing ones in one folder come near to a square. Of 200 of them, evenly spaced; from their headers.
+    least: lying and standing ones in one folder come near to a square. Of 200 of them, evenly spaced, by their headers.
 
     Raises:
         TrainError: there is no folder, or no picture in it whose header can be read.
