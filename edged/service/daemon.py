@@ -128,7 +128,7 @@ class Daemon:
         self._checker.start()  # a look at every page takes minutes, which nobody is to wait for
 
     def _make_workers(self, config: Config) -> None:
-        context = SinkContext(config.service.state_dir, config.retention)
+        context = SinkContext(config.service.state_dir, config.retention, [source.name for source in config.sources])
         publishers, pictures = [], []
         self._drawings: list[DrawingStore] = []
         for table in config.sinks:
