@@ -56,7 +56,7 @@ def report(
         healthy=not problems,
         problems=list(problems),
         warnings=_warnings(running, journal, metrics, down),
-        models=[_model(name, scorer) for name, scorer in running.models.by_name.items()],
+        models=[_model(name, scorer, metrics) for name, scorer in running.models.by_name.items()],
         sources=sources,
         sinks=[SinkStatus(name=name, waiting=_backlog(journal, name)) for name in running.sinks],
     )
@@ -88,7 +88,8 @@ def reload_refused(metrics: Metrics) -> list[str]:
     return []
 
 
-def _model(name: str, scorer: Scorer) -> ModelStatus:
+def _model(name: str, scorer: Scorer, metrics: Metrics) -> ModelStatus:
+    tested = {sample.labels["model"]: bool(sample.value) for sample in _samples(metrics.self_test_ok)}
     return ModelStatus(
         name=name,
         kind=scorer.bundle.manifest.kind,
@@ -100,6 +101,7 @@ def _model(name: str, scorer: Scorer) -> ModelStatus:
         calibrated_at=scorer.bundle.calibration.created,
         calibration_pictures=scorer.threshold.n,
         fell_back=scorer.session.fell_back is not None,
+        self_test_ok=tested.get(name),
     )
 
 

@@ -245,5 +245,5 @@ class SourceType:
     make: Callable[[Any, SourceContext], Source]
     tidy: Callable[[Journal, RetentionTable], Callable[[], int]] | None = None
     requeue: Callable[[Path, Any, str], str] | None = None
-    find: Callable[[sqlite3.Connection, Any, Record], str | None] | None = None
+    find: Callable[[sqlite3.Connection, Any, Record], Path | None] | None = None
     is_stream: bool = False

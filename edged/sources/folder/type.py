@@ -33,7 +33,7 @@ def _requeue(state_dir: Path, table: FolderTable, id_: str) -> str:
     return requeue(state_dir, table, id_)
 
 
-def _find(db: sqlite3.Connection, table: FolderTable, record: Record) -> str | None:
+def _find(db: sqlite3.Connection, table: FolderTable, record: Record) -> Path | None:
     from edged.sources.folder.whereabouts import find
 
     return find(db, table, record)

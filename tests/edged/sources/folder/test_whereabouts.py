@@ -12,7 +12,7 @@ from tests.edged.daemons import Site
 from tests.edged.making import bad, drop, good, until
 
 
-def places(site: Site, done: Path | None) -> dict[str, str | None]:
+def places(site: Site, done: Path | None) -> dict[str, Path | None]:
     table = FolderTable(name="line1", type="folder", path=site.inbox, model="tiny", done_dir=done)
     with opened(site.state) as db:
         assert db is not None
@@ -25,7 +25,7 @@ def test_files_that_stay_are_found_until_they_change(site: Site) -> None:
     drop(site.inbox / "a.png", good())
     drop(site.inbox / "b.png", b"no picture")
     rows = site.wait_for_rows(2)
-    assert places(site, None) == {row.id: row.path for row in rows}
+    assert places(site, None) == {row.id: Path(row.path) for row in rows}
     os.utime(site.inbox / "a.png", (1, 1))
     (site.inbox / "b.png").unlink()
     assert set(places(site, None).values()) == {None}
@@ -43,7 +43,7 @@ def test_files_that_were_moved_are_found_each_under_its_own_name(site: Site) -> 
     until(lambda: None not in places(site, site.done).values(), "the journal to know of the file in quarantine")
     for id_, path in places(site, site.done).items():
         assert path is not None
-        assert Path(path).read_bytes() == found[id_]
+        assert path.read_bytes() == found[id_]
     assert Path(str(places(site, site.done)[row.id])).parent == site.quarantine
 
 
