@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -19,11 +19,14 @@ _METHODS: Final = {
     "split": "that nothing was fitted on (split conformal)",
 }
 _CARD: Final = "card.md"
-_ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>8}  {:>7}  {}\n"
+_ROW: Final = "{:24}  {:26}  {:12}  {:11}  {:>9}  {:>9}  {:>8}  {:>7}  {}\n"
 
 
 def lines(
-    records: Iterable[Record], output: Literal["table", "json", "csv"], labels: Mapping[str, Label] | None = None
+    records: Iterable[Record],
+    output: Literal["table", "json", "csv"],
+    labels: Mapping[str, Label] | None = None,
+    where: Callable[[Record], str] = lambda _: "",
 ) -> Iterator[str]:
     """Records as lines, ends included; nothing at all where there are none.
 
@@ -31,10 +34,11 @@ def lines(
         records: in their order.
         output: how.
         labels: what people said of results, by their ids: `json` has it where somebody did, `csv` has columns for it.
+        where: says in a table where a record's file is now, if that is to be said.
     """
     if output == "json":
         return (_json(record, (labels or {}).get(record.id)) for record in records)
-    return _csv(records, labels or {}) if output == "csv" else _table(records)
+    return _csv(records, labels or {}) if output == "csv" else _table(records, where)
 
 
 def dead_letters(letters: Iterable[DeadLetter], output: Literal["table", "json", "csv"]) -> Iterator[str]:
@@ -132,11 +136,11 @@ def _toml_table(header: str, table: Mapping[str, Any]) -> str:
     return header + "\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
 
 
-def _table(records: Iterable[Record]) -> Iterator[str]:
+def _table(records: Iterable[Record], where: Callable[[Record], str]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
+            yield _ROW.format("SCORED AT", "ID", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
         if record.event is not None:
@@ -145,7 +149,8 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
         numbers.append("" if record.score_ratio is None else f"{record.score_ratio:.2f}")
         numbers.append("" if record.p_value is None else f"{record.p_value:.4f}")
         what = printable(record.path) + (f"  ({record.reason}: {printable(record.error)})" if record.error else "")
-        yield _ROW.format(rfc3339(record.scored_at), record.source[:12], verdict, *numbers, what)
+        what += f"  ({printable(now)})" if (now := where(record)) else ""
+        yield _ROW.format(rfc3339(record.scored_at), record.id, record.source[:12], verdict, *numbers, what)
 
 
 def _json(record: Record, label: Label | None) -> str:

@@ -1,6 +1,8 @@
 """`edged results` and `labels`: what the journal holds."""
 
+import contextlib
 import re
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +12,7 @@ import typer
 
 from edged.commands.options import ConfigOption, FormatChoice, complain
 from edged.errors import ConfigError, RefusedError
-from edged.results import printable
+from edged.results import Record, printable
 
 if TYPE_CHECKING:
     from edged.config.tables import Config
@@ -56,9 +58,32 @@ def results(
     rows = read_results(
         state_dir, since=None if since is None else parse_time(since), anomalies=anomalies, quarantined=quarantined
     )
-    for line in reports.lines(rows, output.value, said):
-        typer.echo(line, nl=False)
+    with _finder(config, state_dir) as where:
+        for line in reports.lines(rows, output.value, said, where):
+            typer.echo(line, nl=False)
     return 0
+
+
+@contextlib.contextmanager
+def _finder(config: Path, state_dir: Path) -> Iterator[Callable[[Record], str]]:
+    """Says in words where the file of a result is now; nothing of one that is where it was."""
+    from edged.config import loading as configuration
+    from edged.journal import schema
+    from edged.journal.reading import opened
+    from edged.sources import SOURCES
+
+    tables = configuration.load_sources(config)
+    with opened(state_dir) as db:
+        known = db is not None and schema.read_version(db, state_dir / schema.FILE) == schema.VERSION
+
+        def where(record: Record) -> str:
+            table = tables.get(record.source)
+            if db is None or not known or table is None or (find := SOURCES[table.type].find) is None:
+                return ""
+            path = find(db, table, record)
+            return "no longer there" if path is None else "" if str(path) == record.path else f"now {path}"
+
+        yield where
 
 
 def _requeue(config: "Config", ids: list[str]) -> int:

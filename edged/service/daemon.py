@@ -11,6 +11,7 @@ import select
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,14 +28,13 @@ from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
 from edged.models.registry import Models
 from edged.models.runtime import runtime_version, worker_count
-from edged.results import Record
-from edged.service import logs
+from edged.service import labelled, logs
 from edged.service.memory import give_back, set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
 from edged.service.retention import Retention
-from edged.service.status import Running, report
+from edged.service.status import Running, reload_refused, report
 from edged.service.systemd import Notifier
 from edged.settings import SourceTable
 from edged.sinks import SINKS
@@ -309,7 +309,7 @@ class Daemon:
             self._status,
             self._overlay,
             self._label,
-            self._find,
+            lambda record: labelled.place_of(self._config, record),
             scorers=lambda: self._models.by_name,
         )
         app = make_app(
@@ -318,6 +318,7 @@ class Daemon:
             token=http.token(),
             site=site,
             uploads_to=self._uploads_to.get,
+            notes=partial(reload_refused, self._metrics),
             allowance=Allowance(),
         )
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
@@ -352,12 +353,6 @@ class Daemon:
         if source is not None and label is not None:
             self._metrics.labels.labels(source, label).inc()
         return source is not None
-
-    def _find(self, record: Record) -> Path | None:
-        """Where the file of a result is now; called from the server's threads."""
-        table = next((table for table in self._config.sources if table.name == record.source), None)
-        find = None if table is None else SOURCES[table.type].find
-        return None if find is None else find(self._config.service.state_dir, table, record)
 
     def _remove_old(self) -> bool:
         """Removes what is old or too much, for a moment; whether there is more."""

@@ -1,5 +1,7 @@
 """The files of labelled results: for `edged labels export`, a folder a label, and for `edged calibrate --labels`."""
 
+import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,9 +10,10 @@ from typing import Final
 
 from edged.config.tables import Config
 from edged.errors import ConfigError
-from edged.files import sync
+from edged.files import open_regular, sync
 from edged.journal import browsing, labels
 from edged.journal.labels import Label
+from edged.journal.reading import opened
 from edged.results import COLUMNS, Record, csv_line
 from edged.sources import SOURCES
 
@@ -88,7 +91,21 @@ def _labelled(state_dir: Path) -> Iterator[tuple[Record, Label]]:
             yield record, said
 
 
-def _find(config: Config, record: Record) -> Path | None:
+def place_of(config: Config, record: Record) -> Path | None:
+    """Where the file of a result is now; None where it was deleted, changed or taken away, or there never was one."""
     table = next((table for table in config.sources if table.name == record.source), None)
     find = None if table is None else SOURCES[table.type].find
-    return None if find is None else find(config.service.state_dir, table, record)
+    if find is None:
+        return None
+    with opened(config.service.state_dir) as db:
+        return None if db is None else find(db, table, record)
+
+
+def _find(config: Config, record: Record) -> Path | None:
+    """The file of a result, if it still has the bytes that were scored."""
+    found = place_of(config, record)
+    if found is not None:
+        with contextlib.suppress(OSError), open_regular(found) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == record.sha256:
+                return found
+    return None

@@ -65,8 +65,7 @@ def report(
 def _warnings(running: Running, journal: Journal, metrics: Metrics, down: set[str]) -> list[str]:
     """What a person should look at though pictures are scored."""
     found = [f"source {name} cannot be read" for name in sorted(down)]
-    if any(sample.value == 0 for sample in _samples(metrics.config_reload_success)):
-        found.append("the last reload was refused; the configuration before it is in force")
+    found += reload_refused(metrics)
     for name, scorer in running.models.by_name.items():
         if scorer.session.fell_back:
             found.append(f"model {name}: {scorer.session.fell_back}")
@@ -80,6 +79,13 @@ def _warnings(running: Running, journal: Journal, metrics: Metrics, down: set[st
     if count := len(journal.set_aside()):
         found.append(f"{count} damaged journal(s) were set aside: results may be lost")
     return found
+
+
+def reload_refused(metrics: Metrics) -> list[str]:
+    """That the last reload was refused; nothing where it was not."""
+    if any(sample.value == 0 for sample in _samples(metrics.config_reload_success)):
+        return ["the last reload was refused; the configuration before it is in force"]
+    return []
 
 
 def _model(name: str, scorer: Scorer, metrics: Metrics) -> ModelStatus:

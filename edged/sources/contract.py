@@ -8,6 +8,7 @@
 The pipeline knows no files: what a folder remembers of its files, a camera does not.
 """
 
+import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -234,14 +235,15 @@ class SourceType:
         make: a source of that table.
         tidy: a step of retention for all sources of the type: removes a little of what is old, says how much; 0 for
             nothing. None where nothing is left behind.
-        find: the file of a result, wherever it is now; None when it is gone. None where pictures are no files.
         is_stream: whether its sources are streams, which have one of `STATES`.
         requeue: asks for a result's picture to be scored again, and says under which name. None where that cannot be.
+        find: where the file of a result is now, by a journal that is open for reading and the table of its source; it
+            gives None where the file is gone. None where results have no files.
     """
 
     table: type[SourceTable]
     make: Callable[[Any, SourceContext], Source]
     tidy: Callable[[Journal, RetentionTable], Callable[[], int]] | None = None
     requeue: Callable[[Path, Any, str], str] | None = None
-    find: Callable[[Path, Any, Record], Path | None] | None = None
+    find: Callable[[sqlite3.Connection, Any, Record], Path | None] | None = None
     is_stream: bool = False

@@ -62,7 +62,10 @@ def routes(site: Site, access: Access, worker: Worker, weeks: Weeks) -> list[Rou
     async def overlay(request: Request) -> Response:
         id_ = request.path_params["id"]
         drawn = await worker.run(partial(_clean, partial(site.overlay, id_))) if asking.is_id(id_) else None
-        return _png(drawn, "no picture of this result was kept; a sink of the type images keeps some", _FOREVER)
+        record = None if drawn is None else await worker.run(partial(browsing.find, site.state_dir, id_))
+        lasts = record is not None and record.event is not None and record.event.state == "open"  # is drawn again
+        none = "no picture of this result was kept; a sink of the type images keeps some"
+        return _png(drawn, none, "no-store" if lasts else _FOREVER)
 
     async def all_models(_: Request) -> Response:
         details = await worker.run(site.details)

@@ -28,6 +28,7 @@ def make_app(
     token: str | None = None,
     site: Site | None = None,
     uploads_to: Callable[[str], UploadSource | None] = lambda _: None,
+    notes: Callable[[], list[str]] = list,
     allowance: Allowance | None = None,
 ) -> Starlette:
     """Builds the application.
@@ -38,6 +39,7 @@ def make_app(
         token: when given, it is taken as a bearer token. Health is open: it says nothing of pictures.
         site: what the page and the API show; without one there are none.
         uploads_to: the source that takes posted pictures under a name.
+        notes: what /readyz says beside "ready", which is no reason not to be.
         allowance: what all answers together may take of the machine; None: whatever it takes.
     """
     access, worker = Access(token), Worker(allowance)
@@ -53,7 +55,8 @@ def make_app(
         found = problems()
         if found and not access.allows(request):
             found = ["not ready"]  # the reasons name files and folders
-        return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
+        lines = found or ["ready", *notes()]
+        return PlainTextResponse("".join(f"{line}\n" for line in lines), 503 if found else 200)
 
     routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
     routes.append(uploads.route(uploads_to, access))

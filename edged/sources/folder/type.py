@@ -1,5 +1,6 @@
 """The row of `SOURCES` for folders. What it makes is imported when it is made: a command that only reads needs none."""
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,10 +33,10 @@ def _requeue(state_dir: Path, table: FolderTable, id_: str) -> str:
     return requeue(state_dir, table, id_)
 
 
-def _find(state_dir: Path, table: FolderTable, record: Record) -> Path | None:
+def _find(db: sqlite3.Connection, table: FolderTable, record: Record) -> Path | None:
     from edged.sources.folder.whereabouts import find
 
-    return find(state_dir, table, record)
+    return find(db, table, record)
 
 
 TYPE: Final = SourceType(FolderTable, _make, tidy=_tidy, requeue=_requeue, find=_find)

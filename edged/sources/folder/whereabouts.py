@@ -1,47 +1,53 @@
-"""Where the file of a result is now: in its inbox, where it was moved, or in quarantine."""
+"""Where the file of a result is now: in quarantine, where the done ones go, or still under its name."""
 
-import contextlib
-import hashlib
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged.journal.reading import opened
 from edged.results import Record
-from edged.sources.folder import ledger
 from edged.sources.folder.renames import with_id
 from edged.sources.folder.table import FolderTable
 
+_MOST_APART_S = 0.002  # a record keeps the time of its file in seconds, as a float
 
-def find(state_dir: Path, table: FolderTable, record: Record) -> Path | None:
-    """The file of a result, known by its SHA-256; None when it is gone, or has changed.
 
-    Raises:
-        JournalError: the journal cannot be read.
+def find(db: sqlite3.Connection, table: FolderTable, record: Record) -> Path | None:
+    """The path of a result's file; None where it was deleted, changed or taken away.
+
+    Its contents are not read: a file is known by its place and by when it was last written.
+
+    Args:
+        db: a journal, open for reading.
+        table: of the source that the result is of.
+        record: the result.
     """
-    if record.sha256 is None:
-        return None
-    for candidate in _candidates(state_dir, table, record):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(candidate, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    continue
-                if hashlib.file_digest(file, "sha256").hexdigest() == record.sha256:
-                    return Path(os.fsdecode(candidate))
-    return None
+    return next((Path(os.fsdecode(path)) for path in _candidates(db, table, record) if _is_of(record, path)), None)
 
 
-def _candidates(state_dir: Path, table: FolderTable, record: Record) -> Iterator[bytes]:
-    path = os.fsencode(record.path)
-    yield path
+def done_paths(table: FolderTable, path: bytes, id_: str) -> Iterator[bytes]:
+    """Where a scored file may be in `done_dir`, the likelier place first; none without one."""
     if table.done_dir is not None:
         relative = os.path.relpath(path, os.fsencode(os.path.realpath(table.path)))
-        done = os.path.join(os.fsencode(table.done_dir), relative)
         if not relative.startswith(b".."):  # else the source was of another folder then
-            yield from (with_id(done, record.id), done)
-    with opened(state_dir) as db:
-        aside = None if db is None else ledger.look_up(db, record)[3]
-    if aside is not None:
-        yield aside.path
+            done = os.path.join(os.fsencode(table.done_dir), relative)
+            yield from (with_id(done, id_), done)
+
+
+def _candidates(db: sqlite3.Connection, table: FolderTable, record: Record) -> Iterator[bytes]:
+    path = os.fsencode(record.path)
+    if record.reason is None:
+        yield from done_paths(table, path, record.id)
+    else:
+        for (aside,) in db.execute("SELECT path FROM quarantine WHERE id = ?", (record.id,)):
+            yield aside
+    yield path
+
+
+def _is_of(record: Record, path: bytes) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and abs(found.st_mtime - record.captured_at) < _MOST_APART_S
