@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -177,6 +178,7 @@ def plc(_: Path, __: contextlib.ExitStack, arrived: Arrived) -> tuple[str, Arriv
     """A subscriber of the OPC UA server."""
     from asyncua import Client
 
+    logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # that the server goes at the end
     port, subscribed = free_port(), threading.Event()
 
     class Told:

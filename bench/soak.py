@@ -10,6 +10,7 @@ count, and anything else there makes the exit code 1.
 """
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
@@ -18,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -28,6 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from edged.journal.schema import FILE
 from tests.edged.brokers import Broker, Listener
 from tests.edged.daemons import Site
 from tests.edged.killing import Account, Kills, Line, other_file_system
@@ -133,7 +136,7 @@ def mqtt_rounds(folder: Path, rounds: int, seed: int) -> bool:
                 _await_kill(site, chance, number % 3)
                 for one in sent:
                     one.wait_for_publish(600)
-                rows = len(site.rows())
+                rows = _count(site)
                 found["kills"] += 1
                 found["with pictures in flight"] += rows < published.total()
                 found["with results the broker had not"] += len({*_ids(listener)}) < rows
@@ -142,7 +145,7 @@ def mqtt_rounds(folder: Path, rounds: int, seed: int) -> bool:
                 site.start(wait=False, environment=armed if (number + 1) % 3 == 2 else {})
         site.stop()
         site.start()
-        until(lambda: len(site.rows()) >= published.total(), "a row for every picture", 600)
+        until(lambda: _count(site) >= published.total(), "a row for every picture", 600)
         until(lambda: {*_ids(listener)} >= {row.id for row in site.rows()}, "a message for every row", 600)
         assert site.stop() == 0
         rows = Counter(row.sha256 for row in site.rows())
@@ -168,13 +171,19 @@ def mqtt_rounds(folder: Path, rounds: int, seed: int) -> bool:
 def _await_kill(site: Site, chance: random.Random, how: int) -> None:
     """Kills the daemon, at an instant, after some rows, or where it kills itself; it runs no longer."""
     assert site.process is not None
-    before, patience = len(site.rows()), chance.uniform(0.2, 3.0) if how == 0 else 20.0
+    before, patience = _count(site), chance.uniform(0.2, 3.0) if how == 0 else 20.0
     wanted = before + (1_000_000 if how != 1 else chance.randint(1, 30))
     deadline = time.monotonic() + patience
-    while site.process.poll() is None and time.monotonic() < deadline and len(site.rows()) < wanted:
-        time.sleep(0.01)
+    while site.process.poll() is None and time.monotonic() < deadline and _count(site) < wanted:
+        time.sleep(0.02)
     site.clean_up()  # kills
     site.process = None
+
+
+def _count(site: Site) -> int:
+    """How many results there are; asked often, of many."""
+    with contextlib.closing(sqlite3.connect(f"file:{site.state / FILE}?mode=ro", uri=True, timeout=60)) as db:
+        return int(db.execute("SELECT count(*) FROM results").fetchone()[0])
 
 
 def _ids(listener: Listener) -> list[str]:

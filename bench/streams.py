@@ -4,10 +4,11 @@
     python bench/streams.py --cameras 20 --seconds 60
     python bench/streams.py --fast bundles/belt --seconds 60
 
-`--kills` reads a file with events of half a video each and a camera in one long event, kills the daemon again and again
-at random times, and compares the events with what is in the file. `--cameras` has so many cameras at one frame a second
-beside a folder that gets five pictures a second. `--fast` has one camera that is to give three times as many frames as this
-bundle can score here alone, beside that folder. Both print what came of the frames and of the folder, and resident memory.
+`--kills` reads a file in which events alternate with quiet stretches, and a camera in one long event, kills the daemon
+again and again at random times, and compares the events with what is in the file. `--cameras` has so many cameras at one
+frame a second beside a folder that gets five pictures a second. `--fast` has one camera that is to give three times as
+many frames as this bundle can score here alone, beside that folder. Both print what came of the frames and of the
+folder, and resident memory.
 """
 
 import argparse

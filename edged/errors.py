@@ -10,6 +10,7 @@ EdgedError
 ├── SourceError     a source cannot be read (its folder is gone, say)
 ├── SinkError       a sink cannot take records now
 │   └── RecordRefusedError  a sink will never take the first of them
+├── UnreachableError  a running daemon does not answer
 ├── RefusedError    what a person asks for cannot be done
 └── PictureError    one picture cannot be scored; `reason` is one of REASONS
 
@@ -74,6 +75,10 @@ class SinkError(EdgedError):
 
 class RecordRefusedError(SinkError):
     """A sink will never take the first of the records that it was given; that one is set aside."""
+
+
+class UnreachableError(EdgedError):
+    """A running daemon does not answer, or not with what it should."""
 
 
 class RefusedError(EdgedError):

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Final
 
 import torch
@@ -17,6 +17,8 @@ from train.errors import OptionError, TrainError
 from train.nets.features import OVERLAP, make_extractor
 
 _MOST: Final = 200
+_ALIKE: Final = 1.1  # as `edged.media.regions.other_shape`
+_MOST_ALIKE: Final = 0.75
 _COARSE: Final = 4.0
 """Source pixels a side in one model pixel above which small defects are likely to be missed."""
 _LARGE: Final = 4 * 256 * 256
@@ -27,9 +29,10 @@ _BYTES_IN_TRAINING: Final = 120  # of the same, for each picture of a batch: wit
 
 
 def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
-    """Width and height that pictures of a folder have, the median shape and number of pixels; and how many there are.
+    """Width and height that pictures of a folder have, a median number of pixels in their shape; and how many they are.
 
-    Of 200 of them, evenly spaced; from their headers.
+    The shape is the median too, where most have about that one; else the geometric mean, by which they are stretched
+    least: lying and standing ones in one folder come near to a square. Of 200 of them, evenly spaced, by their headers.
 
     Raises:
         TrainError: there is no folder, or no picture in it whose header can be read.
@@ -38,7 +41,10 @@ def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
     sizes = [size for path in paths[:: -(-len(paths) // _MOST)] if (size := upright_size(path)) is not None]
     if not sizes:
         raise TrainError(f"{folder}: none of its {len(paths)} pictures can be read; are they damaged?")
-    pixels, aspect = median(w * h for w, h in sizes), median(w / h for w, h in sizes)
+    pixels, aspects = median(w * h for w, h in sizes), [w / h for w, h in sizes]
+    aspect = median(aspects)
+    if sum(max(one / aspect, aspect / one) <= _ALIKE for one in aspects) < _MOST_ALIKE * len(aspects):
+        aspect = geometric_mean(aspects)
     size = max(1, round(math.sqrt(pixels * aspect))), max(1, round(math.sqrt(pixels / aspect)))
     return size, len(paths)
 

@@ -295,6 +295,8 @@ def test_after_a_restart_what_was_recorded_does_not_come_again_and_the_rest_does
     all_of(harness, 1)
     if not harness.is_read_once:
         harness.feed(*later)
+    if harness.table.type == "stdin":  # what is read of a pipe and not yet whole does not come again
+        until(lambda: harness.source is not None and harness.source.pending()[0] == 2, "both to be received")
     harness.take()  # and the daemon dies
     harness.stop()
     harness.given.clear()
