@@ -5,7 +5,7 @@
     python bench/streams.py --fast bundles/belt --seconds 60
 
 `--kills` reads a file in which events alternate with quiet stretches, and a camera in one long event, kills the daemon
-again and again at random times, and compares the events with what is in the file. `--cameras` has so many cameras at one
+`--kills` reads a file in which events alternate with quiet frames, and a camera in one long event, kills the daemon
 frame a second beside a folder that gets five pictures a second. `--fast` has one camera that is to give three times as
 many frames as this bundle can score here alone, beside that folder. Both print what came of the frames and of the
 folder, and resident memory.
