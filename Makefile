@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: setup demo test fuzz lint type format wheel dashboard bench clean
+.PHONY: setup demo test fuzz lint type format wheel deb dashboard bench clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ wheel: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls -l dist
+
+# A package for the Debian that this runs on, with all that it needs inside.
+deb: wheel
+	PIP=$(BIN)/pip debian/build.sh dist/edged-*.whl dist
 
 dashboard: $(STAMP)
 	$(BIN)/python configs/grafana/build.py

@@ -1,6 +1,7 @@
 """Whether anything is lost, doubled or leaked in the long run, and what durability costs.
 
     python bench/soak.py --rounds 1000      kills the daemon so often, and accounts for every picture
+    python bench/soak.py --mqtt-rounds 200  the same for pictures of a broker, and results to it (takes mosquitto)
     python bench/soak.py --minutes 30       steady load with faults; slopes of memory, files, threads and journal
     python bench/soak.py --cost             images/s with the journal on this disk, and in memory
 
@@ -9,21 +10,28 @@ count, and anything else there makes the exit code 1.
 """
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
+import hashlib
+import json
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from edged.journal.schema import FILE
+from tests.edged.brokers import Broker, Listener
 from tests.edged.daemons import Site
 from tests.edged.killing import Account, Kills, Line, other_file_system
 from tests.edged.making import drop, good, kill_child, until
@@ -34,12 +42,26 @@ FAULTS = ("decoder killed", "reload", "folder away", "sink away", "stopped for a
 PER_BLOCK = 50
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 COST_PICTURES, COST_RUNS = 1500, 5
+STEPS = ("claimed", "decoded", "committing", "committed", "told", "published", "delivered")
+MQTT = """
+[[sources]]
+name = "cell"
+type = "mqtt"
+url = "{url}"
+topic = "cell/+"
+model = "tiny"
+[[sinks]]
+name = "broker"
+type = "mqtt"
+url = "{url}"
+"""
 
 
 def main() -> int:
     """Runs what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=0, help="kills")
+    parser.add_argument("--mqtt-rounds", type=int, default=0, help="kills with messages in flight")
     parser.add_argument("--minutes", type=float, default=0.0, help="of steady load")
     parser.add_argument("--per-second", type=float, default=20.0, help="pictures a second of that load, about")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only these faults under that load")
@@ -48,12 +70,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--place", type=Path, default=None, help="where to work; a temporary folder by default")
     arguments = parser.parse_args()
-    if not (arguments.rounds or arguments.minutes or arguments.cost):
-        parser.error("give --rounds, --minutes or --cost")
+    if not (arguments.rounds or arguments.mqtt_rounds or arguments.minutes or arguments.cost):
+        parser.error("give --rounds, --mqtt-rounds, --minutes or --cost")
     sound = True
     with tempfile.TemporaryDirectory(prefix="edged-soak-", dir=arguments.place) as folder:
         if arguments.rounds:
             sound &= kill_rounds(Path(folder), arguments.rounds, arguments.seed)
+        if arguments.mqtt_rounds:
+            sound &= mqtt_rounds(Path(folder), arguments.mqtt_rounds, arguments.seed)
         if arguments.minutes:
             sound &= steady(Path(folder), arguments)
         if arguments.cost:
@@ -83,6 +107,87 @@ def kill_rounds(folder: Path, rounds: int, seed: int) -> bool:
         print(f"{kills.total:5} kills, {account.dropped} pictures, {len(account.problems)} problems", file=sys.stderr)
     _print(dataclasses.asdict(kills) | {"minutes": round((time.monotonic() - began) / 60, 1)})
     return _report(account)
+
+
+def mqtt_rounds(folder: Path, rounds: int, seed: int) -> bool:
+    """Kills the daemon while pictures come from a broker and results go to it; whether all is well.
+
+    A third of the kills come at a random instant, a third after a random number of rows, a third between two durable
+    steps.
+    """
+    root = folder / "mqtt"
+    root.mkdir()
+    site, broker, chance, began = Site(root), Broker(root), random.Random(seed), time.monotonic()
+    site.configure(rest=MQTT.format(url=broker.url))
+    listener = Listener(broker, "edged/cell")
+    found = {"kills": 0, "with pictures in flight": 0, "with results the broker had not": 0, "while it started": 0}
+    site.start()  # so that the broker keeps what comes from now on
+    until(lambda: site.metrics()['edged_source_up{source="cell"}'] == 1, "the source to be up", 600)
+    published: Counter[str] = Counter()
+    try:
+        with broker.client() as client:
+            for number in range(rounds):
+                sent = []
+                for _ in range(chance.randint(5, 40)):
+                    data = good(chance.randrange(100_000)) if chance.random() < 0.95 else os.urandom(500)
+                    for _ in range(2 if chance.random() < 0.05 else 1):  # the same picture may come twice
+                        sent.append(client.publish("cell/a", data, qos=1))
+                        published[hashlib.sha256(data).hexdigest()] += 1
+                _await_kill(site, chance, number % 3)
+                for one in sent:
+                    one.wait_for_publish(600)
+                rows = _count(site)
+                found["kills"] += 1
+                found["with pictures in flight"] += rows < published.total()
+                found["with results the broker had not"] += len({*_ids(listener)}) < rows
+                found["while it started"] += not site.said("ready")
+                armed = {"EDGED_FAILPOINT": f"{chance.choice(STEPS)}:{chance.randint(1, 20)}"}
+                site.start(wait=False, environment=armed if (number + 1) % 3 == 2 else {})
+        site.stop()
+        site.start()
+        until(lambda: _count(site) >= published.total(), "a row for every picture", 600)
+        until(lambda: {*_ids(listener)} >= {row.id for row in site.rows()}, "a message for every row", 600)
+        assert site.stop() == 0
+        rows = Counter(row.sha256 for row in site.rows())
+        ids = [row.id for row in site.rows()]
+        found |= {
+            "pictures": published.total(),
+            "rows": rows.total(),
+            "lost": (published - rows).total(),
+            "doubled": (rows - published).total(),
+            "missing at the broker": len({*ids} - {*_ids(listener)}),
+            "out of order": int(list(dict.fromkeys(_ids(listener))) != ids),
+            "messages that came twice": len(_ids(listener)) - len({*_ids(listener)}),
+            "minutes": round((time.monotonic() - began) / 60, 1),
+        }
+    finally:
+        site.clean_up()
+        listener.close()
+        broker.close()
+    _print(found)
+    return not any(found[what] for what in ("lost", "doubled", "missing at the broker", "out of order"))
+
+
+def _await_kill(site: Site, chance: random.Random, how: int) -> None:
+    """Kills the daemon, at an instant, after some rows, or where it kills itself; it runs no longer."""
+    assert site.process is not None
+    before, patience = _count(site), chance.uniform(0.2, 3.0) if how == 0 else 20.0
+    wanted = before + (1_000_000 if how != 1 else chance.randint(1, 30))
+    deadline = time.monotonic() + patience
+    while site.process.poll() is None and time.monotonic() < deadline and _count(site) < wanted:
+        time.sleep(0.02)
+    site.clean_up()  # kills
+    site.process = None
+
+
+def _count(site: Site) -> int:
+    """How many results there are; asked often, of many."""
+    with contextlib.closing(sqlite3.connect(f"file:{site.state / FILE}?mode=ro", uri=True, timeout=60)) as db:
+        return int(db.execute("SELECT count(*) FROM results").fetchone()[0])
+
+
+def _ids(listener: Listener) -> list[str]:
+    return [json.loads(payload)["id"] for payload in listener.payloads("edged/cell")]
 
 
 def _add(account: Account, more: Account) -> None:

@@ -12,9 +12,10 @@ import typer
 from edged import __version__
 from edged.commands.bundles import calibrate, inspect
 from edged.commands.options import complain, with_exit_codes
-from edged.commands.results import results
+from edged.commands.results import labels, results
 from edged.commands.running import check, init, run
 from edged.commands.scoring import denoise, sample, score
+from edged.commands.top import top
 
 app = typer.Typer(
     name="edged",
@@ -49,5 +50,5 @@ def _options(
     pass
 
 
-for command in (init, run, check, score, denoise, sample, calibrate, results, inspect):
+for command in (init, run, check, score, denoise, sample, calibrate, results, labels, inspect, top):
     app.command()(with_exit_codes(command))

@@ -10,6 +10,7 @@ EdgedError
 ├── SourceError     a source cannot be read (its folder is gone, say)
 ├── SinkError       a sink cannot take records now
 │   └── RecordRefusedError  a sink will never take the first of them
+├── UnreachableError  a running daemon does not answer
 ├── RefusedError    what a person asks for cannot be done
 └── PictureError    one picture cannot be scored; `reason` is one of REASONS
 
@@ -76,6 +77,10 @@ class RecordRefusedError(SinkError):
     """A sink will never take the first of the records that it was given; that one is set aside."""
 
 
+class UnreachableError(EdgedError):
+    """A running daemon does not answer, or not with what it should."""
+
+
 class RefusedError(EdgedError):
     """What a person asks for cannot be done; the text says why."""
 
@@ -93,5 +98,5 @@ class PictureError(EdgedError):
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether an error is the system's or a sink's, which the log names in a line; any other is ours, with a stack."""
-    return isinstance(error, JournalError | SinkError | OSError)
+    """Whether an error is the system's, a source's or a sink's, which is one line of the log; others are ours."""
+    return isinstance(error, JournalError | SourceError | SinkError | OSError)

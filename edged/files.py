@@ -6,8 +6,9 @@ import os
 import re
 import stat
 import tempfile
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "ncpfs", "gfs2", "ocfs2"}
@@ -16,7 +17,7 @@ _NETWORK_FUSE: Final = ("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclon
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Opens a regular file for reading; an ordinary open of a FIFO would wait for a writer, for ever.
 
     Raises:

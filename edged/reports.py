@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
 
+from edged.journal.labels import Label
 from edged.journal.reading import DeadLetter
 from edged.models import bundle as bundles
 from edged.models.rates import choices, told_apart
@@ -18,14 +19,26 @@ _METHODS: Final = {
     "split": "that nothing was fitted on (split conformal)",
 }
 _CARD: Final = "card.md"
-_ROW: Final = "{:24}  {:12}  {:11}  {:>9}  {:>9}  {:>8}  {:>7}  {}\n"
+_ROW: Final = "{:24}  {:26}  {:12}  {:11}  {:>9}  {:>9}  {:>8}  {:>7}  {}\n"
 
 
-def lines(records: Iterable[Record], output: Literal["table", "json", "csv"]) -> Iterator[str]:
-    """Records as lines, ends included; nothing at all where there are none."""
+def lines(
+    records: Iterable[Record],
+    output: Literal["table", "json", "csv"],
+    labels: Mapping[str, Label] | None = None,
+    where: Callable[[Record], str] = lambda _: "",
+) -> Iterator[str]:
+    """Records as lines, ends included; nothing at all where there are none.
+
+    Args:
+        records: in their order.
+        output: how.
+        labels: what people said of results, by their ids: `json` has it where somebody did, `csv` has columns for it.
+        where: says in a table where a record's file is now, if that is to be said.
+    """
     if output == "json":
-        return (record.to_json() + "\n" for record in records)
-    return _csv(records) if output == "csv" else _table(records)
+        return (_json(record, (labels or {}).get(record.id)) for record in records)
+    return _csv(records, labels or {}) if output == "csv" else _table(records, where)
 
 
 def dead_letters(letters: Iterable[DeadLetter], output: Literal["table", "json", "csv"]) -> Iterator[str]:
@@ -50,8 +63,9 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = scorer.threshold
     yield (
-        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}, "
-        f"{bundle.calibration.created:%Y-%m-%d}; threshold "
+        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}"
+        + (f", {threshold.confirmed} of them confirmed false alarms" if threshold.confirmed else "")
+        + f", {bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"
         + ("" if threshold.promised else f" (not promised: it takes {threshold.needed})")
     )
@@ -122,11 +136,11 @@ def _toml_table(header: str, table: Mapping[str, Any]) -> str:
     return header + "\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
 
 
-def _table(records: Iterable[Record]) -> Iterator[str]:
+def _table(records: Iterable[Record], where: Callable[[Record], str]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield _ROW.format("SCORED AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
+            yield _ROW.format("SCORED AT", "ID", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH")
             first = False
         verdict = "quarantined" if record.error is not None else "ANOMALY" if record.is_anomaly else "ok"
         if record.event is not None:
@@ -135,14 +149,22 @@ def _table(records: Iterable[Record]) -> Iterator[str]:
         numbers.append("" if record.score_ratio is None else f"{record.score_ratio:.2f}")
         numbers.append("" if record.p_value is None else f"{record.p_value:.4f}")
         what = printable(record.path) + (f"  ({record.reason}: {printable(record.error)})" if record.error else "")
-        yield _ROW.format(rfc3339(record.scored_at), record.source[:12], verdict, *numbers, what)
+        what += f"  ({printable(now)})" if (now := where(record)) else ""
+        yield _ROW.format(rfc3339(record.scored_at), record.id, record.source[:12], verdict, *numbers, what)
 
 
-def _csv(records: Iterable[Record]) -> Iterator[str]:
+def _json(record: Record, label: Label | None) -> str:
+    if label is None:
+        return record.to_json() + "\n"
+    return json.dumps({**record.to_dict(), "label": label.to_dict()}, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _csv(records: Iterable[Record], labels: Mapping[str, Label]) -> Iterator[str]:
     first = True
     for record in records:
         if first:
-            yield csv_line(COLUMNS)
+            yield csv_line((*COLUMNS, "label", "note") if labels else COLUMNS)
             first = False
-        about = record.to_dict()
-        yield csv_line(about[column] for column in COLUMNS)
+        about, said = record.to_dict(), labels.get(record.id)
+        more = (said.label, said.note) if said else ("", "")
+        yield csv_line((*(about[column] for column in COLUMNS), *(more if labels else ())))

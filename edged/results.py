@@ -24,6 +24,23 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture of an event's.
+
+    Attributes:
+        seconds: on the clock of its stream.
+        pixels: uint8 (h, w, C), at the model's size or smaller.
+        ratio: its score over the threshold.
+        is_anomaly: whether it is above it.
+    """
+
+    seconds: float
+    pixels: NDArray[np.uint8]
+    ratio: float
+    is_anomaly: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One picture, ready for the model.
 
@@ -33,6 +50,8 @@ class Frame:
         captured_at: seconds since 1970, UTC.
         pixels: uint8 (H, W, C) at the model's size, or float32 (C, T) of a signal.
         name: of its file, for people; "" where there is none.
+        shots: of an event whose peak it is: pictures before, in and after it.
+        started: of such an event, seconds on the clock of its stream.
     """
 
     source: str
@@ -40,6 +59,8 @@ class Frame:
     captured_at: float
     pixels: NDArray[Any]
     name: str = ""
+    shots: tuple[Shot, ...] = ()
+    started: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,8 +203,16 @@ def knower(scorer: Scorer) -> Callable[[Record], bool]:
     return lambda record: record.sha256 is not None and mark_of(record.sha256) in fitted
 
 
-def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | None) -> tuple[Threshold, int]:
+def calibrate(
+    scorer: Scorer, records: Sequence[Record], target_fpr: float | None, confirmed: Sequence[Record] = ()
+) -> tuple[Threshold, int]:
     """Replaces a bundle's calibration with the scores of these records, of files that nothing was fitted on.
+
+    Args:
+        scorer: of the bundle.
+        records: of good pictures.
+        target_fpr: that the bundle is for from now on; None: what it was for.
+        confirmed: of good pictures that were flagged, and so are no random sample; counted beside the others.
 
     Returns:
         The new threshold, and how many records repeat a file that was counted already.
@@ -213,8 +221,9 @@ def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | Non
         ConfigError: no picture could be scored.
         BundleError: the bundle cannot be written.
     """
-    scores = {record.sha256: record.score for record in records if record.score is not None}
-    if not scores:
+    given = distinct_scores(records)
+    scores = distinct_scores(confirmed) | given
+    if not given:
         raise ConfigError(["--good: none of the pictures could be scored; the calibration is as it was"])
     if min(scores.values(), default=0.0) <= 0:
         raise ConfigError(
@@ -230,10 +239,16 @@ def calibrate(scorer: Scorer, records: Sequence[Record], target_fpr: float | Non
             target_fpr=rate,
             n=len(ordered),
             scores=ordered,
+            confirmed=len(scores) - len(given),
         ),
     )
     scored = sum(record.score is not None for record in records)
-    return conformal_threshold(ordered, rate), scored - len(ordered)
+    return conformal_threshold(ordered, rate, confirmed=len(scores) - len(given)), scored - len(given)
+
+
+def distinct_scores(records: Sequence[Record]) -> dict[str | None, float]:
+    """Scores by the SHA-256 of their files, so that repetitions are one; of those that have a score."""
+    return {record.sha256: record.score for record in records if record.score is not None}
 
 
 def _decode(pool: DecoderPool, path: Path, scorer: Scorer) -> Outcome:

@@ -5,6 +5,7 @@ code, and `config` puts the whole together.
 """
 
 import importlib.util
+import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,31 @@ def read_secret(key: str, path: Path) -> str:
     if not secret:
         raise ConfigError([f"{key}: {path} is empty; put a long random word into it"])
     return secret
+
+
+def address_of(key: str, listen: str, *, example: int) -> tuple[str, int, bool]:
+    """Host and port of an `ADDRESS:PORT` to listen on, and whether only this machine reaches it.
+
+    Args:
+        key: that holds it, for the message.
+        listen: the text.
+        example: a port for the message.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+        if not loopback:
+            raise ConfigError(
+                [f'{key}: {listen!r} is no address; write it as "127.0.0.1:{example}" or "[::1]:{example}"']
+            ) from None
+    if not port.isdecimal() or len(port) > 5 or not 0 <= int(port) <= 65535:
+        raise ConfigError([f"{key}: {port[:20]!r} is no port; take one from 1 to 65535 (0 lets the system choose)"])
+    return host.strip("[]"), int(port), loopback
 
 
 def missing(module: str, extra: str) -> list[str]:

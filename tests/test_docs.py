@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
@@ -28,6 +29,7 @@ from edged.settings import ModelTable, RetentionTable
 from edged.sinks import SINKS
 from edged.sources import SOURCES
 from tests.conftest import TINY
+from tests.edged.sinks.plc import certificate_files
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -141,6 +143,34 @@ def test_the_configuration_for_operators_is_valid(tmp_path: Path) -> None:
     assert [sink.type for sink in loaded.sinks] == ["jsonl", "images"]
 
 
+def test_edged_check_takes_every_example_of_a_source_and_a_sink(tmp_path: Path) -> None:
+    """All of them in one configuration, each in folders of its own."""
+    examples = [
+        text
+        for path in sorted(DOCS.glob("*.md"))
+        for text in re.findall(r"^```toml\n(\[\[.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    ]
+    types = {table["type"] for text in examples for table in tomllib.loads(text).get("sinks", ())}
+    assert types == SINKS.keys()
+    written = ['[service]\nstate_dir = "STATE/edged"', f'[models.parts]\npath = "{TINY}"\n']
+    for number, text in enumerate(examples):
+        folder = tmp_path / str(number)
+        (folder / "bin").mkdir(parents=True)
+        certificate_files(folder, "opcua", "urn:box7:edged")
+        for name in ("webhook-secret", "opcua-password", "mqtt-password"):
+            (folder / name).write_text("word")
+        (folder / "bin" / "reject-part").symlink_to(shutil.which("true") or "/bin/true")
+        for place in ("/var/lib/edged", "/etc/edged", "/usr/local", "/srv"):
+            text = text.replace(f'"{place}/', f'"{folder}/')  # noqa: PLW2901
+        written.append(re.sub(r'^name = "', f'name = "e{number}-', text, flags=re.MULTILINE))
+    file = tmp_path / "edged.toml"
+    file.write_text("\n".join(written).replace("STATE", str(tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-m", "edged", "check", "-c", file], capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def families() -> dict[str, Any]:
     """Every metric by the name that Prometheus queries."""
     registry = CollectorRegistry()
@@ -179,7 +209,7 @@ def test_alerts_and_pages_name_metrics_that_are_there() -> None:
     known = set(metrics()) | {f"{name}_{part}" for name in metrics() for part in ("bucket", "count", "sum")}
     texts = [*PAGES, *(ROOT / "configs" / "prometheus").iterdir(), *(ROOT / "configs" / "grafana").glob("*.*")]
     for text in texts:
-        assert set(re.findall(r"(?<![\w:])edged_(?!dataset)\w+", text.read_text())) <= known, text
+        assert set(re.findall(r"(?<![\w:])edged_(?!dataset|\d)\w+", text.read_text())) <= known, text
 
 
 @pytest.mark.parametrize("word", [*OUTCOMES, *STAGES])

@@ -113,3 +113,15 @@ def test_every_module_imports_in_a_clean_environment(clean: Path, tmp_path: Path
     done = run(clean, "-c", program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 25
+
+
+def test_a_check_says_which_extra_is_missing(clean: Path, tmp_path: Path) -> None:
+    broker = 'type = "mqtt"\nurl = "mqtt://localhost"\ntopic = "a"'
+    (tmp_path / "edged.toml").write_text(
+        f'[service]\nstate_dir = "{tmp_path}/state"\n[models.tiny]\npath = "{TINY}"\n'
+        f'[[sources]]\nname = "cell"\nmodel = "tiny"\n{broker}\n[[sinks]]\nname = "out"\n{broker}\n'
+    )
+    done = run(clean, "-m", "edged", "check", "-c", "edged.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    for where in ("sources.cell", "sinks.out"):
+        assert f'{where}.type: needs the package paho, which is not installed: pip install "edged[mqtt]"' in done.stderr

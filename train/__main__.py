@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from edged.media.imaging import ImageInput
+from edged.media.imaging import ImageInput, Size
+from edged.media.inputs import Input
 from edged.models import bundle as bundles
 from train import command
 from train.config import kinds as configs
@@ -22,12 +23,17 @@ from train.config.signal import SignalConfig
 from train.errors import OptionError
 from train.threads import wait_asleep
 
+if TYPE_CHECKING:
+    from train.data.cleaning import Denoiser
+    from train.good import Good
+
 PROGRAM: Final = "train"
 EXAMPLES: Final = {
     "ae": """\
   python -m train ae --good pictures/good --out runs/solar
   python -m train ae --update runs/solar --good pictures/this-week --out runs/solar2
   python -m train ae --good pictures/good --bad pictures/defects --set backbone=pixels --set size=128 --out runs/px
+  python -m train ae --good shift1.mp4:0-90 shift1.mp4:2:10-5:00 --out runs/belt
   python -m train ae --good beats/normal --set input=signal --out runs/ecg""",
     "denoiser": """\
   python -m train denoiser --good pictures/good --set channels=1 --set noise=[0.02,0.1] --out runs/clean""",
@@ -62,37 +68,25 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
     # torch takes seconds to import: what is wrong with the command line shows before that.
     bundles.check_absent(options.out)
     _check_apart(options.good, options.bad)
+    from train import good as goods
     from train import progress, run, suspects
-    from train.data import cleaning, groups, masks, pictures, shapes, signals
-    from train.fit import loop
-    from train.good import read as read_good
+    from train.data import groups, masks, pictures, stretches
+    from train.fit import likeness, loop
 
-    device = loop.choose_device(options.device)
-    denoiser, source = None, None
-    if isinstance(config, SignalConfig):
-        if options.denoiser:
-            raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
-        config = signals.shaped(config, options.good)
-    else:
-        source, n = shapes.source_of(options.good, config.spec)
-        shapes.check_roi(config, source)
-        config = config.shaped(source)
-        if options.denoiser:
-            denoiser = cleaning.load(options.denoiser, config.spec)
-        if (cost := shapes.cost(config, n)) is not None:
-            console.print(cost)
-    spec = config.spec if isinstance(config, SignalConfig) else config.spec_of(source)
-    plural = spec.plural
-    if options.bad is not None:
-        pictures.find(options.bad, spec)  # what is wrong shows before the good ones take their time
-    track = progress.on(console)
-    began = time.monotonic()
+    device, track, began = loop.choose_device(options.device), progress.on(console), time.monotonic()
     with bundles.writing(options.out) as folder, _cache(folder.parent) as name:
+        named = goods.find(options, folder, track)
+        config, spec, source, denoiser = _shaped(config, named, options, console)
+        plural = spec.plural
+        if options.bad is not None:
+            pictures.find(options.bad, spec)  # what is wrong shows before the good ones take their time
         cache, given = Path(name), config
         if isinstance(config, ModelConfig) and isinstance(spec, ImageInput) and config.mask is not None:
             masks.write(Path(config.mask), spec, folder / run.MASK)
             config = config.model_copy(update={"mask": str(folder / run.MASK)})
-        found = read_good(options, spec, denoiser=denoiser, cache=cache, track=track)
+        found = goods.read(named, options, spec, denoiser=denoiser, cache=cache, track=track)
+        if named.of_videos:
+            console.print(stretches.describe(found))
         if config.cross:
             good = pictures.keep_whole(found, target_fpr=config.target_fpr, plural=plural)
         else:
@@ -114,7 +108,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
             *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
-            *([groups.SEQUENCE] if options.groups is None and groups.looks_like_a_sequence(good) else ()),
+            *([groups.SEQUENCE] if named.groups is None and groups.looks_like_a_sequence(good) else ()),
         )
         for warning in warnings:
             command.say(console, PROGRAM, f"warning: {warning}")
@@ -132,6 +126,12 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
                 file.flush()
 
             trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track, device=device)
+        if trained.out_of_fold is not None and named.groups is not None:
+            least_alike, more = likeness.compare(good, trained.out_of_fold)
+            console.print(least_alike, markup=False)
+            for warning in more:
+                command.say(console, PROGRAM, f"warning: {warning}")
+            warnings = (*warnings, *more)
         if trained.out_of_fold is not None:
             looked_at = suspects.of_training(
                 trained,
@@ -167,6 +167,28 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
     console.print(f"next: {shlex.join(map(str, words))}", markup=False)
 
 
+def _shaped(
+    config: configs.Config, named: "Good", options: argparse.Namespace, console: Console
+) -> tuple[configs.Config, Input, Size | None, "Denoiser | None"]:
+    """The configuration in the shape of the good ones, what the model takes, their size, px, and the denoiser."""
+    from train.data import cleaning, shapes, signals
+
+    if isinstance(config, SignalConfig):
+        if options.denoiser:
+            raise OptionError(["--denoiser cleans pictures, and this model takes signals; leave it out"])
+        if named.of_videos:
+            raise OptionError(["--good names videos, and this model takes signals; leave input=signal out"])
+        config = signals.shaped(config, named.folder)
+        return config, config.spec, None, None
+    source, n = shapes.source_of(named.folder, config.spec)
+    shapes.check_roi(config, source)
+    config = config.shaped(source)
+    denoiser = cleaning.load(options.denoiser, config.spec) if options.denoiser else None
+    if (cost := shapes.cost(config, n)) is not None:
+        console.print(cost)
+    return config, config.spec_of(source), source, denoiser
+
+
 def _shorthands(options: argparse.Namespace) -> list[str]:
     """What has an option of its own, as `--set` takes it."""
     given = {"size": options.size, "defect_px": options.defect_px, "roi": options.roi}
@@ -197,13 +219,24 @@ def _loop(kind: str) -> Any:
     return train_vae
 
 
-def _check_apart(good: Path, bad: Path | None) -> None:
+def _check_apart(good: Sequence[str], bad: Path | None) -> None:
     """Refuses bad pictures in a subfolder of the good ones, from which they would be learnt as good."""
     if bad is None:
         return
-    one, other = good.resolve(), bad.resolve()
-    if one == other or one in other.parents or other in one.parents:
-        raise OptionError([f"--bad {bad} and --good {good} lie one in the other; put the folders side by side"])
+    for name in good:
+        one, other = Path(name).resolve(), bad.resolve()
+        if one == other or one in other.parents or (other in one.parents and not one.is_file()):
+            raise OptionError([f"--bad {bad} and --good {name} lie one in the other; put the folders side by side"])
+
+
+def _rate(text: str) -> float | None:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1
+    if not 0 <= rate <= 1000:
+        raise argparse.ArgumentTypeError(f"{text}: write a number of frames a second, 0 to 1000")
+    return rate or None
 
 
 def _cache(parent: Path) -> TemporaryDirectory[str]:
@@ -241,7 +274,16 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--good", type=Path, required=True, metavar="DIR", help="pictures (or signals) of good parts, subfolders too"
+        "--good",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="DIR",
+        help="pictures (or signals) of good parts, subfolders too; or videos, VIDEO or VIDEO:START-END, each held out "
+        "as a whole",
+    )
+    parser.add_argument(
+        "--fps", type=_rate, default=5.0, help="frames a second to take of videos (default: 5); 0 for every one"
     )
     parser.add_argument(
         "--bad", type=Path, metavar="DIR", help="pictures (or signals) of defects: reported on, never learnt from"

@@ -14,11 +14,11 @@ from rich.console import Console
 from edged.media.imaging import ImageInput
 from edged.models import bundle as bundles
 from train import command, progress, run, suspects
-from train.data import cleaning, groups, pictures, shapes
+from train import good as goods
+from train.data import cleaning, groups, pictures, shapes, stretches
 from train.data.reader import Reader
 from train.errors import OptionError, TrainError
 from train.fit import loop, update
-from train.good import read as read_good
 
 _PROGRAM: Final = "train"
 _KEPT: Final = ("set", "config", "size", "defect_px", "roi", "mask", "bad")
@@ -42,10 +42,13 @@ def update_run(options: argparse.Namespace, console: Console) -> None:
     cached = TemporaryDirectory(prefix=".train-cache.", dir=options.out.absolute().parent, ignore_cleanup_errors=True)
     with bundles.writing(options.out) as folder, cached as name:
         cache = Path(name)
-        found = read_good(options, spec, denoiser=denoiser, cache=cache, track=track)
+        named = goods.find(options, folder, track)
+        found = goods.read(named, options, spec, denoiser=denoiser, cache=cache, track=track)
+        if named.of_videos:
+            console.print(stretches.describe(found))
         new = update.new_pictures(before, found)
         warnings = [*new.warnings, *shapes.others(new.pictures, spec)]
-        if options.groups is None and groups.looks_like_a_sequence(new):
+        if named.groups is None and groups.looks_like_a_sequence(new):
             warnings.append(groups.SEQUENCE)
         trained, good, config = update.update(before, config, new, cache=cache, track=track, device=device)
         parts = {part: sum(one.part == part for one in good) for part in ("fit", "statistics", "calibration")}
@@ -54,10 +57,11 @@ def update_run(options: argparse.Namespace, console: Console) -> None:
         for warning in warnings:
             command.say(console, _PROGRAM, f"warning: {warning}")
         if trained.out_of_fold is not None:
+            read, fresh = Reader(spec, denoiser).of_intact, {one.path: new.pixels[one.row] for one in new.pictures}
             looked_at = suspects.of_training(
                 trained,
                 [picture for picture in good if picture.part == "fit"],
-                Reader(spec, denoiser).of_intact,
+                lambda picture: fresh[picture.path] if picture.path in fresh else read(picture),
                 target_fpr=config.target_fpr,
                 plural=spec.plural,
             )

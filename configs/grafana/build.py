@@ -1,4 +1,4 @@
-"""Builds edged.json, the dashboard: every box at a glance, and one box in depth.
+"""Builds edged.json, the dashboard: all boxes, and one in depth. Long, for it is read from top to bottom.
 
 Run from the checkout, after a change here: make dashboard
 """

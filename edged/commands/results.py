@@ -1,17 +1,27 @@
-"""`edged results`: what the journal holds."""
+"""`edged results` and `labels`: what the journal holds."""
 
+import contextlib
 import re
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edged.commands.options import ConfigOption, FormatChoice, complain
 from edged.errors import ConfigError, RefusedError
-from edged.results import printable
+from edged.results import Record, printable
 
 if TYPE_CHECKING:
     from edged.config.tables import Config
+
+
+class LabelsAction(StrEnum):
+    """What is to be done with labels."""
+
+    EXPORT = "export"
 
 
 def results(
@@ -32,6 +42,7 @@ def results(
     """
     from edged import reports
     from edged.config import loading as configuration
+    from edged.journal.labels import read as read_labels
     from edged.journal.reading import read_dead_letters, read_results
 
     if requeue != bool(ids):
@@ -43,12 +54,36 @@ def results(
         for line in reports.dead_letters(read_dead_letters(state_dir), output.value):
             typer.echo(line, nl=False)
         return 0
+    said = read_labels(state_dir)
     rows = read_results(
         state_dir, since=None if since is None else parse_time(since), anomalies=anomalies, quarantined=quarantined
     )
-    for line in reports.lines(rows, output.value):
-        typer.echo(line, nl=False)
+    with _finder(config, state_dir) as where:
+        for line in reports.lines(rows, output.value, said, where):
+            typer.echo(line, nl=False)
     return 0
+
+
+@contextlib.contextmanager
+def _finder(config: Path, state_dir: Path) -> Iterator[Callable[[Record], str]]:
+    """Says in words where the file of a result is now; nothing of one that is where it was."""
+    from edged.config import loading as configuration
+    from edged.journal import schema
+    from edged.journal.reading import opened
+    from edged.sources import SOURCES
+
+    tables = configuration.load_sources(config)
+    with opened(state_dir) as db:
+        known = db is not None and schema.read_version(db, state_dir / schema.FILE) == schema.VERSION
+
+        def where(record: Record) -> str:
+            table = tables.get(record.source)
+            if db is None or not known or table is None or (find := SOURCES[table.type].find) is None:
+                return ""
+            path = find(db, table, record)
+            return "no longer there" if path is None else "" if str(path) == record.path else f"now {path}"
+
+        yield where
 
 
 def _requeue(config: "Config", ids: list[str]) -> int:
@@ -76,6 +111,29 @@ def _requeue(config: "Config", ids: list[str]) -> int:
         else:
             typer.echo(f"{id_}: {printable(path)}: is scored again at the source's next scan", err=True)
     return int(failed)
+
+
+def labels(
+    config: ConfigOption,
+    action: Annotated[LabelsAction, typer.Argument(metavar="ACTION", help="export")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
+) -> int:
+    """Copy the files of labelled results into a folder for each label, with a table of them; the daemon may be running.
+
+    Example: edged labels -c /etc/edged/edged.toml export labelled/
+    """
+    from edged.config import loading as configuration
+    from edged.service import labelled
+
+    assert action is LabelsAction.EXPORT
+    copied = failed = 0
+    for record, problem in labelled.export(configuration.load(config), out):
+        copied += problem is None
+        failed += problem is not None
+        if problem is not None:
+            complain(f"{record.id}: {printable(record.path)}: {problem}")
+    typer.echo(f"{out}: {copied} files, {failed} could not be copied", err=True)
+    return int(failed > 0)
 
 
 def parse_time(text: str, now: datetime | None = None) -> float:

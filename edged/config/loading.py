@@ -1,5 +1,6 @@
 """TOML and environment -> a validated configuration; every problem is reported at once."""
 
+import contextlib
 import difflib
 import os
 import tomllib
@@ -7,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Union
+from typing import Annotated, Any, Final, TypeVar, Union
 
 import structlog
 from pydantic import Field, ValidationError, create_model
@@ -15,9 +16,11 @@ from pydantic import Field, ValidationError, create_model
 from edged.config.tables import Config, HttpTable, ServiceTable
 from edged.errors import ConfigError
 from edged.media.imaging import Limits
-from edged.settings import ModelTable, RetentionTable, Table
+from edged.settings import ModelTable, RetentionTable, SourceTable, Table
 from edged.sinks import SINKS
 from edged.sources import SOURCES
+
+_Table = TypeVar("_Table", bound=Table)
 
 ENVIRONMENT_PREFIX: Final = "EDGED_"
 
@@ -76,12 +79,39 @@ def load_service(path: Path, environment: Mapping[str, str] = os.environ) -> Ser
     Raises:
         ConfigError: the file or the table is wrong.
     """
+    return _load_one(path, environment, "service", ServiceTable)
+
+
+def load_http(path: Path, environment: Mapping[str, str] = os.environ) -> HttpTable:
+    """Only `[http]`, for those who ask a running daemon.
+
+    Raises:
+        ConfigError: the file or the table is wrong.
+    """
+    return _load_one(path, environment, "http", HttpTable)
+
+
+def load_sources(path: Path) -> dict[str, SourceTable]:
+    """The sources by their names, without those whose tables are wrong: for those who only look at results.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML.
+    """
+    found = {}
+    for table in _read(path).get("sources", ()):
+        with contextlib.suppress(KeyError, TypeError, ValidationError):
+            source = SOURCES[table["type"]].table.model_validate(table)
+            found[source.name] = source
+    return found
+
+
+def _load_one(path: Path, environment: Mapping[str, str], name: str, model: type[_Table]) -> _Table:
     tables = _read(path)
     problems = _overlay(tables, environment)
     try:
-        return ServiceTable.model_validate(tables.get("service", {}))
+        return model.model_validate(tables.get(name, {}))
     except ValidationError as error:
-        located = ({**item, "loc": ("service", *item["loc"])} for item in error.errors())
+        located = ({**item, "loc": (name, *item["loc"])} for item in error.errors())
         raise ConfigError(problems + [_explain(item, tables) for item in located]) from error
 
 

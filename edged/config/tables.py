@@ -1,6 +1,5 @@
 """The whole configuration, and what is wrong with its tables together; `loading` reads it."""
 
-import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from edged.settings import (
     SinkTable,
     SourceTable,
     Table,
+    address_of,
     inside,
     read_secret,
 )
@@ -47,8 +47,8 @@ class HttpTable(Table):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        host, port, _ = address_of("http.listen", self.listen, example=9108)
+        return host, port
 
     def token(self) -> str | None:
         """The bearer token that `token_file` holds; None when there is none.
@@ -62,15 +62,10 @@ class HttpTable(Table):
 
     def problems(self) -> list[str]:
         """What is wrong with these keys together."""
-        host, _, port = self.listen.rpartition(":")
         try:
-            loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-        except ValueError:
-            loopback = host == "localhost"
-            if not loopback:
-                return [f'http.listen: {self.listen!r} is no address; write it as "127.0.0.1:9108" or "[::1]:9108"']
-        if not port.isdecimal() or len(port) > 5 or not 0 <= int(port) <= 65535:
-            return [f"http.listen: {port[:20]!r} is no port; take one from 1 to 65535 (0 lets the system choose)"]
+            host, _, loopback = address_of("http.listen", self.listen, example=9108)
+        except ConfigError as error:
+            return error.problems
         found = []
         if (self.tls_cert is None) != (self.tls_key is None):
             found.append("http.tls_cert: tls_cert and tls_key belong together; give both")

@@ -11,7 +11,7 @@ from edged.journal.rows import select, to_record
 from edged.journal.schema import FILE, read_version
 from edged.results import OK, QUARANTINED, Record
 
-OutcomeWord = Literal["ok", "anomaly", "quarantined"]
+OutcomeWord = Literal["ok", "anomaly", "quarantined", "event"]
 OUTCOME_WORDS: Final = get_args(OutcomeWord)
 
 _WINDOW: Final = 5000
@@ -21,6 +21,7 @@ _CONDITIONS: Final = {
     "ok": f"status = '{OK}' AND is_anomaly = 0",
     "anomaly": "is_anomaly = 1",
     "quarantined": f"status = '{QUARANTINED}'",
+    "event": "event IS NOT NULL",
 }
 _LONG_AGO: Final = -1e300
 _FAR_AWAY: Final = 1e300
@@ -33,7 +34,7 @@ class Wanted:
 
     Attributes:
         source: of this source.
-        outcome: what became of the picture.
+        outcome: what became of the picture; events are anomalies too.
         since: scored at or after it, seconds since 1970.
         until: scored before it, seconds since 1970.
     """

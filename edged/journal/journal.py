@@ -6,6 +6,7 @@ A result, what its source remembers of it and its place before every sink's curs
     results        one row an arrival, in the order of commits; an event is one row, which moves to the end as it closes
     sinks          name -> the last row that it was given
     dead_letters   records that a sink refused for good
+    labels         what people said of results; see `labels`
 
 The other tables are the sources' own, such as `sources/folder/ledger.py`.
 
@@ -182,6 +183,7 @@ class Journal(Database):
                 (*values, limit),
             ).fetchall()
             if removed:
+                db.execute("DELETE FROM labels WHERE id NOT IN (SELECT id FROM results)")
                 db.execute(
                     "INSERT INTO state VALUES ('pruned_seq', ?) "
                     "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",

@@ -28,7 +28,7 @@ _BATCH: Final = 1000
 _KEPT_ASIDE: Final = 3
 _HEADER_PAGE_BYTES: Final = 4096
 _LAST_SEQ: Final = 1 << 62
-_LATER: Final = frozenset({"quarantine", "state", "places", "dead_letters", "remembered"})
+_LATER: Final = frozenset({"quarantine", "state", "places", "dead_letters", "remembered", "labels"})
 """Tables that the first schema did not have: an older journal without them is whole."""
 
 

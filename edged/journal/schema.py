@@ -114,6 +114,15 @@ STEPS: Final = (
     """,
     # What the record of an event says beside what every record says, as JSON.
     "ALTER TABLE results ADD COLUMN event TEXT;",
+    # What people said of results.
+    """
+    CREATE TABLE labels (
+        id TEXT PRIMARY KEY,
+        label TEXT NOT NULL CHECK (label IN ('false_alarm', 'real', 'unsure')),
+        note TEXT NOT NULL,
+        labelled_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 VERSION: Final = len(STEPS)
 ADDED: Final = {"results": {"calibration_sha256": 5, "event": 6}}
@@ -127,6 +136,7 @@ KEYS: Final = {
     "places": ("source", "path"),
     "dead_letters": ("sink", "seq"),
     "remembered": ("source", "key"),
+    "labels": ("id",),
 }
 """The tables but `results`, whose key is seq, and what tells their rows apart."""
 TABLES: Final = frozenset({"results", *KEYS})

@@ -28,8 +28,9 @@ from typing import Any, Final
 
 from edged.errors import PictureError
 from edged.media import imaging
-from edged.media.decoder import be_first_to_go, socket_of_parent
-from edged.media.imaging import ImageInput
+from edged.media.decoder import be_first_to_go, limit_memory, socket_of_parent
+from edged.media.frames import Rate
+from edged.media.imaging import ImageInput, Limits
 
 SLOTS: Final = 2
 NOTE: Final = struct.Struct("<BBQddQII")
@@ -37,8 +38,8 @@ FRAME, ALIVE, END, FAILED = range(4)
 LONGEST_TEXT: Final = 1000
 
 _ALIVE_S: Final = 0.5
+_THREADS: Final = 4
 _LONGEST_JOB: Final = 1 << 16
-_SOON_S: Final = 1.0 / 1000  # frames of a file at a rate may be so much early: times are rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Job:
         fps: frames a second to take; None for every one.
         skip: frames to pass over that were taken before; of a file.
         timeout_s: for connecting; twice that for each packet.
-        max_pixels: of a frame.
+        limits: of a frame, and of the memory that it may take.
         spec: what becomes of it.
     """
 
@@ -62,7 +63,7 @@ class Job:
     fps: float | None
     skip: int
     timeout_s: float
-    max_pixels: int
+    limits: Limits
     spec: ImageInput
 
     def to_json(self) -> bytes:
@@ -84,7 +85,8 @@ def serve() -> None:
     if not request:
         return
     about = json.loads(request)
-    job = Job(**{**about, "spec": ImageInput(**about["spec"])})
+    job = Job(**{**about, "spec": ImageInput(**about["spec"]), "limits": Limits(**about["limits"])})
+    limit_memory(job.limits)
     with contextlib.suppress(ConnectionError, _ParentGoneError):
         _Capture(job, parent, mmap.mmap(descriptors[0], 0)).run()
         # Were we to go with anything unread, the parent would not get our last note.
@@ -112,6 +114,8 @@ class _Capture:
         try:
             for frame, seconds in self._frames():
                 self._take(frame, seconds)
+        except MemoryError:
+            self._say(FAILED, text="its frames need more memory than limits.max_pixels lets them take")
         except (av.error.FFmpegError, OSError, ValueError, PictureError) as error:
             if isinstance(error, ConnectionError) and not isinstance(error, av.error.FFmpegError):
                 raise
@@ -123,15 +127,11 @@ class _Capture:
 
     def _frames(self) -> Iterator[tuple[Any, float]]:
         """The frames that are wanted, each with its time on the clock of the stream."""
-        due = None
+        rate = Rate(self._job.fps)
         for frame, seconds in self._decoded():
-            if self._job.fps is not None:
-                if due is not None and seconds < due - _SOON_S:
-                    self._stay_alive()
-                    continue
-                # A rate, not a pause after each: one that came late does not put off the next.
-                step = 1 / self._job.fps
-                due = seconds + step if due is None or seconds - due > step else due + step
+            if not rate.takes(seconds):
+                self._stay_alive()
+                continue
             yield frame, seconds
 
     def _decoded(self) -> Iterator[tuple[Any, float]]:
@@ -151,6 +151,9 @@ class _Capture:
             if not container.streams.video:
                 raise ValueError("there is no video in it")
             stream = container.streams.video[0]
+            self._check_size(stream.codec_context.width, stream.codec_context.height)
+            stream.codec_context.options = {"max_pixels": str(job.limits.max_pixels)}  # of those that come later
+            stream.thread_count = min(_THREADS, os.cpu_count() or 1)  # each has memory of its own
             stream.thread_type = "SLICE" if job.live else "AUTO"  # threads by frame hold back as many frames
             if not job.live:  # it was last written as its last frame was taken, which is as much as a file tells
                 self._origin = os.stat(job.url).st_mtime - (container.duration or 0) / av.time_base
@@ -179,12 +182,16 @@ class _Capture:
             self._dropped += 1
             self._stay_alive()
             return
-        if frame.width * frame.height > self._job.max_pixels:
-            raise ValueError(f"a frame of {frame.width}x{frame.height} px is more than {self._job.max_pixels} px")
+        self._check_size(frame.width, frame.height)
         slot = self._free.pop()
         image = imaging.fit(frame.to_image(), self._job.spec, (frame.width, frame.height))
         self._memory[slot * self._size : (slot + 1) * self._size] = image.tobytes()
         self._say(FRAME, slot, number, seconds, size=(frame.width, frame.height))
+
+    def _check_size(self, width: int, height: int) -> None:
+        most = self._job.limits.max_pixels
+        if width * height > most:
+            raise ValueError(f"its frames are {width}x{height} px, more than limits.max_pixels = {most}")
 
     def _collect(self, *, wait: bool) -> None:
         """Slots that are free again."""

@@ -64,7 +64,7 @@ def serve() -> None:
     warnings.simplefilter("ignore")
     limits = Limits(**json.loads(sys.argv[1]))
     be_first_to_go()
-    _limit(limits)
+    limit_memory(limits)
     spec: Input | None = None
     memory: mmap.mmap | None = None
     with contextlib.suppress(BrokenPipeError):
@@ -128,7 +128,8 @@ def be_first_to_go() -> None:
             file.write_text(str(_OOM_SCORE_ADJ), encoding="ascii")
 
 
-def _limit(limits: Limits) -> None:
+def limit_memory(limits: Limits) -> None:
+    """Bounds what this process may take by what the largest picture takes; it writes no files and dumps no core."""
     try:
         import resource
     except ImportError:  # Windows has no such limits

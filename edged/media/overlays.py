@@ -19,6 +19,7 @@ _STRIPE_PX = 4
 _SHADE = 0.5
 
 _LEAST_WIDTH: Final = 320  # px, for the legend
+_SHOT_PX: Final = 104  # wide: three in the narrowest legend
 _TEXT: Final = 12
 _LINE: Final = 16
 _INK, _FLAGGED = (40, 40, 40), (176, 0, 0)
@@ -32,7 +33,8 @@ def draw(frame: Frame, result: Result) -> Image.Image:
         drawn = render(
             frame.pixels, result.anomaly_map, result.cleaned, result.ignored, coloured_from=result.coloured_from
         )
-    return _with_legend(drawn, result, frame.name)
+    sheet = _with_legend(drawn, result, frame.name)
+    return _with_shots(sheet, frame) if frame.shots else sheet
 
 
 def render(
@@ -134,6 +136,23 @@ def _with_legend(drawn: Image.Image, result: Result, name: str) -> Image.Image:
     bar = _coloured(np.full((10, 80, 3), 150.0), scale * 1.0001, 1.0).round().astype(np.uint8)
     sheet.paste(Image.fromarray(bar), (4, top + 2 * _LINE + 4))
     pen.text((90, top + 2 * _LINE), f"map {result.coloured_from:.3g} to {_FULL * result.coloured_from:.3g}", _INK, font)
+    return sheet
+
+
+def _with_shots(drawn: Image.Image, frame: Frame) -> Image.Image:
+    """The pictures of an event below its peak's, each over when it was taken and its score over the threshold."""
+    side = _SHOT_PX * frame.pixels.shape[0] // max(frame.pixels.shape[1], 1)
+    across = max(1, (drawn.width + 4) // (_SHOT_PX + 4))
+    rows = -(-len(frame.shots) // across)
+    sheet = Image.new("RGB", (drawn.width, drawn.height + rows * (side + _LINE + 4)), "white")
+    sheet.paste(drawn, (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    for index, shot in enumerate(frame.shots):
+        left, top = index % across * (_SHOT_PX + 4), drawn.height + index // across * (side + _LINE + 4)
+        small = Image.fromarray(np.broadcast_to(shot.pixels, (*shot.pixels.shape[:2], 3)))
+        sheet.paste(small.resize((_SHOT_PX, side), Image.Resampling.BILINEAR), (left, top))
+        words = f"{shot.seconds - frame.started:+.1f} s {shot.ratio:.2f} x"
+        pen.text((left + 2, top + side), words, _FLAGGED if shot.is_anomaly else _INK, _font())
     return sheet
 
 

@@ -127,3 +127,5 @@ class Calibration(BundleTable):
     n: int = Field(ge=1)
     scores: list[Annotated[float, Field(gt=0)]]
     method: Literal["cross", "split"] = "split"
+    confirmed: int = Field(0, ge=0)
+    """How many of the scores are of false alarms that people confirmed: chosen for their scores, no random sample."""

@@ -112,7 +112,7 @@ class Scorer:
             turnstile = Turnstile.on_gpu() if session.device == "cuda" else Turnstile.on_cpus(threads or 1)
         calibration = np.sort(np.asarray(loaded.calibration.scores, dtype=np.float64))
         rate = loaded.calibration.target_fpr if target_fpr is None else target_fpr
-        chosen = conformal_threshold(calibration, rate)
+        chosen = conformal_threshold(calibration, rate, confirmed=loaded.calibration.confirmed)
         if threshold is not None:
             chosen = Threshold(threshold, None, chosen.n, pictures_needed(rate))
         name = name or loaded.manifest.name

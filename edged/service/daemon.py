@@ -11,6 +11,7 @@ import select
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,18 +22,19 @@ from edged import __version__, failpoints
 from edged.config import loading as configuration
 from edged.config.tables import Config
 from edged.errors import EdgedError, JournalError
+from edged.journal import labels
 from edged.journal.journal import Journal
 from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
 from edged.models.registry import Models
 from edged.models.runtime import runtime_version, worker_count
-from edged.service import logs
+from edged.service import labelled, logs
 from edged.service.memory import give_back, set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
 from edged.service.retention import Retention
-from edged.service.status import Running, report
+from edged.service.status import Running, reload_refused, report
 from edged.service.systemd import Notifier
 from edged.settings import SourceTable
 from edged.sinks import SINKS
@@ -40,6 +42,7 @@ from edged.sinks.contract import DrawingStore, PictureSink, SinkContext
 from edged.sources import SOURCES
 from edged.sources.contract import SourceContext
 from edged.sources.uploads import UploadSource
+from edged.web.allowance import Allowance
 from edged.web.app import make_app
 from edged.web.server import Server
 from edged.web.site import Site
@@ -128,7 +131,7 @@ class Daemon:
         self._checker.start()  # a look at every page takes minutes, which nobody is to wait for
 
     def _make_workers(self, config: Config) -> None:
-        context = SinkContext(config.service.state_dir, config.retention)
+        context = SinkContext(config.service.state_dir, config.retention, [source.name for source in config.sources])
         publishers, pictures = [], []
         self._drawings: list[DrawingStore] = []
         for table in config.sinks:
@@ -301,9 +304,22 @@ class Daemon:
 
     def _make_server(self, config: Config) -> Server:
         http = config.http
-        site = Site(config.service.state_dir, self._status, self._overlay)
+        site = Site(
+            config.service.state_dir,
+            self._status,
+            self._overlay,
+            self._label,
+            lambda record: labelled.place_of(self._config, record),
+            scorers=lambda: self._models.by_name,
+        )
         app = make_app(
-            self._metrics.registry, self._problems, token=http.token(), site=site, uploads_to=self._uploads_to.get
+            self._metrics.registry,
+            self._problems,
+            token=http.token(),
+            site=site,
+            uploads_to=self._uploads_to.get,
+            notes=partial(reload_refused, self._metrics),
+            allowance=Allowance(),
         )
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
@@ -330,6 +346,13 @@ class Daemon:
     def _overlay(self, id_: str) -> bytes | None:
         """What was drawn of a result, as it stands on the disk; called from the server's threads."""
         return next((drawn for store in self._drawings if (drawn := store.read(id_)) is not None), None)
+
+    def _label(self, id_: str, label: str | None, note: str) -> bool:
+        """Labels a result; whether there is one. Called from the server's threads."""
+        source = labels.put(self._journal, id_, label, note)
+        if source is not None and label is not None:
+            self._metrics.labels.labels(source, label).inc()
+        return source is not None
 
     def _remove_old(self) -> bool:
         """Removes what is old or too much, for a moment; whether there is more."""

@@ -41,6 +41,7 @@ def configure(log_format: Literal["auto", "console", "json"] = "auto") -> None:
     root.setLevel(logging.INFO)
     for library in ("uvicorn", "watchdog", "asyncio", "httpx"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # what a client says wrong it logs with tracebacks
 
 
 def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from edged import __version__
 from edged.errors import REASONS, JournalError
 from edged.journal.journal import Journal
+from edged.journal.labels import LABELS
 from edged.sources.contract import STATES
 
 OUTCOMES = ("ok", "anomaly", "quarantined")
@@ -182,6 +183,9 @@ class Metrics:
         self.canary_score_ratio = Gauge(
             "edged_canary_score_ratio", "As edged_self_test_score_ratio.", ["model"], registry=registry
         )
+        self.labels = Counter(
+            "edged_labels_total", "Labels that people gave to results.", ["source", "label"], registry=registry
+        )
         self.config_reload_success = Gauge(
             "edged_config_reload_success", "1 unless the last reload was refused.", registry=registry
         )
@@ -227,6 +231,8 @@ class Metrics:
                 self.quarantined.labels(source, reason)
             for reason in SKIPPED:
                 self.skipped.labels(source, reason)
+            for label in LABELS:
+                self.labels.labels(source, label)
             for family in (
                 self.arrival_to_result_seconds,
                 self.queue_items,
@@ -296,6 +302,7 @@ class Metrics:
             self.images,
             self.quarantined,
             self.skipped,
+            self.labels,
             self.score_ratio,
             self.arrival_to_result_seconds,
             self.queue_items,

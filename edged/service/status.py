@@ -56,7 +56,7 @@ def report(
         healthy=not problems,
         problems=list(problems),
         warnings=_warnings(running, journal, metrics, down),
-        models=[_model(name, scorer) for name, scorer in running.models.by_name.items()],
+        models=[_model(name, scorer, metrics) for name, scorer in running.models.by_name.items()],
         sources=sources,
         sinks=[SinkStatus(name=name, waiting=_backlog(journal, name)) for name in running.sinks],
     )
@@ -65,8 +65,7 @@ def report(
 def _warnings(running: Running, journal: Journal, metrics: Metrics, down: set[str]) -> list[str]:
     """What a person should look at though pictures are scored."""
     found = [f"source {name} cannot be read" for name in sorted(down)]
-    if any(sample.value == 0 for sample in _samples(metrics.config_reload_success)):
-        found.append("the last reload was refused; the configuration before it is in force")
+    found += reload_refused(metrics)
     for name, scorer in running.models.by_name.items():
         if scorer.session.fell_back:
             found.append(f"model {name}: {scorer.session.fell_back}")
@@ -82,7 +81,15 @@ def _warnings(running: Running, journal: Journal, metrics: Metrics, down: set[st
     return found
 
 
-def _model(name: str, scorer: Scorer) -> ModelStatus:
+def reload_refused(metrics: Metrics) -> list[str]:
+    """That the last reload was refused; nothing where it was not."""
+    if any(sample.value == 0 for sample in _samples(metrics.config_reload_success)):
+        return ["the last reload was refused; the configuration before it is in force"]
+    return []
+
+
+def _model(name: str, scorer: Scorer, metrics: Metrics) -> ModelStatus:
+    tested = {sample.labels["model"]: bool(sample.value) for sample in _samples(metrics.self_test_ok)}
     return ModelStatus(
         name=name,
         kind=scorer.bundle.manifest.kind,
@@ -94,6 +101,7 @@ def _model(name: str, scorer: Scorer) -> ModelStatus:
         calibrated_at=scorer.bundle.calibration.created,
         calibration_pictures=scorer.threshold.n,
         fell_back=scorer.session.fell_back is not None,
+        self_test_ok=tested.get(name),
     )
 
 

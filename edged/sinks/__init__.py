@@ -2,13 +2,16 @@
 
 from typing import Final
 
-from edged.sinks import csv, images, jsonl, program, webhook
+from edged.sinks import alertmanager, csv, images, jsonl, mqtt, opcua, program, webhook
 from edged.sinks.contract import SinkType
 
 SINKS: Final[dict[str, SinkType]] = {
+    "alertmanager": alertmanager.TYPE,
     "csv": csv.TYPE,
     "exec": program.TYPE,
     "images": images.TYPE,
     "jsonl": jsonl.TYPE,
+    "mqtt": mqtt.TYPE,
+    "opcua": opcua.TYPE,
     "webhook": webhook.TYPE,
 }

@@ -96,10 +96,12 @@ class SinkContext:
     Attributes:
         state_dir: `service.state_dir`; a sink that has to remember something keeps it below a folder of its name.
         retention: how much may stay.
+        sources: names of those that records come from at first; a reload may add some.
     """
 
     state_dir: Path
     retention: RetentionTable
+    sources: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

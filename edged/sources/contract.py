@@ -8,6 +8,7 @@
 The pipeline knows no files: what a folder remembers of its files, a camera does not.
 """
 
+import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -236,10 +237,13 @@ class SourceType:
             nothing. None where nothing is left behind.
         is_stream: whether its sources are streams, which have one of `STATES`.
         requeue: asks for a result's picture to be scored again, and says under which name. None where that cannot be.
+        find: where the file of a result is now, by a journal that is open for reading and the table of its source; it
+            gives None where the file is gone. None where results have no files.
     """
 
     table: type[SourceTable]
     make: Callable[[Any, SourceContext], Source]
     tidy: Callable[[Journal, RetentionTable], Callable[[], int]] | None = None
     requeue: Callable[[Path, Any, str], str] | None = None
+    find: Callable[[sqlite3.Connection, Any, Record], Path | None] | None = None
     is_stream: bool = False

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from edged.results import Event, Frame, Record, Result, new_id
 from edged.sources.contract import Scored
+from edged.sources.film import Film
 
 SILENCE_S: Final = 60.0
 """An event ends where its stream was silent for longer; a daemon that was killed is back before."""
@@ -43,12 +44,17 @@ class Moment:
 
 @dataclass(slots=True)
 class _Open:
-    """The event that is open: its record as of its last frame above the lower level, and what came after that."""
+    """The event that is open: its record as of its last frame above the lower level, and what came after that.
+
+    `peak` is its picture, where this run of the daemon has seen it.
+    """
 
     record: Record
     event: Event
     last: float
+    started: float
     below: int = 0
+    peak: tuple[Frame, Result] | None = None
 
 
 class Tracker:
@@ -65,6 +71,7 @@ class Tracker:
         self._rules, self._path, self._is_file = rules, path, is_file
         self._recent: deque[tuple[Moment, Scored]] = deque(maxlen=rules.of_frames)
         self._open: _Open | None = None
+        self._film = Film(rules.of_frames)
         self._picture: tuple[Frame, Result] | None = None
         self._seconds = float("-inf")
 
@@ -92,6 +99,8 @@ class Tracker:
         if self._open is None:
             return []
         closed, self._open = self._open, None
+        self._draw(closed)
+        self._film.close()
         return [replace(closed.record, scored_at=time.time(), event=replace(closed.event, state="closed"))]
 
     def record(self) -> Record | None:
@@ -99,7 +108,7 @@ class Tracker:
         return None if self._open is None else replace(self._open.record, event=self._open.event)
 
     def picture(self) -> tuple[Frame, Result] | None:
-        """The peak's picture, once after every change of the peak, to be drawn under the id of the event."""
+        """The peak's picture and the event's others, to be drawn under its id: as the peak changes, and at the end."""
         picture, self._picture = self._picture, None
         return picture
 
@@ -107,7 +116,7 @@ class Tracker:
         """What `restore` takes, as JSON."""
         recent = [(asdict(moment), asdict(scored.record)) for moment, scored in self._recent]
         one = self._open
-        about = None if one is None else (asdict(one.record), asdict(one.event), one.last, one.below)
+        about = None if one is None else (asdict(one.record), asdict(one.event), one.last, one.started, one.below)
         return {"recent": recent, "open": about, "seconds": None if self._seconds < 0 else self._seconds}
 
     def restore(self, about: dict[str, Any], *, earlier: float = 0.0) -> None:
@@ -117,11 +126,14 @@ class Tracker:
             scored = Scored(None, None, Record(**record))
             self._recent.append((Moment(moment["at"], moment["seconds"] - earlier), scored))
         if about["open"] is not None:
-            record, event, last, below = about["open"]
-            self._open = _Open(Record(**record), Event(**event), last - earlier, below)
+            record, event, last, *started, below = about["open"]
+            since = started[0] if started else last
+            self._open = _Open(Record(**record), Event(**event), last - earlier, since - earlier, below)
 
     def _look_for_start(self, moment: Moment, scored: Scored) -> list[Record]:
         self._recent.append((moment, scored))
+        if scored.frame is not None and scored.result is not None:
+            self._film.add(moment.seconds, scored.frame, scored.result)
         above = [index for index, (_, one) in enumerate(self._recent) if one.record.is_anomaly]
         if len(above) < self._rules.open_frames:
             return []
@@ -144,14 +156,18 @@ class Tracker:
             captured_at=start.at,
             timings_ms={},
         )
-        self._open = _Open(record, event, moment.seconds)
-        self._picture = _picture_of(peak[1], record.id)
+        self._film.open(start.seconds)
+        self._open = _Open(record, event, moment.seconds, start.seconds, peak=_picture_of(peak[1], record.id))
+        self._draw(self._open)
         return [replace(record, event=event)]
 
     def _look_for_end(self, one: _Open, moment: Moment, scored: Scored) -> list[Record]:
         result = scored.result
         assert result is not None
-        if result.score >= self._rules.close_ratio * result.threshold:
+        is_below = result.score < self._rules.close_ratio * result.threshold
+        if scored.frame is not None:
+            self._film.go_on(moment.seconds, scored.frame, result, is_below=is_below)
+        if not is_below:
             one.event = replace(one.event, ended_at=moment.at, frames=one.event.frames + one.below + 1)
             one.record = replace(one.record, scored_at=scored.record.scored_at)
             one.last, one.below = moment.seconds, 0
@@ -174,7 +190,13 @@ class Tracker:
         )
         one.record = replace(one.record, **{name: getattr(scored.record, name) for name in about})
         one.event = replace(one.event, peak_at=moment.at)
-        self._picture = _picture_of(scored, one.record.id)
+        one.peak = _picture_of(scored, one.record.id)
+        self._draw(one)
+
+    def _draw(self, one: _Open) -> None:
+        if one.peak is not None:
+            frame, result = one.peak
+            self._picture = replace(frame, shots=self._film.shots(), started=one.started), result
 
 
 def _picture_of(scored: Scored, id_: str) -> tuple[Frame, Result] | None:

@@ -7,10 +7,10 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,7 +85,7 @@ class Access:
         """
 
         async def check(request: Request) -> Response:
-            if self._token is None and request.url.scheme == "http" and not _is_address(request.url.hostname or ""):
+            if self._token is None and request.url.scheme == "http" and not _is_address(_host(request)[0]):
                 text = "without http.token_file this is served under an IP address or localhost only\n"
                 return PlainTextResponse(text, 421)
             if open_to_all or self.allows(request):
@@ -111,7 +111,7 @@ class Access:
 
 def cookie_name(request: Request) -> str:
     """Of the session: browsers keep one set of cookies for all ports of a box, which may run several daemons."""
-    return f"edged_session_{request.url.port or request.url.scheme}"
+    return f"edged_session_{_host(request)[1] or request.url.scheme}"
 
 
 def local(path: str) -> str:
@@ -123,19 +123,22 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form that one of our own pages sent.
 
     Raises:
-        FormRefusedError: it came from elsewhere, or is too large.
+        FormRefusedError: it came from elsewhere, is too large, or does not come whole.
     """
     origin = request.headers.get("origin")
     # Every browser says where a form comes from; who sends the token in a header is none.
     if origin is None and "authorization" not in request.headers:
         raise FormRefusedError("foreign_form")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise FormRefusedError("foreign_form")
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_FORM_BYTES:
-            raise FormRefusedError("too_large")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_FORM_BYTES:
+                raise FormRefusedError("too_large")
+    except ClientDisconnect:
+        raise FormRefusedError("cut_off") from None
     try:
         fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError:
@@ -161,6 +164,14 @@ class BrowserRules:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+def _host(request: Request) -> tuple[str, int | None]:
+    """Under which name, and at which port, we were asked; "" where that is no name."""
+    try:
+        return request.url.hostname or "", request.url.port
+    except ValueError:
+        return "", None
 
 
 def _is_address(host: str) -> bool:

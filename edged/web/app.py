@@ -11,12 +11,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from edged.sources.uploads import UploadSource
-from edged.web import api, page, results_page, uploads
+from edged.web import api, models_page, page, results_page, uploads
 from edged.web.access import Access, BrowserRules
+from edged.web.allowance import Allowance, Paced
 from edged.web.asking import Worker
 from edged.web.exposition import exposition
 from edged.web.rendering import Renderer
 from edged.web.site import Remembered, Site
+from edged.web.thresholds import Weeks
 
 
 def make_app(
@@ -26,6 +28,8 @@ def make_app(
     token: str | None = None,
     site: Site | None = None,
     uploads_to: Callable[[str], UploadSource | None] = lambda _: None,
+    notes: Callable[[], list[str]] = list,
+    allowance: Allowance | None = None,
 ) -> Starlette:
     """Builds the application.
 
@@ -35,8 +39,10 @@ def make_app(
         token: when given, it is taken as a bearer token. Health is open: it says nothing of pictures.
         site: what the page and the API show; without one there are none.
         uploads_to: the source that takes posted pictures under a name.
+        notes: what /readyz says beside "ready", which is no reason not to be.
+        allowance: what all answers together may take of the machine; None: whatever it takes.
     """
-    access, worker = Access(token), Worker()
+    access, worker = Access(token), Worker(allowance)
 
     async def metrics(request: Request) -> Response:
         body, content_type = exposition(registry, request.headers.get("accept", ""))
@@ -49,14 +55,17 @@ def make_app(
         found = problems()
         if found and not access.allows(request):
             found = ["not ready"]  # the reasons name files and folders
-        return PlainTextResponse("".join(f"{line}\n" for line in found) or "ready\n", 503 if found else 200)
+        lines = found or ["ready", *notes()]
+        return PlainTextResponse("".join(f"{line}\n" for line in lines), 503 if found else 200)
 
     routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
     routes.append(uploads.route(uploads_to, access))
     if site is not None:
-        site = replace(site, status=Remembered(site.status))
-        routes += api.routes(site, access, worker)
+        site, weeks = replace(site, status=Remembered(site.status)), Weeks(site.state_dir)
+        routes += api.routes(site, access, worker, weeks)
         renderer = Renderer(access)
         routes += page.routes(site, access, worker, renderer)
         routes += results_page.routes(site, access, worker, renderer)
-    return Starlette(routes=routes, middleware=[Middleware(BrowserRules)])
+        routes += models_page.routes(site, access, worker, renderer, weeks)
+    paced = [] if allowance is None else [Middleware(Paced, allowance, api.PREFIX + "/sources/")]
+    return Starlette(routes=routes, middleware=[*paced, Middleware(BrowserRules)])

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeVar, cast
@@ -11,13 +12,15 @@ import anyio.to_thread
 
 from edged.errors import EdgedError
 from edged.journal.browsing import OUTCOME_WORDS, OutcomeWord, Wanted
+from edged.web.allowance import Allowance
 
 MOST_RESULTS: Final = 200
 DEFAULT_RESULTS: Final = 50
 _ID: Final = re.compile(r"[0-9a-f]{26}")
-_SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CURSOR: Final = re.compile(r"[0-9]{1,18}")
 _AT_A_TIME: Final = 2
+_LONGEST_NUMBER: Final = 40
 
 _T = TypeVar("_T")
 
@@ -29,12 +32,23 @@ class BadRequestError(EdgedError):
 class Worker:
     """Runs what takes time in a few threads, so that no crowd of clients takes the CPUs from scoring."""
 
-    def __init__(self) -> None:
-        self._places = anyio.CapacityLimiter(_AT_A_TIME)
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        self._places, self._allowance = anyio.CapacityLimiter(_AT_A_TIME), allowance
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """What `work` returns."""
-        return await anyio.to_thread.run_sync(work, limiter=self._places)
+        """What `work` returns, once there is CPU time left for it."""
+        if (allowance := self._allowance) is None:
+            return await anyio.to_thread.run_sync(work, limiter=self._places)
+        await allowance.wait()
+
+        def counted() -> _T:
+            began_s = time.thread_time()
+            try:
+                return work()
+            finally:
+                allowance.spend(time.thread_time() - began_s)
+
+        return await anyio.to_thread.run_sync(counted, limiter=self._places)
 
 
 def is_id(text: str) -> bool:
@@ -49,7 +63,7 @@ def wanted(query: Mapping[str, str]) -> Wanted:
         BadRequestError: they make no sense.
     """
     source, outcome = query.get("source") or None, query.get("outcome") or None
-    if source is not None and not _SOURCE.fullmatch(source):
+    if source is not None and not SOURCE.fullmatch(source):
         raise BadRequestError("source: is letters, digits, _ and -, at most 64")
     if outcome is not None and outcome not in OUTCOME_WORDS:
         raise BadRequestError(f"outcome: is one of {', '.join(OUTCOME_WORDS)}")
@@ -69,6 +83,36 @@ def place(query: Mapping[str, str]) -> tuple[int | None, int]:
     if not _CURSOR.fullmatch(limit) or not 1 <= int(limit) <= MOST_RESULTS:
         raise BadRequestError(f"limit: is a number from 1 to {MOST_RESULTS}")
     return None if before is None else int(before), int(limit)
+
+
+def threshold(query: Mapping[str, str]) -> float | None:
+    """The threshold of a request, `value`; None where it names none.
+
+    Raises:
+        BadRequestError: it makes no sense.
+    """
+    text = query.get("value") or None
+    if text is None:
+        return None
+    try:
+        value = float(text) if len(text) <= _LONGEST_NUMBER else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise BadRequestError("value: is a number above 0")
+    return value
+
+
+def seed(query: Mapping[str, str], count: int) -> int:
+    """The `seed` of a request, 0 where it names none.
+
+    Raises:
+        BadRequestError: it makes no sense.
+    """
+    text = query.get("seed") or "0"
+    if not _CURSOR.fullmatch(text) or int(text) >= count:
+        raise BadRequestError(f"seed: is a number from 0 to {count - 1}")
+    return int(text)
 
 
 def _time(name: str, text: str | None) -> float | None:

@@ -3,13 +3,17 @@
 from functools import cache
 from typing import Any, Final
 
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from edged import __version__
 from edged.errors import REASONS
 from edged.journal.browsing import OUTCOME_WORDS
-from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS
+from edged.journal.labels import LABELS
+from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS, SOURCE
+from edged.web.models import SEEDS, ModelDetail
 from edged.web.status import Status
+from edged.web.thresholds import WhatIf
 
 _TIME: Final = {"type": "string", "format": "date-time"}
 _TEXT: Final = {"type": "string"}
@@ -18,7 +22,10 @@ _TEXT: Final = {"type": "string"}
 @cache
 def document() -> dict[str, Any]:
     """The document, in OpenAPI 3.1."""
-    _, defined = models_json_schema([(Status, "serialization")], ref_template="#/components/schemas/{model}")
+    shown: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (one, "serialization") for one in (Status, ModelDetail, WhatIf)
+    ]
+    _, defined = models_json_schema(shown, ref_template="#/components/schemas/{model}")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -37,12 +44,12 @@ def document() -> dict[str, Any]:
                     "type": "object",
                     "required": ["results", "next"],
                     "properties": {
-                        "results": {"type": "array", "items": {"$ref": "#/components/schemas/Result"}},
+                        "results": {"type": "array", "items": {"$ref": "#/components/schemas/LabelledResult"}},
                         "next": {"type": ["string", "null"], "description": "`before` of the following page."},
                     },
                 },
                 [
-                    _asked("source", _TEXT, "Of this source."),
+                    _asked("source", {"type": "string", "pattern": f"^{SOURCE.pattern}$"}, "Of this source."),
                     _asked("outcome", {"enum": list(OUTCOME_WORDS)}, "What became of the picture."),
                     _asked("since", _TIME, "Scored at or after it."),
                     _asked("until", _TIME, "Scored before it."),
@@ -54,17 +61,45 @@ def document() -> dict[str, Any]:
                     ),
                 ],
             ),
-            "/api/v1/results/{id}": _get("One result.", {"$ref": "#/components/schemas/Result"}, [_ID], "404"),
-            "/api/v1/results/{id}/overlay.png": {
-                "get": {
-                    "summary": "The picture beside its heat map, where a sink of the type images drew it.",
-                    "parameters": [_ID],
-                    "responses": {
-                        "200": {"description": "PNG.", "content": {"image/png": {}}},
-                        **_refusals("404"),
-                    },
-                }
-            },
+            "/api/v1/results/{id}": _get("One result.", {"$ref": "#/components/schemas/LabelledResult"}, [_ID], "404"),
+            "/api/v1/results/{id}/overlay.png": _get_file(
+                "The picture beside its heat map, where a sink of the type images drew it.", "image/png", [_ID]
+            ),
+            "/api/v1/models": _get(
+                "What runs, in full: how it was calibrated, thresholds to choose from, what there is to see of it.",
+                {
+                    "type": "object",
+                    "required": ["models"],
+                    "properties": {"models": {"type": "array", "items": {"$ref": "#/components/schemas/ModelDetail"}}},
+                },
+            ),
+            "/api/v1/models/{name}/threshold": _get(
+                "What another threshold would have flagged of the last week's results; it changes nothing.",
+                {"$ref": "#/components/schemas/WhatIf"},
+                [
+                    _NAME,
+                    _asked(
+                        "value",
+                        {"type": "number", "exclusiveMinimum": 0},
+                        "The threshold; the one in force where it is missing.",
+                    ),
+                ],
+                "404",
+            ),
+            "/api/v1/models/{name}/card.md": _get_file("The model's card, in Markdown.", "text/markdown", [_NAME]),
+            "/api/v1/models/{name}/pictures/{file}": _get_file(
+                "A plot or picture of the bundle.", "image/png", [_NAME, _FILE]
+            ),
+            "/api/v1/models/{name}/samples.png": _get_file(
+                "Sixteen pictures that a VAE draws.",
+                "image/png",
+                [
+                    _NAME,
+                    _asked(
+                        "seed", {"type": "integer", "minimum": 0, "maximum": SEEDS - 1, "default": 0}, "Which sixteen."
+                    ),
+                ],
+            ),
             "/api/v1/sources/{name}/pictures": {"post": _POST},
             "/api/v1/openapi.json": _get("This document.", {"type": "object"}),
         },
@@ -73,6 +108,18 @@ def document() -> dict[str, Any]:
             "schemas": {
                 **defined["$defs"],
                 "Result": _result(),
+                "Label": {
+                    "type": "object",
+                    "required": ["label", "note", "labelled_at"],
+                    "properties": {"label": {"enum": list(LABELS)}, "note": _TEXT, "labelled_at": _TIME},
+                },
+                "LabelledResult": {
+                    "description": "`label` is what a person said of it; absent where nobody did.",
+                    "allOf": [
+                        {"$ref": "#/components/schemas/Result"},
+                        {"type": "object", "properties": {"label": {"$ref": "#/components/schemas/Label"}}},
+                    ],
+                },
                 "Promise": {
                     "type": "object",
                     "required": ["id", "source"],
@@ -84,13 +131,13 @@ def document() -> dict[str, Any]:
     }
 
 
-_ID: Final = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "pattern": "^[0-9a-f]{26}$"},
-    "description": "Of the result.",
-}
+def _placed(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
+
+
+_ID: Final = _placed("id", {"type": "string", "pattern": "^[0-9a-f]{26}$"}, "Of the result.")
+_NAME: Final = _placed("name", _TEXT, "Of the model, in the configuration.")
+_FILE: Final = _placed("file", _TEXT, "One of the model's `pictures`.")
 
 _ANSWERS: Final = {
     "200": ("The result.", "Result"),
@@ -145,7 +192,22 @@ def _result() -> dict[str, Any]:
         "calibration_sha256": text,
         "score_ratio": number,
     }
-    return {"type": "object", "required": list(properties), "properties": properties}
+    of_events: dict[str, Any] = {
+        "kind": {"enum": ["event"]},
+        "state": {"enum": ["open", "closed"]},
+        "started_at": _TIME,
+        "peak_at": _TIME,
+        "ended_at": _TIME,
+        "peak_score": {"type": "number"},
+        "frames": {"type": "integer"},
+        "offset_s": number,
+    }
+    return {
+        "description": "Those of events of streams have `kind` and what comes after it; others have not.",
+        "type": "object",
+        "required": list(properties),
+        "properties": properties | of_events,
+    }
 
 
 def _get(
@@ -154,6 +216,11 @@ def _get(
     answer = {"description": summary, "content": {"application/json": {"schema": schema}}}
     get = {"summary": summary, "parameters": parameters or [], "responses": {"200": answer, **_refusals(*refusals)}}
     return {"get": get}
+
+
+def _get_file(summary: str, media_type: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    answer = {"description": summary, "content": {media_type: {}}}
+    return {"get": {"summary": summary, "parameters": parameters, "responses": {"200": answer, **_refusals("404")}}}
 
 
 def _refusals(*more: str) -> dict[str, Any]:

@@ -4,17 +4,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from edged.journal import browsing
+from edged.journal import browsing, labels
 from edged.journal.browsing import Wanted
+from edged.journal.labels import Label
 from edged.results import Record
 
 _POINTS: Final = 120
 _ANOMALIES: Final = 12
 _QUARANTINED: Final = 8
+_EVENTS: Final = 8
 _AT_ONCE: Final = 2000
 _FRESH_S: Final = 0.4
 _FORGET_S: Final = 60.0
@@ -30,10 +32,12 @@ class Shown:
     Attributes:
         record: the result.
         has_picture: whether a sink keeps a picture of it.
+        label: what a person said of it.
     """
 
     record: Record
     has_picture: bool
+    label: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,12 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is seen at a moment; `version` grows when something has changed."""
+    """What is seen at a moment."""
 
-    version: int
     charts: dict[str, Chart]
     anomalies: list[Shown]
     quarantined: list[Shown]
+    events: list[Record]
 
 
 class Recent:
@@ -74,7 +78,7 @@ class Recent:
         self._state_dir, self._has_picture = state_dir, has_picture
         self._mutex = threading.Lock()
         self._looked_at = -_FORGET_S
-        self._seq, self._version = 0, 0
+        self._seq = 0
         self._forget()
 
     def look(self, sources: Sequence[str]) -> Sight:
@@ -91,12 +95,15 @@ class Recent:
                 self._go_on(sources)
             self._looked_at = time.monotonic()
             charts = {name: chart for name in sources if (chart := _chart(self._scored.get(name, ())))}
-            return Sight(self._version, charts, list(self._anomalies), list(self._quarantined))
+            found = labels.read(self._state_dir, [shown.record.id for shown in self._anomalies])
+            anomalies = [replace(shown, label=found.get(shown.record.id)) for shown in self._anomalies]
+            return Sight(charts, anomalies, list(self._quarantined), list(self._events))
 
     def _forget(self) -> None:
         self._scored: dict[str, deque[Record]] = {}
         self._anomalies: deque[Shown] = deque(maxlen=_ANOMALIES)
         self._quarantined: deque[Shown] = deque(maxlen=_QUARANTINED)
+        self._events: deque[Record] = deque(maxlen=_EVENTS)
 
     def _fill(self, sources: Sequence[str]) -> None:
         self._forget()
@@ -107,7 +114,7 @@ class Recent:
             self._scored[source].extend(r for r in self._find(Wanted(source), 2 * _POINTS) if r.score is not None)
         self._anomalies.extendleft(map(self._show, self._find(Wanted(outcome="anomaly"), _ANOMALIES)))
         self._quarantined.extendleft(map(self._show, self._find(Wanted(outcome="quarantined"), _QUARANTINED)))
-        self._version += 1
+        self._events.extendleft(self._find(Wanted(outcome="event"), _EVENTS))
 
     def _find(self, wanted: Wanted, limit: int) -> list[Record]:
         """Results up to the row that we go on from, oldest first."""
@@ -130,10 +137,11 @@ class Recent:
             if record.is_anomaly:
                 if record.event is not None:  # which has come before, as it opened
                     self._drop(record.id)
+                    self._events.appendleft(record)
                 self._anomalies.appendleft(self._show(record))
-        self._version += bool(new)
 
     def _drop(self, id_: str) -> None:
+        self._events = deque((one for one in self._events if one.id != id_), maxlen=_EVENTS)
         self._anomalies = deque((one for one in self._anomalies if one.record.id != id_), maxlen=_ANOMALIES)
 
     def _show(self, record: Record) -> Shown:

@@ -9,14 +9,16 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from edged.results import display_path, rfc3339
+from edged.journal.browsing import OutcomeWord
+from edged.journal.labels import LABELS
+from edged.results import Record, display_path, rfc3339
 from edged.web import texts
 from edged.web.access import Access
 from edged.web.recent import Sight
 from edged.web.status import Status
 from edged.web.texts import Texts
 
-SECTIONS: Final = ("state", "models", "sources", "latest", "quarantine")
+SECTIONS: Final = ("state", "models", "sources", "latest", "events", "quarantine")
 """Parts of the overview that are replaced while one looks; each has a template of its name."""
 
 
@@ -29,7 +31,7 @@ class Renderer:
         self._templates = Environment(
             loader=PackageLoader("edged.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.filters |= {"time": _time, "path": display_path}
+        self._templates.filters |= {"time": _time, "path": display_path, "outcome": _outcome, "drawn": _drawn}
 
     def texts(self, request: Request) -> Texts:
         """The language of a request."""
@@ -46,7 +48,7 @@ class Renderer:
 
     def sections(self, t: Texts, status: Status, sight: Sight) -> Mapping[str, str]:
         """The changing parts of the overview."""
-        values = {"t": t, "status": status, "sight": sight, "now": status.now}
+        values = {"t": t, "status": status, "sight": sight, "now": status.now, "words": LABELS}
         return {name: self._templates.get_template(f"{name}.html").render(values) for name in SECTIONS}
 
 
@@ -54,3 +56,15 @@ def _time(moment: datetime | float) -> Markup:
     """A time in UTC, which the browser shows as its own."""
     when = moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)
     return Markup('<time datetime="{}">{} UTC</time>').format(rfc3339(when.timestamp()), f"{when:%Y-%m-%d %H:%M:%S}")
+
+
+def _outcome(record: Record) -> OutcomeWord:
+    """What became of a picture, in one word."""
+    if record.event is not None:
+        return "event"
+    return "quarantined" if record.error else "anomaly" if record.is_anomaly else "ok"
+
+
+def _drawn(record: Record) -> str:
+    """What tells the drawings of an event apart, for it is drawn again as its score rises."""
+    return "" if record.event is None else f"?peak={record.event.peak_at:.3f}"

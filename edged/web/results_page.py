@@ -5,15 +5,16 @@ from functools import partial
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from edged.journal import browsing
+from edged.journal import browsing, labels
 from edged.journal.browsing import OUTCOME_WORDS, Wanted
-from edged.results import COLUMNS, csv_line
+from edged.journal.labels import LABELS, LONGEST_NOTE, Label
+from edged.results import COLUMNS, Record, csv_line
 from edged.web import api, asking
-from edged.web.access import Access, Handler
-from edged.web.asking import MOST_RESULTS, Worker
+from edged.web.access import Access, Handler, local, read_form
+from edged.web.asking import MOST_RESULTS, BadRequestError, Worker
 from edged.web.page import answering
 from edged.web.rendering import Renderer
 from edged.web.site import Site
@@ -34,6 +35,7 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
     async def results(request: Request) -> Response:
         wanted, (before, limit) = asking.wanted(request.query_params), asking.place(request.query_params)
         page = await worker.run(partial(browsing.browse, site.state_dir, wanted, before=before, limit=limit))
+        said = await worker.run(partial(labels.read, site.state_dir, [record.id for _, record in page.results]))
         status = await worker.run(site.status)
         filters = {name: value for name in _FILTERS if (value := request.query_params.get(name))}
         query = dict.fromkeys((*_FILTERS, "before"), "") | filters
@@ -42,6 +44,7 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
             request,
             "results.html",
             results=[record for _, record in page.results],
+            labels=said,
             sources=sorted({source.name for source in status.sources} | ({wanted.source} if wanted.source else set())),
             outcomes=OUTCOME_WORDS,
             query={**query, "before": before},
@@ -62,7 +65,23 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
         if record is None:
             return renderer.page(request, "message.html", 404, heading="not_found", text=None, detail="")
         has_picture = await worker.run(partial(site.overlay, id_)) is not None
-        return renderer.page(request, "result.html", one=record, has_picture=has_picture)
+        found = await worker.run(partial(labels.read, site.state_dir, [id_]))
+        where = await worker.run(partial(site.find, record))
+        return renderer.page(
+            request, "result.html", one=record, has_picture=has_picture, label=found.get(id_), where=where, words=LABELS
+        )
+
+    async def label(request: Request) -> Response:
+        id_, fields = request.path_params["id"], await read_form(request)
+        word, note = fields.get("label"), fields.get("note", "")
+        if word not in {*LABELS, ""} or len(note) > LONGEST_NOTE:
+            raise BadRequestError(
+                f"label: is one of {', '.join(LABELS)}, or empty; note: at most {LONGEST_NOTE} letters"
+            )
+        put = partial(site.label, id_, word or None, note)
+        if not asking.is_id(id_) or not await worker.run(put):
+            return renderer.page(request, "message.html", 404, heading="not_found", text=None, detail="")
+        return RedirectResponse(local(fields.get("next", f"/results/{id_}")), 303)
 
     def shown(handle: Handler) -> Handler:
         return access.guarded(answering(renderer, handle), page=True)
@@ -71,22 +90,29 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
         Route("/results", shown(results), methods=["GET"]),
         Route("/results.csv", shown(as_csv), methods=["GET"]),
         Route("/results/{id}", shown(result), methods=["GET"]),
+        Route("/results/{id}/label", shown(label), methods=["POST"]),
     ]
 
 
 async def _csv(site: Site, worker: Worker, wanted: Wanted) -> AsyncIterator[str]:
     """All results that are wanted, the newest first, a page at a time: what nobody takes is not read."""
-    yield csv_line(COLUMNS)
+    yield csv_line((*COLUMNS, "label", "note"))
     before: int | None = None
     while True:
         look = partial(browsing.browse, site.state_dir, wanted, before=before, limit=MOST_RESULTS)
         page = await worker.run(look)
         if page.results:
-            rows = (record.to_dict() for _, record in page.results)
-            yield "".join(csv_line(row[column] for column in COLUMNS) for row in rows)
+            found = await worker.run(partial(labels.read, site.state_dir, [record.id for _, record in page.results]))
+            yield "".join(_line(record, found.get(record.id)) for _, record in page.results)
         if page.following is None:
             return
         before = page.following
+
+
+def _line(record: Record, label: Label | None) -> str:
+    said = (label.label, label.note) if label else ("", "")
+    about = record.to_dict()
+    return csv_line((*(about[column] for column in COLUMNS), *said))
 
 
 def _url(path: str, query: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edged.errors import ConfigError
+from edged.web.certificates import Certificates
 
 _MAX_CONNECTIONS: Final = 64
 _PATIENCE_S: Final = 10.0
@@ -36,7 +37,7 @@ class Server:
         Args:
             app: what is served.
             address: host and port; port 0 for one that is free.
-            tls_cert: the server's certificate; without one there is no TLS.
+            tls_cert: the server's certificate; without one there is no TLS. These files are read again as they change.
             tls_key: its key.
             tls_client_ca: who must have signed the certificates of clients.
             patience_s: for a client that says nothing, or takes nothing of an answer; it is dropped within twice that.
@@ -57,16 +58,15 @@ class Server:
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=2,
-            ssl_certfile=tls_cert,
-            ssl_keyfile=tls_key,
-            ssl_ca_certs=None if tls_client_ca is None else str(tls_client_ca),
-            ssl_cert_reqs=ssl.CERT_NONE if tls_client_ca is None else ssl.CERT_REQUIRED,
         )
+        config.load()
         try:
-            config.load()
+            if tls_cert is not None:
+                config.ssl = Certificates(tls_cert, tls_key, tls_client_ca).context
         except (OSError, ssl.SSLError) as error:
             self._socket.close()
             raise ConfigError([f"http.tls_cert: {tls_cert} and its key cannot be used: {error}"]) from error
+        self._scheme = "http" if tls_cert is None else "https"
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http")
 
@@ -74,8 +74,7 @@ class Server:
     def url(self) -> str:
         """Where it is to be reached."""
         host, port = self._socket.getsockname()[:2]
-        scheme = "https" if self._server.config.is_ssl else "http"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return f"{self._scheme}://[{host}]:{port}" if ":" in host else f"{self._scheme}://{host}:{port}"
 
     def start(self) -> None:
         """Starts the thread."""

@@ -2,11 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edged.models.scorer import Scorer
+from edged.results import Record
+from edged.web.models import ModelDetail, detail
 from edged.web.status import Status
 
 _FRESH_S: Final = 1.0
@@ -20,11 +23,22 @@ class Site:
         state_dir: with the journal.
         status: how the daemon is.
         overlay: what a sink has drawn of a result, by its id, as it stands on the disk; None when there is nothing.
+        label: labels a result by its id, or takes its label (None) away, with a note; whether there is such a result.
+        find: where the file of a result is now; None when it is gone.
+        scorers: the models that are loaded, by their names.
     """
 
     state_dir: Path
     status: Callable[[], Status]
     overlay: Callable[[str], bytes | None]
+    label: Callable[[str, str | None, str], bool] = lambda *_: False
+    find: Callable[[Record], Path | None] = lambda _: None
+    scorers: Callable[[], Mapping[str, Scorer]] = dict
+
+    def details(self) -> list[ModelDetail]:
+        """The models in full."""
+        scorers = self.scorers()
+        return [detail(one, scorers[one.name]) for one in self.status().models if one.name in scorers]
 
 
 class Remembered:

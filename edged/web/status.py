@@ -5,11 +5,13 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What an answer is made of."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class ModelStatus(_Part):
+class ModelStatus(Part):
     """A loaded model."""
 
     name: str
@@ -22,9 +24,13 @@ class ModelStatus(_Part):
     calibrated_at: datetime
     calibration_pictures: int
     fell_back: bool = Field(description='Whether device = "auto" found CUDA and had to run on the CPU.')
+    self_test_ok: bool | None = Field(
+        None,
+        description="Whether its last self-test came through; null without self_test_seconds, and before the first.",
+    )
 
 
-class SourceStatus(_Part):
+class SourceStatus(Part):
     """A source."""
 
     name: str
@@ -41,14 +47,14 @@ class SourceStatus(_Part):
     last_result_at: datetime | None = Field(description="Since the start.")
 
 
-class SinkStatus(_Part):
+class SinkStatus(Part):
     """A sink of records."""
 
     name: str
     waiting: int | None = Field(description="Results that it has not been given; null while that cannot be read.")
 
 
-class Status(_Part):
+class Status(Part):
     """The whole."""
 
     version: str

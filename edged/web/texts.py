@@ -36,6 +36,18 @@ class Texts:
         """A number with three significant digits."""
         return f"{value:.3g}".replace(".", self.words["decimal"])
 
+    def share(self, value: float) -> dict[str, str]:
+        """A share as whole pictures of as many as it takes for one: 0.0049 is 5 of 1000; for `{n}` and `{count}`."""
+        count = 100
+        while 0 < value * count < 0.95:
+            count *= 10
+        return {"n": self.number(value * count), "count": str(count)}
+
+    def clock(self, seconds: float) -> str:
+        """A place in a film, as 1:02:03."""
+        whole = int(seconds)
+        return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
     def age(self, seconds: float) -> str:
         """A time span in its largest unit, whole."""
         for unit, length_s in (("days", 86_400), ("hours", 3600), ("minutes", 60)):

@@ -135,6 +135,21 @@ def a_camera_drops(edged: Service) -> None:
         assert not edged.box.done(f"cat {secret} || ls {secret}", user="camera")
 
 
+def the_anomaly_is_on_the_page(edged: Service) -> None:
+    """From the first command of the manual to here is what it takes a new operator, who reads and types as well."""
+    box = edged.box
+    (row,) = [row for row in edged.results() if row["is_anomaly"] == "true"]
+    name = row["path"].rpartition("/")[2]
+    page = box.run("curl -s http://127.0.0.1:9108/", user=OPERATOR)
+    assert name in page
+    assert f"/results/{row['id']}" in page
+    assert box.done(f"curl -sf http://127.0.0.1:9108/api/v1/results/{row['id']}/overlay.png > /dev/null")
+    (top,) = re.findall(r"`(sudo -u edged \S+/edged top [^`]+)`", MANUAL)
+    said = box.run(top, user=OPERATOR)
+    assert said.startswith(" healthy ")
+    assert name in said
+
+
 def a_reader_reads(edged: Service) -> None:
     edged.box.run("useradd --create-home --groups edged reader")
     edged.box.run("cat /etc/edged/edged.toml $(find /srv/edged/done -name 'part*.png') > /dev/null", user="reader")
@@ -323,9 +338,44 @@ def uninstall(edged: Service) -> None:
     assert not box.done("getent passwd edged || getent group edged edged-drop")
 
 
+def package(edged: Service) -> None:
+    """The same from a package: installed, upgraded under way, removed, purged."""
+    box, (first, removal, purge) = edged.box, manual("As a Debian package")
+    box.run(first, user=OPERATOR, timeout=300)
+    edged.wait_until_ready()
+    edged.dropped.clear()
+    box.run("usermod -aG edged-drop camera")
+    edged.drop(good(1000), bad(1000))
+    edged.wait_for_all()
+    box.run("usermod -aG edged reader; head -n 1 /etc/edged/edged.toml", user="root")
+    assert box.done("cat /etc/edged/edged.toml", user="reader")
+    assert not box.done("cat /etc/edged/edged.toml", user="camera")
+    rows, pid = edged.results(), edged.show("MainPID")
+    edged.edit("target_fpr = 0.01", "target_fpr = 0.05")
+    box.run(
+        "sudo apt-get install -q -y -o Dpkg::Options::=--force-confold ./dist/*.post1_*.deb", user=OPERATOR, timeout=300
+    )
+    edged.wait_until_ready()
+    assert edged.show("MainPID") not in {pid, "0"}
+    assert box.done("grep -q 'of a later version' /usr/share/edged/gpu.conf")
+    assert "target_fpr = 0.05" in (box.root / "etc/edged/edged.toml").read_text()
+    assert box.run("stat -c '%a %U %G' /etc/edged/edged.toml").strip() == "640 root edged"
+    assert edged.results() == rows
+    edged.drop(good(1001))
+    edged.wait_for_all()
+    box.run(removal.replace("apt ", "apt -y "), user=OPERATOR, timeout=300)
+    assert not box.done("systemctl cat edged || ls /opt/edged || ls /etc/systemd/system/multi-user.target.wants/edged*")
+    assert box.done("test -s /var/lib/edged/journal.sqlite && test -s /etc/edged/edged.toml")
+    box.run(purge.replace("apt ", "apt -y "), user=OPERATOR, timeout=300)
+    assert not box.done("ls -d /etc/edged /var/lib/edged /opt/edged")
+    assert box.run("find /srv/edged/done -name '*.png' | wc -l").strip() == "3"
+    assert box.run("find / -xdev -iname '*edged*' -path '*/lib/systemd/*' -o -path '/var/lib/dpkg/info/edged*'") == ""
+
+
 STEPS = (
     install,
     a_camera_drops,
+    the_anomaly_is_on_the_page,
     a_reader_reads,
     reload,
     a_broken_reload,
@@ -341,10 +391,11 @@ STEPS = (
     credentials,
     upgrade,
     uninstall,
+    package,
 )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_the_life_of_a_box(edged: Service) -> None:
     for step in STEPS:
         began = time.monotonic()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.edged.brokers import Broker
 from tests.edged.daemons import Site
 from tests.edged.killing import Line, other_file_system
 
@@ -27,3 +28,11 @@ def line(tmp_path: Path) -> Iterator[Line]:
     one.clean_up()
     if far is not None:
         shutil.rmtree(far)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """An MQTT broker that runs, and remembers across kills."""
+    one = Broker(tmp_path)
+    yield one
+    one.close()

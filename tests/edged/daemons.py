@@ -97,7 +97,7 @@ path = "{jsonl or self.jsonl}"
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self.environment, **(environment or {})},
             )
         if wait:
-            until(lambda: self.said("ready") or self.process.poll() is not None, "the daemon to be ready")  # type: ignore[union-attr]
+            until(lambda: self.said("ready") or self.process.poll() is not None, "the daemon to be ready", 250)  # type: ignore[union-attr]
             assert self.process.poll() is None, self.log.read_text()
         return self
 

@@ -24,13 +24,16 @@ def test_json() -> None:
 
 def test_table() -> None:
     lines = list(reports.lines([record(), record(is_anomaly=True, score=2.71), quarantined(path=STRANGE)], "table"))
-    assert lines[0].split() == ["SCORED", "AT", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH"]
-    assert lines[1].split()[1:] == ["line1", "ok", "0.2500", "0.5000", "0.50", "0.0400", "/in/a.png"]
+    assert lines[0].split() == ["SCORED", "AT", "ID", "SOURCE", "VERDICT", "SCORE", "THRESHOLD", "RATIO", "P", "PATH"]
+    assert lines[1].split()[2:] == ["line1", "ok", "0.2500", "0.5000", "0.50", "0.0400", "/in/a.png"]
     assert lines[1].startswith("2023-11-14T22:13:21.500Z ")
-    assert lines[2].split()[2:6] == ["ANOMALY", "2.7100", "0.5000", "5.42"]
+    assert lines[2].split()[3:7] == ["ANOMALY", "2.7100", "0.5000", "5.42"]
     assert "quarantined" in lines[3]
     assert lines[3].endswith("/in/line\\nfeed\\x1b[31m \\udcff.png  (undecodable: broken)\n")
     assert all(line[:-1].isprintable() for line in lines)
+    (_, moved) = reports.lines([one := record()], "table", lambda _: "now /done/\n.png")
+    assert moved.split()[1] == one.id
+    assert moved.endswith("/in/a.png  (now /done/\\n.png)\n")
 
 
 def test_csv_is_read_back_and_runs_no_formula() -> None:

@@ -80,14 +80,15 @@ def looks_like_a_sequence(found: PictureSet) -> bool:
 
 def _neighbours_alike(pixels: NDArray[np.uint8], pictures: Sequence[Picture]) -> bool:
     first = np.arange(0, len(pictures) - 1, max(1, len(pictures) // _COMPARED))
-    small = {i: _small(pixels[pictures[i].row]) for i in {*first.tolist(), *(first + 1).tolist()}}
+    small = {i: shrunk(pixels[pictures[i].row]) for i in {*first.tolist(), *(first + 1).tolist()}}
     near = [np.abs(small[i] - small[i + 1]).mean() for i in first.tolist()]
     others = np.random.default_rng(0).permutation(first).tolist()
     far = [np.abs(small[a] - small[b]).mean() for a, b in zip(first.tolist(), others, strict=True) if abs(a - b) > 1]
     return bool(far) and float(np.median(near)) < _ALIKE * float(np.median(far))
 
 
-def _small(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """A picture, uint8 (H, W, C), as the means of blocks, about `_SIDE` a side: what pictures are compared by."""
     down, across = (max(1, side // _SIDE) for side in pixels.shape[:2])
     height, width = pixels.shape[0] // down * down, pixels.shape[1] // across * across
     blocks = pixels[:height, :width].reshape(height // down, down, width // across, across, -1)

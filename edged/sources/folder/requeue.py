@@ -16,9 +16,9 @@ from edged.journal.reading import find_record, opened
 from edged.results import Record, display_path
 from edged.sources.folder import ledger, requests
 from edged.sources.folder.files import Fingerprint, SetAside
-from edged.sources.folder.renames import with_id
 from edged.sources.folder.requests import Request
 from edged.sources.folder.table import FolderTable
+from edged.sources.folder.whereabouts import done_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,7 @@ def _moved(standing: Standing, table: FolderTable, path: bytes) -> tuple[bytes, 
             raise RefusedError(f"another file stands at {display_path(aside.path)}, where its file was put")
         return aside.path, aside.fingerprint
     if record.reason is None and table.after == "move" and table.done_dir is not None and record.sha256 is not None:
-        relative = os.path.relpath(path, os.fsencode(os.path.realpath(table.path)))
-        done = os.path.join(os.fsencode(table.done_dir), relative)
-        for candidate in (with_id(done, record.id), done):
+        for candidate in done_paths(table, path, record.id):
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(os.lstat(candidate).st_mode):
                     with open(candidate, "rb") as file:

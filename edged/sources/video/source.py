@@ -35,7 +35,6 @@ _SAVE_S: Final = 1.0
 _SETTLED_S: Final = 10.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
-_MAX_PIXELS: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +231,7 @@ class VideoSource:
             fps=table.fps,
             skip=0 if self._is_live else self._next,
             timeout_s=table.stall_seconds,
-            max_pixels=_MAX_PIXELS,
+            limits=self._context.limits,
             spec=self._spec,
         )
         capture = Capture(job, self.wake.set)

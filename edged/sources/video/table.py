@@ -2,13 +2,13 @@
 
 import os
 import stat
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from edged.media.frames import missing
 from edged.settings import AbsolutePath, Extent, Pixel, SourceTable, denied
 
 _SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
@@ -56,8 +56,8 @@ class VideoTable(SourceTable):
     def problems(self) -> list[str]:
         """Whether there is such a thing, and what reads it is installed."""
         found = []
-        if find_spec("av") is None:
-            found.append("type: video takes PyAV, which is not installed; pip install 'edged[video]'")
+        if words := missing():
+            found.append(f"type: video {words}")
         if self.open_frames > self.of_frames:
             found.append(f"open_frames: {self.open_frames} of the last {self.of_frames} cannot be; raise of_frames")
         if "://" in self.url:

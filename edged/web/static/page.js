@@ -61,7 +61,50 @@
     open();
   };
 
-  localTimes(document);
   const overview = document.querySelector("[data-events]");
+
+  // A click on a label stays on the overview, which hears of it like of anything else.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!overview || !form.matches(".labels")) return;
+    event.preventDefault();
+    fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, event.submitter)), redirect: "manual" });
+  });
+
+  // What each place of the slider means has come with the page: nothing is asked while it moves.
+  const slide = (whatIf) => {
+    const steps = JSON.parse(whatIf.dataset.steps);
+    const [slider, value] = ["slider", "value"].map((id) => document.getElementById(id));
+    slider.hidden = false;
+    slider.setAttribute("aria-valuetext", value.value);
+    slider.addEventListener("input", () => {
+      const step = steps[slider.value];
+      value.value = step.value;
+      slider.setAttribute("aria-valuetext", step.value);
+      document.getElementById("asked").setAttribute("d", `M${slider.value} 0v1`);
+      for (const cell of whatIf.querySelectorAll("[data-cell]")) cell.textContent = step.cells[cell.dataset.cell];
+    });
+  };
+
+  // The server takes times in UTC; people see and give their own, as in the list.
+  const askLocally = (input) => {
+    const [asked, minutes] = [document.createElement("input"), "2026-11-22T14:00".length];
+    [asked.type, asked.name] = ["hidden", input.name];
+    input.removeAttribute("name");
+    input.form.append(asked);
+    if (input.value) {
+      const when = new Date(`${input.value}Z`);
+      input.value = new Date(when - when.getTimezoneOffset() * 60000).toISOString().slice(0, minutes);
+    }
+    input.form.addEventListener("submit", () => {
+      asked.value = input.value && new Date(input.value).toISOString().slice(0, minutes);
+    });
+  };
+
+  for (const unit of document.querySelectorAll(".utc")) unit.remove();
+  document.querySelectorAll("input[type=datetime-local]").forEach(askLocally);
+  localTimes(document);
   if (overview) follow(overview);
+  const whatIf = document.getElementById("whatif");
+  if (whatIf) slide(whatIf);
 })();

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edged.media.overlays import draw, render, render_signal
-from edged.results import Frame, Result
+from edged.results import Frame, Result, Shot
 
 
 def halves(value: float, grey: int = 100, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -81,3 +83,15 @@ def test_a_legend_says_what_is_seen() -> None:
     assert (verdicts[1][..., 0] == verdicts[1][..., 2]).all()
     long = draw(Frame("line1", "1", 0.0, pixels, "a" * 300), result)
     assert long.size == (320, 86)
+
+
+def test_the_pictures_of_an_event_stand_below_its_peak() -> None:
+    pixels = np.full((32, 32, 1), 128, np.uint8)
+    shots = tuple(Shot(10 + number, pixels, 2.0, True) for number in range(7))
+    frame = Frame("line1", "1", 0.0, pixels, "v.mp4")
+    result = Result("1", "line1", 2.0, 1.0, 0.01, True, np.zeros((4, 4), np.float32), "tiny", {})
+    alone, drawn = draw(frame, result), draw(replace(frame, shots=shots, started=10.0), result)
+    assert drawn.width == alone.width == 320
+    assert drawn.height == alone.height + 3 * 124  # three rows of up to three
+    assert drawn.getpixel((50, alone.height + 50)) == (128, 128, 128)
+    assert drawn.getpixel((270, drawn.height - 50)) == (255, 255, 255)

@@ -79,3 +79,13 @@ def test_the_promise_holds_on_average() -> None:
         for _ in range(500)
     ]
     assert np.mean(flagged) == pytest.approx(0.05, abs=0.004)  # three standard errors
+
+
+def test_no_promise_rests_on_pictures_that_were_chosen() -> None:
+    scores = np.arange(1, 120) / 100
+    assert conformal_threshold(scores, 0.01).promised
+    among = conformal_threshold(scores, 0.01, confirmed=30)
+    assert among.value == conformal_threshold(scores, 0.01).value
+    assert not among.promised
+    assert (among.shortfall or "").startswith("89 calibration scores cannot promise")
+    assert "is 0.0111." in (among.shortfall or "")

@@ -549,6 +549,9 @@ def test_a_reload_that_does_not_validate_changes_nothing(site: Site) -> None:
         until(lambda seen=before: len(site.said("not reloaded; the running configuration stays")) > seen, "the refusal")
     taken = site.metrics()
     assert taken["edged_config_reload_success"] == 0
+    ready = site.get("/readyz")
+    assert (ready.status_code, ready.text.splitlines()[0]) == (200, "ready")
+    assert ready.text.splitlines()[1:] == ["the last reload was refused; the configuration before it is in force"]
     assert taken["edged_config_reload_success_timestamp_seconds"] < time.time()
     drop(site.inbox / "a.png", good(1))
     (row,) = site.wait_for_rows(1)
@@ -556,6 +559,7 @@ def test_a_reload_that_does_not_validate_changes_nothing(site: Site) -> None:
     site.config.write_text(whole)
     os.kill(site.pid, signal.SIGHUP)
     until(lambda: site.metrics()["edged_config_reload_success"] == 1, "the reload")
+    assert site.get("/readyz").text == "ready\n"
     now = site.metrics()["edged_config_reload_success_timestamp_seconds"]
     assert now > taken["edged_config_reload_success_timestamp_seconds"]
     assert site.stop() == 0

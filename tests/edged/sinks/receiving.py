@@ -1,12 +1,16 @@
 """Real receivers of what sinks send, which fail, hang and answer slowly when they are told to."""
 
 import json
+import os
 import stat
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.edged.brokers import Broker, Listener
+from tests.edged.making import until
 
 
 class WebhookReceiver:
@@ -119,3 +123,31 @@ class Program:
 
     def close(self) -> None:
         pass
+
+
+class Subscriber:
+    """A broker, and one who listens to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker = Broker(folder)
+        self.where = self.broker.url
+        self.listener = Listener(self.broker, "edged/#")
+
+    def keys(self, kind: str) -> dict[str, Any]:
+        return {"url": self.where}
+
+    def ids(self) -> list[str]:
+        mark = os.urandom(8)
+        self.broker.publish("edged/mark", mark)  # what is published before it comes before it
+        until(lambda: mark in self.listener.payloads("edged/mark"), "all that was published")
+        return [json.loads(payload)["id"] for payload in self.listener.payloads("edged/line1")]
+
+    def end(self) -> None:
+        self.broker.end()
+
+    def begin_again(self) -> None:
+        self.broker.start()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.broker.close()

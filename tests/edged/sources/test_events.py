@@ -1,5 +1,6 @@
 """When events open and close, on scores that are given."""
 
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -113,3 +114,42 @@ def test_cut_off_anywhere_it_goes_on_as_if_nothing_had_been() -> None:
         ids = [one.id for one in before + after]
         assert ids[0] == ids[1]
         assert ids[2] == ids[3]
+
+
+def times(one: Tracker) -> list[float]:
+    picture = one.picture()
+    assert picture is not None
+    return [round(shot.seconds - picture[0].started, 3) for shot in picture[0].shots]
+
+
+def test_an_event_is_drawn_with_pictures_before_in_and_after_it() -> None:
+    one = tracker()
+    (opened,) = follow(one, [*[0.1] * 20, 2, 2, 3])
+    picture = one.picture()
+    assert picture is not None
+    assert picture[0].frame_id == picture[1].frame_id == opened.id
+    assert [shot.ratio for shot in picture[0].shots] == [0.1] * 4 + [2, 2, 3]
+    follow(one, [*[0.1] * 12], begin=2.3)
+    assert times(one) == [-0.4, -0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_of_a_long_event_as_many_pictures_are_kept_as_of_a_short_one() -> None:
+    one = tracker()
+    follow(one, [*[0.1] * 20, *[2] * 1000, *[0.1] * 20])
+    found = times(one)
+    assert len(found) <= 4 + 16 + 4
+    inside = [seconds for seconds in found if 0 <= seconds < 100]
+    assert len(inside) >= 8
+    assert len({round(b - a, 3) for a, b in itertools.pairwise(inside)}) == 1  # evenly
+    assert found[-4:] == [100, 100.1, 100.2, 100.3]
+
+
+def test_after_a_restart_the_picture_stays_as_it_was_until_a_higher_peak() -> None:
+    one = tracker()
+    follow(one, [*[0.1] * 8, 2, 2, 3])
+    again = tracker()
+    again.restore(json.loads(json.dumps(one.remember())))
+    follow(again, [2, 2], begin=1.1)
+    assert again.picture() is None
+    follow(again, [4, *[0.1] * 12], begin=1.3)
+    assert times(again) == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

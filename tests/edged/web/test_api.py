@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from edged.journal.journal import Entry, Journal
-from edged.results import Record, rfc3339
+from edged.results import Event, Record, rfc3339
 from edged.web.app import make_app
 from edged.web.site import Site
 from edged.web.status import Status
@@ -193,7 +193,9 @@ def test_the_document_describes_what_there_is(journal: Journal, tmp_path: Path) 
     served = {route.path for route in app.routes if route.path.startswith("/api/")}  # type: ignore[attr-defined]
     assert set(described["paths"]) == served
     schemas = described["components"]["schemas"]
-    assert set(schemas["Result"]["properties"]) == set(record().to_dict())
+    event = Event(state="open", started_at=1.0, peak_at=1.0, ended_at=1.0, frames=1, offset_s=None)
+    assert set(schemas["Result"]["properties"]) == set(record(event=event).to_dict())
+    assert set(schemas["Result"]["required"]) == set(record().to_dict())
     assert set(schemas["Status"]["properties"]) == set(Status.model_fields)
     refs = [part.split('"')[0] for part in ask(app, "/api/v1/openapi.json").text.split('"#/components/schemas/')[1:]]
     assert set(refs) <= set(schemas)

@@ -1,4 +1,5 @@
 import csv
+import functools
 import io
 import json
 import re
@@ -15,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from edged.journal import labels
 from edged.journal.journal import Entry, Journal
 from edged.results import Event
 from edged.web import texts
@@ -96,7 +98,7 @@ def fields(words: str) -> set[str]:
 def test_every_word_of_a_language_is_used() -> None:
     folder = Path(texts.__file__).parent
     used = "".join(path.read_text() for pattern in ("*.py", "templates/*.html") for path in folder.glob(pattern))
-    assert {key for key in texts.load()["en"].words if f'"{key}"' not in used} == set()
+    assert {key for key in texts.load()["en"].words if f'"{key}"' not in used} == set(labels.LABELS)
 
 
 def test_results_are_shown_and_nothing_in_them_is_markup(journal: Journal, tmp_path: Path) -> None:
@@ -130,7 +132,20 @@ def test_an_event_that_closes_is_seen_once(journal: Journal, tmp_path: Path) -> 
     deadline = time.monotonic() + 30
     while "154.00" not in (text := ask(app, "/").text):
         assert time.monotonic() < deadline, text
-    assert text.count(f'id="anomaly-{one.id}"') == 1
+    assert text.count(f'id="anomaly-{one.id}"') == text.count(f'id="event-{one.id}"') == 1
+    assert "lasted 2 s" in text
+
+
+def test_events_are_told_from_pictures(journal: Journal, tmp_path: Path) -> None:
+    event = Event(state="open", started_at=1.5, peak_at=2.5, ended_at=3.5, frames=37, offset_s=3723.4)
+    one, app = record(source="line1", is_anomaly=True, event=event), make(tmp_path)
+    journal.commit([Entry(one), Entry(record(is_anomaly=True))])
+    listed = ask(app, "/results?outcome=event").text
+    assert (listed.count("<tr>"), "Event</span>" in listed) == (2, True)
+    assert [found["id"] for found in ask(app, "/api/v1/results?outcome=event").json()["results"]] == [one.id]
+    text = ask(app, f"/results/{one.id}").text
+    for words in ("goes on", "37", "at 1:02:03 of the file", "Event</span>"):
+        assert words in text
 
 
 @pytest.fixture
@@ -146,7 +161,7 @@ def test_changes_are_told_and_only_they(server: Server, journal: Journal) -> Non
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = (line for line in stream.iter_lines() if line.startswith("data: "))
         first = json.loads(next(lines)[6:])
-        assert set(first) == {"state", "models", "sources", "latest", "quarantine"}
+        assert set(first) == {"state", "models", "sources", "latest", "events", "quarantine"}
         odd = record(source="line1", is_anomaly=True)
         journal.commit([Entry(odd)])
         second = json.loads(next(lines)[6:])
@@ -294,3 +309,51 @@ def test_nobody_is_led_elsewhere(tmp_path: Path, following: str) -> None:
 def test_only_three_files_are_served(tmp_path: Path, name: str) -> None:
     assert ask(make(tmp_path), f"/static/{name}").status_code in {307, 404}
     assert ask(make(tmp_path), "/static/page.css").headers["content-type"].startswith("text/css")
+
+
+# Labels.
+
+
+def labelling(journal: Journal, folder: Path) -> Starlette:
+    put = functools.partial(labels.put, journal)
+    return make_app(CollectorRegistry(), list, site=Site(folder, status, lambda _: None, put))
+
+
+def say(app: Starlette, id_: str, headers: dict[str, str] = ORIGIN, **fields: str) -> httpx.Response:
+    return ask(app, f"/results/{id_}/label", method="POST", data=fields, headers=headers)
+
+
+def test_a_label_is_kept_changed_and_taken_back(journal: Journal, tmp_path: Path) -> None:
+    app, one = labelling(journal, tmp_path), record(source="line1", is_anomaly=True)
+    journal.commit([Entry(one)])
+    answer = say(app, one.id, label="false_alarm", note="dust <b>\n=1+1")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/results/{one.id}")
+    assert labels.read(tmp_path)[one.id].label == "false_alarm"
+    assert 'False alarm <span class="small">dust &lt;b&gt;' in ask(app, "/results").text
+    text = ask(app, f"/results/{one.id}").text
+    assert 'value="false_alarm" aria-pressed="true"' in text
+    assert "dust &lt;b&gt;" in text
+    told = ask(app, f"/api/v1/results/{one.id}").json()["label"]
+    assert (told["label"], told["note"]) == ("false_alarm", "dust <b>\n=1+1")
+    (row,) = csv.DictReader(io.StringIO(ask(app, "/results.csv").text))
+    assert (row["label"], row["note"]) == ("false_alarm", "dust <b>\\n=1+1")
+    assert say(app, one.id, label="real", next="/").headers["location"] == "/"
+    assert labels.read(tmp_path, [one.id])[one.id].label == "real"
+    assert 'aria-pressed="true"' in ask(app, "/").text
+    say(app, one.id, label="")
+    assert labels.read(tmp_path) == {}
+    assert "label" not in ask(app, f"/api/v1/results/{one.id}").json()
+
+
+def test_labels_that_make_no_sense_are_refused(journal: Journal, tmp_path: Path) -> None:
+    app, one = labelling(journal, tmp_path), record()
+    journal.commit([Entry(one)])
+    assert say(app, one.id, label="good").status_code == 400
+    assert say(app, one.id, note="a form without one").status_code == 400
+    assert say(app, one.id, label="real", note="x" * 1001).status_code == 400
+    assert say(app, one.id, label="real", note="x" * 100_000).status_code == 403
+    assert say(app, "0" * 26, label="real").status_code == 404
+    assert say(app, "x", label="real").status_code == 404
+    assert say(app, one.id, headers={"origin": "http://evil.example"}, label="real").status_code == 403
+    assert say(app, one.id, headers={}, label="real").status_code == 403
+    assert labels.read(tmp_path) == {}

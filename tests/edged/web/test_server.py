@@ -97,6 +97,24 @@ def test_clients_that_say_nothing_or_not_enough_are_dropped(impatient: Server) -
     assert answers(impatient.url)
 
 
+def test_a_request_that_comes_drop_by_drop_is_not_waited_for(impatient: Server) -> None:
+    with connect(impatient) as slow:
+        slow.settimeout(PATIENCE_S / 20)
+        slow.sendall(b"GET /metrics HTTP/1.1\r\nHost: edged\r\n")
+
+        def is_dropped() -> bool:
+            try:
+                slow.sendall(b"X: y\r\n")
+                return slow.recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        until(is_dropped, "the end of it")
+    assert answers(impatient.url)
+
+
 def test_a_client_that_does_not_take_its_answers_is_dropped(impatient: Server) -> None:
     greedy = connect(impatient)
     greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -242,6 +260,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test ca")
+    openssl("req", "-x509", *new, "-keyout", "other.key", "-out", "other.crt", "-days", "2", "-subj", "/CN=other")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
     locked = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-passout", "pass:secret")
     openssl("req", "-x509", *locked, "-keyout", "locked.key", "-out", "locked.crt", "-days", "2", "-subj", "/CN=locked")
@@ -267,6 +286,27 @@ def test_tls(certificates: Path) -> None:
         server.close()
 
 
+def test_garbage_in_place_of_tls_harms_nobody(certificates: Path) -> None:
+    server = serve(tls_cert=certificates / "server.crt", tls_key=certificates / "server.key")
+    trusting = ssl.create_default_context(cafile=certificates / "ca.crt")
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    with contextlib.closing(server):
+        until(lambda: answers(server.url, verify=trusting), "the server")
+        for garbage in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            bytes(range(256)) * 100,
+            hello + bytes(501),
+            hello + b"\xff" * 60_000,
+            b"\x15\x03\x03\x00\x02\x02\x28",
+            b"\x80\x2e\x01\x00\x02",
+        ):
+            with connect(server) as client, contextlib.suppress(ConnectionError):
+                client.sendall(garbage)
+                client.shutdown(socket.SHUT_WR)
+                assert b"HTTP" not in client.recv(4096)
+            assert answers(server.url, verify=trusting)
+
+
 def test_tls_with_client_certificates(certificates: Path) -> None:
     server = serve(
         tls_cert=certificates / "server.crt",
@@ -280,6 +320,37 @@ def test_tls_with_client_certificates(certificates: Path) -> None:
         assert not answers(server.url, verify=ssl.create_default_context(cafile=certificates / "ca.crt"))
     finally:
         server.close()
+
+
+def test_certificates_are_read_again_when_they_change(certificates: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("tls_cert", "tls_key", "tls_client_ca")}
+
+    def install(cert: str, key: str, ca: str) -> None:
+        for name, source in zip(files, (cert, key, ca), strict=True):
+            shutil.copyfile(certificates / source, tmp_path / "new")
+            (tmp_path / "new").replace(files[name])
+
+    def with_client(trusted: str) -> ssl.SSLContext:
+        known = ssl.create_default_context(cafile=certificates / trusted)
+        known.check_hostname = False
+        known.load_cert_chain(certificates / "client.crt", certificates / "client.key")
+        return known
+
+    install("server.crt", "server.key", "ca.crt")
+    server = serve(**files)
+    with contextlib.closing(server):
+        until(lambda: answers(server.url, verify=with_client("ca.crt")), "the server")
+        assert not answers(server.url, verify=with_client("other.crt"))
+        shutil.copyfile(certificates / "other.crt", files["tls_cert"])  # and its key is yet to come
+        assert answers(server.url, verify=with_client("ca.crt"))
+        install("other.crt", "other.key", "ca.crt")
+        assert answers(server.url, verify=with_client("other.crt"))
+        assert not answers(server.url, verify=with_client("ca.crt"))
+        install("other.crt", "other.key", "other.crt")  # an authority that has not signed the client's
+        assert not answers(server.url, verify=with_client("other.crt"))
+        files["tls_cert"].unlink()
+        install("server.crt", "server.key", "ca.crt")
+        assert answers(server.url, verify=with_client("ca.crt"))
 
 
 def test_tls_files_that_do_not_fit(certificates: Path) -> None:

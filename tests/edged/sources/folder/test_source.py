@@ -37,7 +37,8 @@ class Seen:
 
     def __init__(self) -> None:
         self.skips: list[str] = []
-        self.overflows = self.recoveries = 0
+        self.overflows = self.recoveries = self.drops = 0
+        self.states: list[str] = []
         self.ups: list[bool] = []
 
     def skipped(self, source: str, reason: str) -> None:
@@ -48,6 +49,12 @@ class Seen:
 
     def recovered(self, source: str, count: int) -> None:
         self.recoveries += count
+
+    def state(self, source: str, state: str, why: str = "") -> None:
+        self.states.append(state)
+
+    def dropped(self, source: str, count: int) -> None:
+        self.drops += count
 
     def up(self, source: str, is_up: bool) -> None:
         if self.ups[-1:] != [is_up]:

@@ -247,3 +247,24 @@ def test_an_rtsp_camera_that_is_stopped_and_killed_says_so_and_comes_back(site: 
         until(lambda: state(site) == "live", "the camera to be back", 60)
     finally:
         camera.kill()
+
+
+def test_frames_that_are_too_large_are_refused(site: Site, tmp_path: Path) -> None:
+    configure(site, video(tmp_path / "v.mkv", 10, []))
+    site.config.write_text(site.config.read_text() + "[limits]\nmax_pixels = 1000\n")
+    site.start()
+    until(lambda: state(site) == "backoff", "the failure")
+    (said, *_) = site.said("the stream is not what it should be; it is tried again")
+    assert said["why"] == "its frames are 32x32 px, more than limits.max_pixels = 1000"
+
+
+def test_a_capture_has_a_bound_on_its_memory_and_is_the_first_to_go(site: Site, camera: Camera) -> None:
+    configure(site, camera.url)
+    site.start()
+    until(lambda: state(site) == "live", "the camera")
+    captures = [pid for pid in children(site.pid) if b"capture" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(captures) == 1
+    about = Path(f"/proc/{captures[0]}")
+    (bound,) = [line for line in (about / "limits").read_text().splitlines() if line.startswith("Max address space")]
+    assert 1e9 < int(bound.split()[3]) < 4e9
+    assert int((about / "oom_score_adj").read_text()) >= 500

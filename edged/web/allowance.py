@@ -1,0 +1,81 @@
+"""CPU time that answering may take, so that no crowd and no flood of clients takes the machine from scoring."""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_SHARE: Final = 0.04
+"""Of the machine, in the long run. Scoring is to lose 5 % at most, and answers cost more than their own CPU time."""
+_SAVED_S: Final = 2.0
+"""CPU time that may be used at once after a quiet while: people open a page, and notice nothing of this."""
+_LONGEST_PAUSE_S: Final = 0.5
+
+
+class Allowance:
+    """A share of the CPUs that answers use; those beyond it wait."""
+
+    def __init__(self, share: float = _SHARE, saved_s: float = _SAVED_S) -> None:
+        """Prepares it, full.
+
+        Args:
+            share: of all CPUs that this process may use, 0 to 1.
+            saved_s: CPU time that may be used at once.
+        """
+        self._per_s, self._saved_s = share * len(os.sched_getaffinity(0)), saved_s
+        self._mutex = threading.Lock()
+        self._left_s, self._filled_at = saved_s, time.monotonic()
+        self._loop_s: float | None = None
+        self._uncounted = 0
+
+    def spend(self, cpu_s: float) -> None:
+        """Notes CPU time that a thread has taken for an answer."""
+        with self._mutex:
+            self._left_s -= cpu_s
+
+    async def wait(self) -> None:
+        """Returns once there is something left; to be called in the thread of the event loop, whose CPU time counts."""
+        while (left_s := self._renew()) < 0:
+            await asyncio.sleep(min(-left_s / self._per_s, _LONGEST_PAUSE_S))
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What the loop does meanwhile is no answer, and not counted."""
+        self._renew()
+        self._uncounted += 1
+        try:
+            yield
+        finally:
+            self._renew()
+            self._uncounted -= 1
+
+    def _renew(self) -> float:
+        loop_s, now = time.thread_time(), time.monotonic()
+        with self._mutex:
+            spent_s = 0.0 if self._loop_s is None or self._uncounted else loop_s - self._loop_s
+            earned_s = (now - self._filled_at) * self._per_s
+            self._loop_s, self._filled_at = loop_s, now
+            self._left_s = min(self._saved_s, self._left_s - spent_s + earned_s)
+            return self._left_s
+
+
+class Paced:
+    """Middleware: a request begins once there is CPU time left for it. Pictures that are posted are work, and go on."""
+
+    def __init__(self, app: ASGIApp, allowance: Allowance, intake: str) -> None:
+        """Prepares it; `intake` is what the paths of pictures that are posted begin with."""
+        self._app, self._allowance, self._intake = app, allowance, intake
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Waits, and goes on."""
+        if scope["path"].startswith(self._intake):
+            with self._allowance.uncounted():
+                await self._app(scope, receive, send)
+        else:
+            await self._allowance.wait()
+            await self._app(scope, receive, send)

@@ -1,0 +1,42 @@
+"""Which group of good pictures, such as a stretch of a video, is least like the others."""
+
+from typing import Final
+
+import numpy as np
+
+from train.data.groups import members_of_groups
+from train.data.pictures import PictureSet
+from train.fit.out_of_fold import OutOfFold, levels_of
+
+_FAR: Final = 2.0
+"""Times the score of the next one, from which on a group is warned of."""
+
+_LITTLE: Final = 1.1
+
+
+def compare(good: PictureSet, out_of_fold: OutOfFold) -> tuple[str, list[str]]:
+    """Which group of pictures is least like the others, in words, and warnings.
+
+    Args:
+        good: whose fit pictures these scores are of; in two groups or more.
+        out_of_fold: a group's scores are those of a head that has not seen it.
+    """
+    pictures = good.part("fit")
+    groups = members_of_groups(pictures)
+    levels = np.exp(levels_of(out_of_fold.scores, groups)) / out_of_fold.margin
+    order = np.argsort(levels)
+    first, second = (float(levels[index]) for index in order[[-1, -2]])
+    name = pictures[int(groups[int(order[-1])][0])].group
+    words = (
+        f"least like the others: {name} scores {first:.3g} where it was not learnt, the others {levels.min():.3g} to "
+        f"{second:.3g}"
+    )
+    warnings = []
+    if first > _FAR * second:
+        warnings.append(f"odd-group: {words}. Is all well in it? If so, add more like it")
+    if out_of_fold.margin > _LITTLE:
+        warnings.append(
+            f"few-groups: {len(groups)} groups that differ so much say little of the next one, so the threshold is "
+            f"{out_of_fold.margin:.2f} times what they give; add stretches of other times"
+        )
+    return words, warnings
