@@ -150,7 +150,10 @@ def load(path: Path) -> Run:
             Picture(**{**item, "source_px": tuple(item["source_px"]), "row": row}) for row, item in enumerate(listed)
         )
         detector = _MAKERS[facts["kind"]](config)
-        detector.load_state_dict(torch.load(path / _WEIGHTS, map_location="cpu", weights_only=True))
+        weights = torch.load(path / _WEIGHTS, map_location="cpu", weights_only=True)
+        if not any(name.startswith("detail.") for name in weights):  # trained before maps were finer than scores
+            detector.detail = None
+        detector.load_state_dict(weights)
     except TrainError:
         raise
     except Exception as error:  # on a damaged run json, pydantic and torch raise nearly every type there is

@@ -56,7 +56,7 @@ class Pipeline:
     ) -> None:
         """Prepares the workers; `start` starts them."""
         self._journal, self._metrics, self._limits = journal, metrics, limits
-        self._pool = DecoderPool(workers - 1, limits)  # while one worker's picture is with the model
+        self._pool = DecoderPool(max(1, workers - 1), limits)  # one worker's picture is with the model meanwhile
         self._intake = Intake(_QUEUED, lambda source: metrics.frames_dropped.labels(source).inc())
         self._picture_sinks = picture_sinks
         self._sources: dict[str, tuple[Source, threading.Event, threading.Thread]] = {}

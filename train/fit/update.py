@@ -111,6 +111,8 @@ def update(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         detector = make_detector(config).eval()
+    if before.detail is None:
+        detector.detail = None
     for name in ("extractor", "autoencoder", "detail"):
         if (module := getattr(detector, name)) is not None:
             module.load_state_dict(getattr(before, name).state_dict())

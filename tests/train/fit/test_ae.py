@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         (lambda root: [folder(root / "good", 12), (root / "run").mkdir()], [], "exists already"),
         (lambda root: folder(root / "good", 12), ["--set", "epoch=2"], "did you mean epochs"),
         (lambda root: folder(root / "good", 12), ["--bad", "nowhere"], "nowhere: there is no such folder"),
-        (lambda root: folder(root / "good", 12), ["--good", "x" * 300], "x: File name too long"),
+        (lambda root: folder(root / "good", 12), ["--good", "x" * 300], "good is no video; name one folder, or videos"),
         (lambda root: folder(root / "good", 12), ["--out", "x" * 300], "File name too long; choose another --out"),
         (
             lambda root: folder(root / "good", 12),
