@@ -190,8 +190,10 @@ def _findings() -> list[Any]:
                 f"sum by (source, reason) (increase(edged_quarantined_total{{{ONE}}}[1h])) > 0",
                 "{{source}} {{reason}}",
             ),
-            width=24,
-            height=6,
+        ),
+        _lines(
+            "What people said of results, in a day",
+            (f"sum by (source, label) (increase(edged_labels_total{{{ONE}}}[24h]))", "{{source}} {{label}}"),
         ),
     ]
 
