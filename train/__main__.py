@@ -127,7 +127,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
 
             trained = _loop(options.kind)(config, good, cache=cache, log=log, track=track, device=device)
         if trained.out_of_fold is not None and named.groups is not None:
-            least_alike, more = likeness.compare(good, trained.out_of_fold)
+            least_alike, more = likeness.compare(good.part("fit"), trained.out_of_fold)
             console.print(least_alike, markup=False)
             for warning in more:
                 command.say(console, PROGRAM, f"warning: {warning}")

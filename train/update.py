@@ -18,7 +18,7 @@ from train import good as goods
 from train.data import cleaning, groups, pictures, shapes, stretches
 from train.data.reader import Reader
 from train.errors import OptionError, TrainError
-from train.fit import loop, update
+from train.fit import likeness, loop, update
 
 _PROGRAM: Final = "train"
 _KEPT: Final = ("set", "config", "size", "defect_px", "roi", "mask", "bad")
@@ -52,6 +52,11 @@ def update_run(options: argparse.Namespace, console: Console) -> None:
             warnings.append(groups.SEQUENCE)
         trained, good, config = update.update(before, config, new, cache=cache, track=track, device=device)
         parts = {part: sum(one.part == part for one in good) for part in ("fit", "statistics", "calibration")}
+        if trained.out_of_fold is not None and named.groups is not None:
+            fitted = [picture for picture in good if picture.part == "fit"]
+            least_alike, more = likeness.compare(fitted, trained.out_of_fold)
+            console.print(least_alike, markup=False)
+            warnings += more
         if few := pictures.too_few(len(good), config.target_fpr, cross=config.cross):
             warnings.append(few)
         for warning in warnings:

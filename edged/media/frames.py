@@ -99,9 +99,9 @@ def read(stretch: Stretch, fps: float | None, limits: Limits = Limits()) -> Iter
             container.seek(round((first + stretch.start) / float(stream.time_base or 1)), stream=stream)
             for frame in container.decode(stream):
                 seconds = None if frame.time is None else frame.time - first
-                if seconds is None or seconds < stretch.start:
+                if seconds is None or seconds < stretch.start - _SOON_S:
                     continue
-                if stretch.end is not None and seconds >= stretch.end:
+                if stretch.end is not None and seconds >= stretch.end - _SOON_S:
                     return
                 if frame.width * frame.height > limits.max_pixels:
                     raise ConfigError([f"{stretch.path}: a frame of {frame.width}x{frame.height} px is too large"])

@@ -1,11 +1,12 @@
 """Which group of good pictures, such as a stretch of a video, is least like the others."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from train.data.groups import members_of_groups
-from train.data.pictures import PictureSet
+from train.data.pictures import Picture
 from train.fit.out_of_fold import OutOfFold, levels_of
 
 _FAR: Final = 2.0
@@ -14,21 +15,20 @@ _FAR: Final = 2.0
 _LITTLE: Final = 1.1
 
 
-def compare(good: PictureSet, out_of_fold: OutOfFold) -> tuple[str, list[str]]:
+def compare(pictures: Sequence[Picture], out_of_fold: OutOfFold) -> tuple[str, list[str]]:
     """Which group of pictures is least like the others, in words, and warnings.
 
     Args:
-        good: whose fit pictures these scores are of; in two groups or more.
+        pictures: that were fitted, whose scores these are; in two groups or more.
         out_of_fold: a group's scores are those of a head that has not seen it.
     """
-    pictures = good.part("fit")
     groups = members_of_groups(pictures)
     levels = np.exp(levels_of(out_of_fold.scores, groups)) / out_of_fold.margin
     order = np.argsort(levels)
     first, second = (float(levels[index]) for index in order[[-1, -2]])
-    name = pictures[int(groups[int(order[-1])][0])].group
+    one = pictures[int(groups[int(order[-1])][0])]
     words = (
-        f"least like the others: {name} scores {first:.3g} where it was not learnt, the others {levels.min():.3g} to "
+        f"least like the others: {one.group or one.path} scores {first:.3g} where it was not learnt, the others {levels.min():.3g} to "
         f"{second:.3g}"
     )
     warnings = []
