@@ -190,12 +190,10 @@ def _findings() -> list[Any]:
                 f"sum by (source, reason) (increase(edged_quarantined_total{{{ONE}}}[1h])) > 0",
                 "{{source}} {{reason}}",
             ),
-            height=6,
         ),
         _lines(
-            "What people said of results, in an hour",
-            (f"sum by (source, label) (increase(edged_labels_total{{{ONE}}}[1h]))", "{{source}} {{label}}"),
-            height=6,
+            "What people said of results, in a day",
+            (f"sum by (source, label) (increase(edged_labels_total{{{ONE}}}[24h]))", "{{source}} {{label}}"),
         ),
     ]
 
