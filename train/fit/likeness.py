@@ -28,8 +28,8 @@ def compare(pictures: Sequence[Picture], out_of_fold: OutOfFold) -> tuple[str, l
     first, second = (float(levels[index]) for index in order[[-1, -2]])
     one = pictures[int(groups[int(order[-1])][0])]
     words = (
-        f"least like the others: {one.group or one.path} scores {first:.3g} where it was not learnt, the others {levels.min():.3g} to "
-        f"{second:.3g}"
+        f"least like the others: {one.group or one.path} scores {first:.3g} where it was not learnt, the others "
+        f"{levels.min():.3g} to {second:.3g}"
     )
     warnings = []
     if first > _FAR * second:
