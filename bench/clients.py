@@ -8,6 +8,7 @@ as a share of the one before it that nobody disturbed:
 
     images/s      of what it is when nobody is there; on a machine of few cores the clients' own work is in it
     CPU           of a picture: the daemon and its decoders, answers included
+    share         of the machine's CPU time that the daemon took more than for the same pictures alone
     answers       that the clients got in a second
 """
 
@@ -171,14 +172,13 @@ def main() -> int:
                     beside = daemon.burst(pictures, tell_stages=False)
                 for key in ("images_per_s", "cpu_ms"):
                     rounds[sort][key].append(beside[key] / alone[key])
+                more_s = (beside["cpu_ms"] - alone["cpu_ms"]) / 1000 * beside["images_per_s"]
+                rounds[sort]["share"].append(more_s / len(os.sched_getaffinity(0)))
                 rounds[sort]["answers_per_s"] += rate
     medians = {sort: {key: statistics.median(one) for key, one in figures.items()} for sort, figures in rounds.items()}
-    print(f"\nbursts of {len(pictures)}\n{'':34}{'images/s':>10}{'CPU':>10}{'answers/s':>12}")
+    print(f"\nbursts of {len(pictures)}\n{'':34}{'images/s':>12}{'CPU':>12}{'share':>12}{'answers/s':>12}")
     for sort, figures in medians.items():
-        print(
-            f"{sort:34}"
-            + "".join(f"{figures[key]:{width}.3f}" for key, width in zip(figures, (10, 10, 12), strict=True))
-        )
+        print(f"{sort:34}" + "".join(f"{value:12.3f}" for value in figures.values()))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(medians, indent=2) + "\n")
     return 0
