@@ -31,7 +31,7 @@ def test_table() -> None:
     assert "quarantined" in lines[3]
     assert lines[3].endswith("/in/line\\nfeed\\x1b[31m \\udcff.png  (undecodable: broken)\n")
     assert all(line[:-1].isprintable() for line in lines)
-    (_, moved) = reports.lines([one := record()], "table", lambda _: "now /done/\n.png")
+    (_, moved) = reports.lines([one := record()], "table", where=lambda _: "now /done/\n.png")
     assert moved.split()[1] == one.id
     assert moved.endswith("/in/a.png  (now /done/\\n.png)\n")
 
