@@ -29,7 +29,9 @@ def init(
     name: Annotated[
         str, typer.Option(metavar="NAME", help="What the source is called in results and metrics.")
     ] = "line1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page and the metrics, on this machine alone.")] = 9108,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the page and the metrics, on this machine alone.")
+    ] = 9108,
 ) -> int:
     """Write a first configuration that `edged check` accepts, for one model and one folder.
 
