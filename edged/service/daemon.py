@@ -233,6 +233,9 @@ class Daemon:
                 return
         staying = {source.name for source in config.sources if self._stays(source, models)}
         leaving = [source.name for source in before.sources if source.name not in staying]
+        if fixed := [table.name for table in before.sources if table.name in leaving and not _can_change(table)]:
+            self._refuse("these sources are read at start only; restart edged for them", sources=fixed)
+            return
         if not self._pipeline.drain(leaving, _DRAIN_PATIENCE_S):
             self._refuse("pictures of a source that changes are still in flight", sources=leaving)
             return
@@ -374,6 +377,10 @@ class Daemon:
 
 def _note(_: int, __: object) -> None:
     """The signal is in the pipe already."""
+
+
+def _can_change(table: SourceTable) -> bool:
+    return SOURCES[table.type].can_change
 
 
 def _differs(config: Config, other: Config, key: str) -> bool:

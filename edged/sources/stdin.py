@@ -109,4 +109,4 @@ class StdinSource:
         self._observer.up(self.name, False)
 
 
-TYPE: Final = SourceType(StdinTable, StdinSource)
+TYPE: Final = SourceType(StdinTable, StdinSource, can_change=False)
