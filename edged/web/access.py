@@ -81,7 +81,7 @@ class Access:
         Args:
             handle: answers.
             open_to_all: whoever it is may.
-            page: who may not is led to the login form.
+            page: who may not is led to the login form, unless that is a script of ours.
         """
 
         async def check(request: Request) -> Response:
@@ -90,7 +90,7 @@ class Access:
                 return PlainTextResponse(text, 421)
             if open_to_all or self.allows(request):
                 return await handle(request)
-            if page:
+            if page and not is_script(request):
                 here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
                 return RedirectResponse(f"{LOGIN}?next={quote(here, safe='/')}", 303)
             return await self.protected(handle)(request)
@@ -107,6 +107,11 @@ class Access:
         if not re.fullmatch(r"[0-9]{1,12}", ends) or int(ends) < time.time():
             return False
         return hmac.compare_digest(cookie.encode(), self._sign(int(ends)).encode())
+
+
+def is_script(request: Request) -> bool:
+    """Whether a script of our page asks, which needs a status and no page."""
+    return request.headers.get("accept") == "application/json"
 
 
 def cookie_name(request: Request) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,6 +15,8 @@ _SHARE: Final = 0.04
 _SAVED_S: Final = 2.0
 """CPU time that may be used at once after a quiet while: people open a page, and notice nothing of this."""
 _LONGEST_PAUSE_S: Final = 0.5
+_LONGEST_DEBT_S: Final = 10.0
+"""Until something is left again, whatever was used up: what nobody can have wait, such as connections, may be much."""
 
 
 class Allowance:
@@ -36,7 +38,7 @@ class Allowance:
     def spend(self, cpu_s: float) -> None:
         """Notes CPU time that a thread has taken for an answer."""
         with self._mutex:
-            self._left_s -= cpu_s
+            self._left_s = self._bounded(self._left_s - cpu_s)
 
     async def wait(self) -> None:
         """Returns once there is something left; to be called in the thread of the event loop, whose CPU time counts."""
@@ -60,22 +62,22 @@ class Allowance:
             spent_s = 0.0 if self._loop_s is None or self._uncounted else loop_s - self._loop_s
             earned_s = (now - self._filled_at) * self._per_s
             self._loop_s, self._filled_at = loop_s, now
-            self._left_s = min(self._saved_s, self._left_s - spent_s + earned_s)
+            self._left_s = self._bounded(self._left_s - spent_s + earned_s)
             return self._left_s
+
+    def _bounded(self, left_s: float) -> float:
+        return max(-_LONGEST_DEBT_S * self._per_s, min(self._saved_s, left_s))
 
 
 class Paced:
-    """Middleware: a request begins once there is CPU time left for it. Pictures that are posted are work, and go on."""
+    """Middleware: a request begins once there is CPU time left for it. What is work goes on."""
 
-    def __init__(self, app: ASGIApp, allowance: Allowance, intake: str) -> None:
-        """Prepares it; `intake` is what the paths of pictures that are posted begin with."""
-        self._app, self._allowance, self._intake = app, allowance, intake
+    def __init__(self, app: ASGIApp, allowance: Allowance, is_work: Callable[[Scope], bool]) -> None:
+        """Prepares it; `is_work` says of a request whether it waits for nothing."""
+        self._app, self._allowance, self._is_work = app, allowance, is_work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Waits, and goes on."""
-        if scope["path"].startswith(self._intake):
-            with self._allowance.uncounted():
-                await self._app(scope, receive, send)
-        else:
+        if not self._is_work(scope):
             await self._allowance.wait()
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)

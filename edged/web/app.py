@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -59,7 +60,7 @@ def make_app(
         return PlainTextResponse("".join(f"{line}\n" for line in lines), 503 if found else 200)
 
     routes = [Route("/metrics", access.protected(metrics)), Route("/healthz", health), Route("/readyz", ready)]
-    routes.append(uploads.route(uploads_to, access))
+    routes.append(uploading := uploads.route(uploads_to, access, allowance))
     if site is not None:
         site, weeks = replace(site, status=Remembered(site.status)), Weeks(site.state_dir)
         routes += api.routes(site, access, worker, weeks)
@@ -67,5 +68,6 @@ def make_app(
         routes += page.routes(site, access, worker, renderer)
         routes += results_page.routes(site, access, worker, renderer)
         routes += models_page.routes(site, access, worker, renderer, weeks)
-    paced = [] if allowance is None else [Middleware(Paced, allowance, api.PREFIX + "/sources/")]
+    is_work = partial(uploads.is_taken, route=uploading, find=uploads_to, access=access)
+    paced = [] if allowance is None else [Middleware(Paced, allowance, is_work)]
     return Starlette(routes=routes, middleware=[*paced, Middleware(BrowserRules)])

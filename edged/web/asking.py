@@ -1,5 +1,6 @@
 """What a request asks for, checked: filters and pages of results, ids. Shared by the API and the page."""
 
+import asyncio
 import math
 import re
 import time
@@ -33,13 +34,13 @@ class Worker:
     """Runs what takes time in a few threads, so that no crowd of clients takes the CPUs from scoring."""
 
     def __init__(self, allowance: Allowance | None = None) -> None:
-        self._places, self._allowance = anyio.CapacityLimiter(_AT_A_TIME), allowance
+        self._places, self._turns = anyio.CapacityLimiter(_AT_A_TIME), asyncio.Semaphore(_AT_A_TIME)
+        self._allowance = allowance
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """What `work` returns, once there is CPU time left for it."""
         if (allowance := self._allowance) is None:
             return await anyio.to_thread.run_sync(work, limiter=self._places)
-        await allowance.wait()
 
         def counted() -> _T:
             began_s = time.thread_time()
@@ -48,7 +49,9 @@ class Worker:
             finally:
                 allowance.spend(time.thread_time() - began_s)
 
-        return await anyio.to_thread.run_sync(counted, limiter=self._places)
+        async with self._turns:  # first, or a crowd that waits for the same moment begins all at once
+            await allowance.wait()
+            return await anyio.to_thread.run_sync(counted, limiter=self._places)
 
 
 def is_id(text: str) -> bool:

@@ -13,7 +13,7 @@ from edged.journal.browsing import OUTCOME_WORDS, Wanted
 from edged.journal.labels import LABELS, LONGEST_NOTE, Label
 from edged.results import COLUMNS, Record, csv_line
 from edged.web import api, asking
-from edged.web.access import Access, Handler, local, read_form
+from edged.web.access import Access, Handler, is_script, local, read_form
 from edged.web.asking import MOST_RESULTS, BadRequestError, Worker
 from edged.web.page import answering
 from edged.web.rendering import Renderer
@@ -73,7 +73,7 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
 
     async def label(request: Request) -> Response:
         id_, fields = request.path_params["id"], await read_form(request)
-        word, note = fields.get("label"), fields.get("note", "")
+        word, note = fields.get("label"), fields.get("note", "").replace("\r\n", "\n")  # forms send both
         if word not in {*LABELS, ""} or len(note) > LONGEST_NOTE:
             raise BadRequestError(
                 f"label: is one of {', '.join(LABELS)}, or empty; note: at most {LONGEST_NOTE} letters"
@@ -81,6 +81,8 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
         put = partial(site.label, id_, word or None, note)
         if not asking.is_id(id_) or not await worker.run(put):
             return renderer.page(request, "message.html", 404, heading="not_found", text=None, detail="")
+        if is_script(request):
+            return Response(status_code=204)
         return RedirectResponse(local(fields.get("next", f"/results/{id_}")), 303)
 
     def shown(handle: Handler) -> Handler:

@@ -1,6 +1,7 @@
 """Pictures that clients post: `POST /api/v1/sources/NAME/pictures`."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -8,13 +9,15 @@ from typing import Any, Final
 from anyio.to_thread import run_sync
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from edged.errors import SourceError
 from edged.results import Record
 from edged.sources.spool import LONGEST_NAME, Draft, SpooledPicture
 from edged.sources.uploads import UploadSource
 from edged.web.access import Access
+from edged.web.allowance import Allowance
 from edged.web.api import PREFIX
 
 PATH: Final = PREFIX + "/sources/{name}/pictures"
@@ -28,23 +31,24 @@ class _Refusal(Exception):  # noqa: N818 -- an answer
         self.status = status
 
 
-def route(find: Callable[[str], UploadSource | None], access: Access) -> Route:
+def route(find: Callable[[str], UploadSource | None], access: Access, allowance: Allowance | None = None) -> Route:
     """The route.
 
     Args:
         find: the source of the type http of a name; called from the server's thread.
         access: who may post.
+        allowance: what receiving is not counted in: pictures are work.
     """
 
     async def receive(request: Request) -> Response:
         try:
-            # Any page can have a browser post, with its cookie if there is one, but not with this header.
-            if "origin" in request.headers and "authorization" not in request.headers:
+            if _is_of_a_page(request):
                 raise _Refusal(403, "a web page may not post pictures but with the token, as Authorization: Bearer")
             source = find(request.path_params["name"])
             if source is None:
                 raise _Refusal(404, 'there is no source of this name that has type = "http"')
-            picture = await _received(request, source)
+            with contextlib.nullcontext() if allowance is None else allowance.uncounted():
+                picture = await _received(request, source)
             return await _answer(picture, source.answer_seconds)
         except _Refusal as refusal:
             headers = _LATER if refusal.status == 503 else {}
@@ -53,6 +57,23 @@ def route(find: Callable[[str], UploadSource | None], access: Access) -> Route:
             return Response(status_code=400)  # nobody reads it
 
     return Route(PATH, access.guarded(receive), methods=["POST"])
+
+
+def is_taken(scope: Scope, route: Route, find: Callable[[str], UploadSource | None], access: Access) -> bool:
+    """Whether a request brings a picture that one who may post gives to a source that is there."""
+    match, found = route.matches(scope)
+    request = Request(scope)
+    return (
+        match is Match.FULL
+        and access.allows(request)
+        and not _is_of_a_page(request)
+        and find(found["path_params"]["name"]) is not None
+    )
+
+
+def _is_of_a_page(request: Request) -> bool:
+    # Any page can have a browser post, with its cookie if there is one, but not with this header.
+    return "origin" in request.headers and "authorization" not in request.headers
 
 
 async def _received(request: Request, source: UploadSource) -> SpooledPicture:

@@ -64,11 +64,16 @@
   const overview = document.querySelector("[data-events]");
 
   // A click on a label stays on the overview, which hears of it like of anything else.
-  document.addEventListener("submit", (event) => {
+  document.addEventListener("submit", async (event) => {
     const form = event.target;
     if (!overview || !form.matches(".labels")) return;
     event.preventDefault();
-    fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, event.submitter)), redirect: "manual" });
+    const body = new URLSearchParams(new FormData(form, event.submitter));
+    let isKept = false;
+    try {
+      isKept = (await fetch(form.action, { method: "POST", body, headers: { accept: "application/json" } })).ok;
+    } catch { /* nobody answers */ }
+    document.getElementById("unsaid").hidden = isKept;
   });
 
   // What each place of the slider means has come with the page: nothing is asked while it moves.

@@ -151,6 +151,26 @@ def test_a_label_of_one_click_survives_a_restart(watched: Site) -> None:
         keep(driver, "results-390-dark-en")
 
 
+def test_a_label_that_is_not_kept_is_told(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a long word")
+    site.configure(http=f'token_file = "{tmp_path}/token"', settle_seconds=0)
+    site.start()
+    (site.inbox / "odd.png").write_bytes(bad())
+    (odd,) = [row.id for row in site.wait_for_rows(1)]
+    with browser() as driver:
+        driver.get(site.url + "/")
+        driver.find_element(By.ID, "token").send_keys("a long word")
+        driver.find_element(By.CSS_SELECTOR, "main button").click()
+        until(lambda: cards(driver) == 1, "the anomaly")
+        unsaid = driver.find_element(By.ID, "unsaid")
+        assert not unsaid.is_displayed()
+        driver.delete_all_cookies()  # as when the session ends
+        driver.find_element(By.ID, f"real-{odd}").click()
+        until(unsaid.is_displayed, "the banner")
+        assert urlsplit(driver.current_url).path == "/"
+        keep(driver, "unsaid-1440-light-en")
+
+
 def test_the_slider_shows_what_another_threshold_would_have_flagged(watched: Site) -> None:
     (odd,) = [row.id for row in watched.rows() if row.is_anomaly]
     config = watched.config.read_bytes()

@@ -345,6 +345,24 @@ def test_a_label_is_kept_changed_and_taken_back(journal: Journal, tmp_path: Path
     assert "label" not in ask(app, f"/api/v1/results/{one.id}").json()
 
 
+def test_a_script_is_told_whether_a_label_is_kept(journal: Journal, tmp_path: Path) -> None:
+    one, put, script = record(), functools.partial(labels.put, journal), {**ORIGIN, "accept": "application/json"}
+    journal.commit([Entry(one)])
+    site = Site(tmp_path, status, lambda _: None, put)
+    assert say(make_app(CollectorRegistry(), list, site=site), one.id, script, label="real").status_code == 204
+    locked = make_app(CollectorRegistry(), list, site=site, token="word")
+    assert say(locked, one.id, script, label="unsure").status_code == 401
+    assert say(locked, one.id, label="unsure").headers["location"].startswith("/login")
+    assert labels.read(tmp_path)[one.id].label == "real"
+
+
+def test_a_line_break_of_a_note_is_one_letter_whatever_a_form_makes_of_it(journal: Journal, tmp_path: Path) -> None:
+    app, one = labelling(journal, tmp_path), record()
+    journal.commit([Entry(one)])
+    assert say(app, one.id, label="real", note="\r\n".join(["x" * 9] * 100) + "x").status_code == 303
+    assert labels.read(tmp_path)[one.id].note == "\n".join(["x" * 9] * 100) + "x"
+
+
 def test_labels_that_make_no_sense_are_refused(journal: Journal, tmp_path: Path) -> None:
     app, one = labelling(journal, tmp_path), record()
     journal.commit([Entry(one)])
