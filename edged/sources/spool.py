@@ -4,14 +4,18 @@ A file is called by the id of the record to be, so that one that a crash leaves 
 """
 
 import contextlib
+import os
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote, unquote
+
+import structlog
 
 from edged.errors import PictureError, SourceError
 from edged.files import open_regular, sync
@@ -24,8 +28,11 @@ FOLDER: Final = "received"
 LONGEST_NAME: Final = 200
 """Of a picture, in bytes, percent-encoded."""
 
+UNOWNED: Final = "received pictures wait for a source that is not there; name it again, or post them to another"
+
 _MOST: Final = 1000
 _PARTIAL: Final = ".part"
+_PICTURE: Final = re.compile(r"[0-9a-f]{26}(\..+)?")
 
 
 class SpooledPicture:
@@ -153,9 +160,9 @@ class Spool:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for partial in self.folder.glob(f".*{_PARTIAL}"):
-                partial.unlink(missing_ok=True)
-            files = sorted(file for file in self.folder.iterdir() if not file.name.startswith("."))
+            files, drafts, others = _contents(self.folder)
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
             without = self._journal.absent([file.name.partition(".")[0] for file in files])
             for file in files:
                 if file.name.partition(".")[0] in without:
@@ -164,6 +171,9 @@ class Spool:
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise SourceError(f"{self.folder} cannot be used: {error.strerror}") from error
+        if others:
+            log = structlog.get_logger()
+            log.warning("these are no received pictures; put them elsewhere", folder=str(self.folder), names=others)
         self._ready = True
 
     def close(self) -> None:
@@ -229,3 +239,29 @@ class Spool:
         with self._mutex:
             self._waiting.appendleft(picture)
         self._wake.set()
+
+
+def unowned(state_dir: Path, owners: Collection[str]) -> dict[Path, int]:
+    """Folders of received pictures that none of the sources `owners` will hand over, and how many are in each."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for folder in sorted((state_dir / FOLDER).iterdir()):
+            with contextlib.suppress(OSError):  # no folder, or not ours to read
+                if folder.name not in owners and (pictures := _contents(folder)[0]):
+                    found[folder] = len(pictures)
+    return found
+
+
+def _contents(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """Pictures in their order, drafts that a crash left behind, and the names of all else."""
+    pictures, drafts, others = [], [], []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            is_file = entry.is_file(follow_symlinks=False)
+            if is_file and _PICTURE.fullmatch(entry.name):
+                pictures.append(folder / entry.name)
+            elif is_file and entry.name.startswith(".") and entry.name.endswith(_PARTIAL):
+                drafts.append(folder / entry.name)
+            else:
+                others.append(entry.name)
+    return pictures, drafts, others

@@ -109,4 +109,4 @@ class StdinSource:
         self._observer.up(self.name, False)
 
 
-TYPE: Final = SourceType(StdinTable, StdinSource, can_change=False)
+TYPE: Final = SourceType(StdinTable, StdinSource, is_spooled=True, can_change=False)
