@@ -101,8 +101,10 @@ class Draft:
         """Appends.
 
         Raises:
+            SourceError: too much waits beside it.
             OSError: the disk refuses; it is as it was.
         """
+        self._spool.check_room(self)
         view = memoryview(data)
         try:
             while view:
@@ -122,10 +124,12 @@ class Draft:
         file = self._partial.rename(self._spool.folder / self._name)
         picture = SpooledPicture(self._spool, file, self.size)
         self._spool.add(picture)
+        self._spool.forget(self)
         return picture
 
     def discard(self) -> None:
         """Forgets it; nothing after `finish`."""
+        self._spool.forget(self)
         self._file.close()
         self._partial.unlink(missing_ok=True)
 
@@ -141,12 +145,13 @@ class Spool:
             state_dir: `service.state_dir`.
             journal: tells what has its result.
             wake: of the source; set when there is something to hand over, or room.
-            max_bytes: of all that waits; beyond it nothing is received.
+            max_bytes: of all that waits or is being received; beyond it nothing is received.
         """
         self.name, self.folder = name, state_dir / FOLDER / name
         self._journal, self._wake, self._max_bytes = journal, wake, max_bytes
         self._waiting: deque[SpooledPicture] = deque()
         self._known: dict[str, SpooledPicture] = {}
+        self._drafts: set[Draft] = set()
         self._ready = False
         self._mutex = threading.Lock()
 
@@ -180,11 +185,12 @@ class Spool:
         """Receives nothing more; what waits comes after the next start."""
         self._ready = False
 
-    def has_room(self) -> bool:
-        """Whether more may be received."""
+    def has_room(self, draft: Draft | None = None) -> bool:
+        """Whether another picture may be received, or more of `draft`."""
         with self._mutex:
-            used = sum(picture.size for picture in self._known.values())
-            return self._ready and used < self._max_bytes and len(self._known) < _MOST
+            sizes = [picture.size for picture in self._known.values()]
+            sizes += [other.size for other in self._drafts if other is not draft]
+            return self._ready and sum(sizes) < self._max_bytes and len(sizes) < _MOST
 
     def begin(self, name: str = "") -> Draft:
         """Begins to receive a picture; `name` is what records call it, the id by default.
@@ -193,9 +199,21 @@ class Spool:
             SourceError: too much waits already.
             OSError: the disk refuses.
         """
-        if not self.has_room():
+        self.check_room()
+        draft = Draft(self, name)
+        with self._mutex:
+            self._drafts.add(draft)
+        return draft
+
+    def check_room(self, draft: Draft | None = None) -> None:
+        """Raises SourceError where `has_room` says no."""
+        if not self.has_room(draft):
             raise SourceError(f"the source {self.name} takes no more pictures just now; send it again later")
-        return Draft(self, name)
+
+    def forget(self, draft: Draft) -> None:
+        """A draft is none any more."""
+        with self._mutex:
+            self._drafts.discard(draft)
 
     def add(self, picture: SpooledPicture) -> None:
         """Takes a whole picture in."""

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from edged.errors import SourceError
 from edged.journal.journal import Journal
 from edged.media.imaging import ImageInput
 from edged.results import new_id
@@ -141,6 +142,14 @@ def test_who_comes_when_too_much_waits_is_to_come_later(tmp_path: Path) -> None:
     thread = threading.Thread(target=source.run, args=(lambda _: False, stop))
     thread.start()
     until(source._spool.has_room, "it to run")
+    drafts = [source.begin(name) for name in "abc"]
+    for draft in drafts[:2]:  # what is still being received counts
+        draft.write(b"x" * 600_000)
+    with pytest.raises(SourceError, match="takes no more pictures"):
+        drafts[2].write(b"x")
+    assert anyio.run(ask).status_code == 503
+    for draft in drafts:
+        draft.discard()
     answers += [anyio.run(ask) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [503, 202, 202, 503]
     assert answers[3].json()["error"] == "the source posted takes no more pictures just now; send it again later"
