@@ -92,6 +92,8 @@ def check(
     from edged.config import loading as configuration
     from edged.models import registry
     from edged.service import logs
+    from edged.sources import SOURCES
+    from edged.sources.spool import UNOWNED, unowned
 
     logs.configure("console")
     loaded, problems = configuration.examine(config)
@@ -102,6 +104,9 @@ def check(
             problems += error.problems
     if problems or loaded is None:
         raise ConfigError(problems)
+    owners = [table.name for table in loaded.sources if SOURCES[table.type].is_spooled]
+    for folder, count in unowned(loaded.service.state_dir, owners).items():
+        complain(f"{folder}: {count} {UNOWNED}")
     typer.echo(reports.toml(loaded.model_dump(mode="json", exclude_none=True)), nl=False)
     return 0
 

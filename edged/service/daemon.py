@@ -41,6 +41,7 @@ from edged.sinks import SINKS
 from edged.sinks.contract import DrawingStore, PictureSink, SinkContext
 from edged.sources import SOURCES
 from edged.sources.contract import SourceContext
+from edged.sources.spool import UNOWNED, unowned
 from edged.sources.uploads import UploadSource
 from edged.web.allowance import Allowance
 from edged.web.app import make_app
@@ -266,6 +267,9 @@ class Daemon:
     def _took_configuration(self) -> None:
         self._metrics.config_reload_success.set(1)
         self._metrics.config_reload_success_timestamp.set_to_current_time()
+        owners = [table.name for table in self._config.sources if SOURCES[table.type].is_spooled]
+        for folder, count in unowned(self._config.service.state_dir, owners).items():
+            self._log.error(UNOWNED, source=folder.name, pictures=count, folder=str(folder))
 
     def _stays(self, source: SourceTable, models: Models) -> bool:
         """Whether a source of the new configuration runs already, and its model takes what it took."""
