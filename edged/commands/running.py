@@ -29,7 +29,9 @@ def init(
     name: Annotated[
         str, typer.Option(metavar="NAME", help="What the source is called in results and metrics.")
     ] = "line1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the metrics, on this machine alone.")] = 9108,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the page and the metrics, on this machine alone.")
+    ] = 9108,
 ) -> int:
     """Write a first configuration that `edged check` accepts, for one model and one folder.
 
@@ -46,7 +48,7 @@ def init(
     config = first.write(out, model=model, model_name=model_name, inbox=inbox, state=state, name=name, port=port)
     (source,) = config.sources
     typer.echo(printable(f"{out}: watches {source.model_dump()['path']} with the model {model_name}"))
-    typer.echo(f"next: edged run -c {out}, drop pictures into the folder, and: edged results -c {out}")
+    typer.echo(f"next: edged run -c {out}, drop pictures into the folder, and look at http://127.0.0.1:{port}/")
     return 0
 
 
@@ -90,6 +92,8 @@ def check(
     from edged.config import loading as configuration
     from edged.models import registry
     from edged.service import logs
+    from edged.sources import SOURCES
+    from edged.sources.spool import UNOWNED, unowned
 
     logs.configure("console")
     loaded, problems = configuration.examine(config)
@@ -100,6 +104,9 @@ def check(
             problems += error.problems
     if problems or loaded is None:
         raise ConfigError(problems)
+    owners = [table.name for table in loaded.sources if SOURCES[table.type].is_spooled]
+    for folder, count in unowned(loaded.service.state_dir, owners).items():
+        complain(f"{folder}: {count} {UNOWNED}")
     typer.echo(reports.toml(loaded.model_dump(mode="json", exclude_none=True)), nl=False)
     return 0
 

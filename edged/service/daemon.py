@@ -41,6 +41,7 @@ from edged.sinks import SINKS
 from edged.sinks.contract import DrawingStore, PictureSink, SinkContext
 from edged.sources import SOURCES
 from edged.sources.contract import SourceContext
+from edged.sources.spool import UNOWNED, unowned
 from edged.sources.uploads import UploadSource
 from edged.web.allowance import Allowance
 from edged.web.app import make_app
@@ -233,6 +234,9 @@ class Daemon:
                 return
         staying = {source.name for source in config.sources if self._stays(source, models)}
         leaving = [source.name for source in before.sources if source.name not in staying]
+        if fixed := [table.name for table in before.sources if table.name in leaving and not _can_change(table)]:
+            self._refuse("these sources are read at start only; restart edged for them", sources=fixed)
+            return
         if not self._pipeline.drain(leaving, _DRAIN_PATIENCE_S):
             self._refuse("pictures of a source that changes are still in flight", sources=leaving)
             return
@@ -263,6 +267,9 @@ class Daemon:
     def _took_configuration(self) -> None:
         self._metrics.config_reload_success.set(1)
         self._metrics.config_reload_success_timestamp.set_to_current_time()
+        owners = [table.name for table in self._config.sources if SOURCES[table.type].is_spooled]
+        for folder, count in unowned(self._config.service.state_dir, owners).items():
+            self._log.error(UNOWNED, source=folder.name, pictures=count, folder=str(folder))
 
     def _stays(self, source: SourceTable, models: Models) -> bool:
         """Whether a source of the new configuration runs already, and its model takes what it took."""
@@ -374,6 +381,10 @@ class Daemon:
 
 def _note(_: int, __: object) -> None:
     """The signal is in the pipe already."""
+
+
+def _can_change(table: SourceTable) -> bool:
+    return SOURCES[table.type].can_change
 
 
 def _differs(config: Config, other: Config, key: str) -> bool:

@@ -21,7 +21,7 @@ from edged.sinks.contract import SinkType
 from edged.sinks.home_assistant import announcements
 
 if TYPE_CHECKING:
-    from paho.mqtt.client import Client
+    from paho.mqtt.client import Client, MQTTMessageInfo
 
 _AHEAD: Final = 20
 """Messages that are sent before the first of them is acknowledged."""
@@ -29,6 +29,7 @@ _SHARE: Final = 0.9
 """Of its time that a sink waits; the rest is for saying that it was in vain."""
 _PAUSES_S: Final = (1, 5)
 _LAST_S: Final = 1.0
+_REFUSED: Final = "the broker refuses what edged says of itself"
 _NEVER: Final = frozenset({0x90, 0x99})
 """Reasons of MQTT 5 that are about the record: the topic's name is invalid, the payload's format is."""
 
@@ -69,6 +70,7 @@ class MqttSink:
         self._connected = threading.Event()
         self._why = "it has not answered"
         self._announced: set[str] = set()
+        self._told: dict[str, MQTTMessageInfo] = {}
         self._since_ms = 0
         self._log = structlog.get_logger().bind(sink=table.name)
         self._client: Client | None = self._begin()
@@ -122,14 +124,15 @@ class MqttSink:
 
         # What is given here is the client, which must not be held: it closes its sockets when it is let go of.
         def connecting(client: "Client", _: Any) -> None:
-            self._since_ms = time.time_ns() // 1_000_000
+            if not self._waits(self._told.get(self._table.status_topic)):  # else the birth of before comes again
+                self._since_ms = time.time_ns() // 1_000_000
             client.will_set(*self._status(online=False), qos=1, retain=True)
 
         def connected(client: "Client", _: Any, __: Any, reason: Any, ___: Any) -> None:
             if reason.is_failure:
                 self._why = f"it refuses the connection: {reason}"
                 return
-            client.publish(*self._status(online=True), qos=1, retain=True)
+            self._tell(client, *self._status(online=True))
             for source in tuple(self._announced):  # the broker may have lost what it retained
                 self._announce(client, source)
             self._connected.set()
@@ -139,13 +142,19 @@ class MqttSink:
                 self._why = f"the connection is lost: {reason}"
             self._connected.clear()
 
+        def acknowledged(_: "Client", __: Any, number: int, reason: Any, ___: Any) -> None:
+            if not any(told.mid == number and self._waits(told) for told in tuple(self._told.values())):
+                self._answers.put((number, reason))
+            elif reason.is_failure:
+                self._log.warning(_REFUSED, reason=str(reason))
+
         def failed(_: "Client", __: Any) -> None:
             error = sys.exception()  # the library is about to let it go
             self._why = (isinstance(error, OSError) and error.strerror) or str(error)
 
         client.on_pre_connect, client.on_connect, client.on_disconnect = connecting, connected, disconnected
         client.on_connect_fail = failed
-        client.on_publish = lambda _, __, number, reason, ___: self._answers.put((number, reason))
+        client.on_publish = acknowledged
         client.reconnect_delay_set(*_PAUSES_S)
         client.connect_async(*table.address, keepalive=KEEPALIVE_S, clean_start=True)
         client.loop_start()
@@ -170,7 +179,20 @@ class MqttSink:
             return
         about = announcements(self._table.discovery, self._table.topic, self._table.status_topic, source)
         for topic, payload in about.items():
-            client.publish(topic, json.dumps(payload), qos=1, retain=True)
+            self._tell(client, topic, json.dumps(payload))
+
+    def _tell(self, client: "Client", topic: str, payload: str) -> None:
+        """Publishes something of edged itself, unless the library has what was said before still to send again."""
+        if not self._waits(self._told.get(topic)):
+            self._told[topic] = client.publish(topic, payload, qos=1, retain=True)
+
+    @staticmethod
+    def _waits(told: "MQTTMessageInfo | None") -> bool:
+        """Whether it is not yet acknowledged."""
+        try:
+            return told is not None and not told.is_published()
+        except RuntimeError:  # the connection was lost while it was said; it is said again
+            return False
 
     def _wait_for(self, key: str, ends: float) -> None:
         number = self._sent[key]
@@ -183,7 +205,7 @@ class MqttSink:
             if answered in self._sent.values():
                 self._acknowledged[answered] = reason
             elif reason.is_failure:
-                self._log.warning("the broker refuses what edged says of itself", reason=str(reason))
+                self._log.warning(_REFUSED, reason=str(reason))
         del self._sent[key]
         reason = self._acknowledged.pop(number)
         if reason.is_failure:

@@ -180,6 +180,9 @@ class OpcuaSink:
         from asyncua import Server, ua
         from asyncua.common.connection import TransportLimits
 
+        from edged.sinks.opcua_connection import LONGEST_CHUNK, bound
+
+        bound()
         table = self._table
         server = Server(user_manager=_Readers(table.user, self._password))
         server.name, server.product_uri, server.manufacturer_name = "edged", _PRODUCT, "edged"
@@ -187,7 +190,9 @@ class OpcuaSink:
         await server.init()
         await server.set_build_info(_PRODUCT, "edged", "edged", __version__, "", datetime.now(UTC))
         server.set_endpoint(_url(*table.address))
-        server.limits = TransportLimits(65535, 65535, _LONGEST_MESSAGE // 65535 + 1, _LONGEST_MESSAGE)
+        server.limits = TransportLimits(
+            LONGEST_CHUNK, LONGEST_CHUNK, _LONGEST_MESSAGE // LONGEST_CHUNK + 1, _LONGEST_MESSAGE
+        )
         server.iserver.max_connections = _MOST_CLIENTS
         server.iserver.allow_remote_admin = False
         server.set_identity_tokens([ua.AnonymousIdentityToken if table.user is None else ua.UserNameIdentityToken])

@@ -236,6 +236,8 @@ class SourceType:
         tidy: a step of retention for all sources of the type: removes a little of what is old, says how much; 0 for
             nothing. None where nothing is left behind.
         is_stream: whether its sources are streams, which have one of `STATES`.
+        is_spooled: whether what its sources have received waits in a folder of the name of each (`sources.spool`).
+        can_change: whether a reload may end one and make another. False where what one has begun to read no other can.
         requeue: asks for a result's picture to be scored again, and says under which name. None where that cannot be.
         find: where the file of a result is now, by a journal that is open for reading and the table of its source; it
             gives None where the file is gone. None where results have no files.
@@ -247,3 +249,5 @@ class SourceType:
     requeue: Callable[[Path, Any, str], str] | None = None
     find: Callable[[sqlite3.Connection, Any, Record], Path | None] | None = None
     is_stream: bool = False
+    is_spooled: bool = False
+    can_change: bool = True

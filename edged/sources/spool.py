@@ -4,14 +4,18 @@ A file is called by the id of the record to be, so that one that a crash leaves 
 """
 
 import contextlib
+import os
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote, unquote
+
+import structlog
 
 from edged.errors import PictureError, SourceError
 from edged.files import open_regular, sync
@@ -24,8 +28,11 @@ FOLDER: Final = "received"
 LONGEST_NAME: Final = 200
 """Of a picture, in bytes, percent-encoded."""
 
+UNOWNED: Final = "received pictures wait for a source that is not there; name it again, or post them to another"
+
 _MOST: Final = 1000
 _PARTIAL: Final = ".part"
+_PICTURE: Final = re.compile(r"[0-9a-f]{26}(\..+)?")
 
 
 class SpooledPicture:
@@ -94,8 +101,10 @@ class Draft:
         """Appends.
 
         Raises:
+            SourceError: too much waits beside it.
             OSError: the disk refuses; it is as it was.
         """
+        self._spool.check_room(self)
         view = memoryview(data)
         try:
             while view:
@@ -115,10 +124,12 @@ class Draft:
         file = self._partial.rename(self._spool.folder / self._name)
         picture = SpooledPicture(self._spool, file, self.size)
         self._spool.add(picture)
+        self._spool.forget(self)
         return picture
 
     def discard(self) -> None:
         """Forgets it; nothing after `finish`."""
+        self._spool.forget(self)
         self._file.close()
         self._partial.unlink(missing_ok=True)
 
@@ -134,12 +145,13 @@ class Spool:
             state_dir: `service.state_dir`.
             journal: tells what has its result.
             wake: of the source; set when there is something to hand over, or room.
-            max_bytes: of all that waits; beyond it nothing is received.
+            max_bytes: of all that waits or is being received; beyond it nothing is received.
         """
         self.name, self.folder = name, state_dir / FOLDER / name
         self._journal, self._wake, self._max_bytes = journal, wake, max_bytes
         self._waiting: deque[SpooledPicture] = deque()
         self._known: dict[str, SpooledPicture] = {}
+        self._drafts: set[Draft] = set()
         self._ready = False
         self._mutex = threading.Lock()
 
@@ -153,9 +165,9 @@ class Spool:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for partial in self.folder.glob(f".*{_PARTIAL}"):
-                partial.unlink(missing_ok=True)
-            files = sorted(file for file in self.folder.iterdir() if not file.name.startswith("."))
+            files, drafts, others = _contents(self.folder)
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
             without = self._journal.absent([file.name.partition(".")[0] for file in files])
             for file in files:
                 if file.name.partition(".")[0] in without:
@@ -164,17 +176,21 @@ class Spool:
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise SourceError(f"{self.folder} cannot be used: {error.strerror}") from error
+        if others:
+            log = structlog.get_logger()
+            log.warning("these are no received pictures; put them elsewhere", folder=str(self.folder), names=others)
         self._ready = True
 
     def close(self) -> None:
         """Receives nothing more; what waits comes after the next start."""
         self._ready = False
 
-    def has_room(self) -> bool:
-        """Whether more may be received."""
+    def has_room(self, draft: Draft | None = None) -> bool:
+        """Whether another picture may be received, or more of `draft`."""
         with self._mutex:
-            used = sum(picture.size for picture in self._known.values())
-            return self._ready and used < self._max_bytes and len(self._known) < _MOST
+            sizes = [picture.size for picture in self._known.values()]
+            sizes += [other.size for other in self._drafts if other is not draft]
+            return self._ready and sum(sizes) < self._max_bytes and len(sizes) < _MOST
 
     def begin(self, name: str = "") -> Draft:
         """Begins to receive a picture; `name` is what records call it, the id by default.
@@ -183,9 +199,21 @@ class Spool:
             SourceError: too much waits already.
             OSError: the disk refuses.
         """
-        if not self.has_room():
+        self.check_room()
+        draft = Draft(self, name)
+        with self._mutex:
+            self._drafts.add(draft)
+        return draft
+
+    def check_room(self, draft: Draft | None = None) -> None:
+        """Raises SourceError where `has_room` says no."""
+        if not self.has_room(draft):
             raise SourceError(f"the source {self.name} takes no more pictures just now; send it again later")
-        return Draft(self, name)
+
+    def forget(self, draft: Draft) -> None:
+        """A draft is none any more."""
+        with self._mutex:
+            self._drafts.discard(draft)
 
     def add(self, picture: SpooledPicture) -> None:
         """Takes a whole picture in."""
@@ -229,3 +257,29 @@ class Spool:
         with self._mutex:
             self._waiting.appendleft(picture)
         self._wake.set()
+
+
+def unowned(state_dir: Path, owners: Collection[str]) -> dict[Path, int]:
+    """Folders of received pictures that none of the sources `owners` will hand over, and how many are in each."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for folder in sorted((state_dir / FOLDER).iterdir()):
+            with contextlib.suppress(OSError):  # no folder, or not ours to read
+                if folder.name not in owners and (pictures := _contents(folder)[0]):
+                    found[folder] = len(pictures)
+    return found
+
+
+def _contents(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """Pictures in their order, drafts that a crash left behind, and the names of all else."""
+    pictures, drafts, others = [], [], []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            is_file = entry.is_file(follow_symlinks=False)
+            if is_file and _PICTURE.fullmatch(entry.name):
+                pictures.append(folder / entry.name)
+            elif is_file and entry.name.startswith(".") and entry.name.endswith(_PARTIAL):
+                drafts.append(folder / entry.name)
+            else:
+                others.append(entry.name)
+    return pictures, drafts, others

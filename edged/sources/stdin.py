@@ -64,7 +64,7 @@ class StdinSource:
             healthy()
             if stop.is_set():
                 break
-            if self._ended or not all_taken or not self._spool.has_room():
+            if self._ended or not all_taken or not self._spool.has_room(self._draft):
                 self.wake.wait(_LOOK_S)
             else:
                 self._step()
@@ -109,4 +109,4 @@ class StdinSource:
         self._observer.up(self.name, False)
 
 
-TYPE: Final = SourceType(StdinTable, StdinSource)
+TYPE: Final = SourceType(StdinTable, StdinSource, is_spooled=True, can_change=False)

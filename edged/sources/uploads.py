@@ -61,4 +61,4 @@ class UploadSource:
         self._spool.close()
 
 
-TYPE: Final = SourceType(UploadTable, UploadSource)
+TYPE: Final = SourceType(UploadTable, UploadSource, is_spooled=True)

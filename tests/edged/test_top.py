@@ -63,10 +63,14 @@ def test_in_a_terminal_it_goes_on_until_it_is_interrupted(running: Site) -> None
     os.close(terminal)
 
 
-def test_with_the_token_and_the_certificate_of_the_configuration(site: Site) -> None:
-    key, cert, token = (site.root / name for name in ("key.pem", "cert.pem", "token"))
+def certificate(key: Path, cert: Path) -> None:
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=box", "-days", "2"]
     subprocess.run(["openssl", "req", "-x509", *new, "-keyout", key, "-out", cert], check=True, capture_output=True)
+
+
+def test_with_the_token_and_the_certificate_of_the_configuration(site: Site) -> None:
+    key, cert, token = (site.root / name for name in ("key.pem", "cert.pem", "token"))
+    certificate(key, cert)
     token.write_text("a-long-random-word-for-nobody-else\n")
     http = f'token_file = "{token}"\ntls_cert = "{cert}"\ntls_key = "{key}"'
     site.configure(http=http)
@@ -86,12 +90,29 @@ def test_with_the_token_and_the_certificate_of_the_configuration(site: Site) -> 
     assert (code, "it wants its token: --token-file" in wrong) == (1, True)
 
 
+def test_the_token_is_for_no_other_certificate_even_one_that_everybody_trusts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, cert, own, token = (site.root / name for name in ("key.pem", "cert.pem", "own.pem", "token"))
+    certificate(key, cert)
+    certificate(site.root / "own.key", own)
+    token.write_text("a-long-random-word-for-nobody-else\n")
+    site.configure(http=f'token_file = "{token}"\ntls_cert = "{cert}"\ntls_key = "{key}"')
+    site.start()
+    listen = site.url.removeprefix("https://")
+    site.configure(http=f'token_file = "{token}"\ntls_cert = "{own}"\ntls_key = "{key}"', listen=listen)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    code, _, wrong = top("-c", site.config)
+    assert (code, "certificate verify failed" in wrong) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "give -c FILE"),
         (("--url", "file:///etc/passwd"), "is no address of a daemon"),
         (("--url", "http://127.0.0.1:9/api"), "is no address of a daemon"),
+        (("--url", "http://[::1"), "is no address of a daemon"),
         (("--url", "https://127.0.0.1:9", "--ca", "/nowhere"), "certificates cannot be used"),
         (("--url", "http://127.0.0.1:9", "--token-file", "/nowhere"), "--token-file"),
     ],

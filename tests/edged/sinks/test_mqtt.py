@@ -1,7 +1,9 @@
 """The mqtt sink against a real Mosquitto that is killed, hangs and forbids."""
 
+import contextlib
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +106,26 @@ def test_a_broker_that_hangs_is_given_its_time_and_no_more(broker: Broker, liste
     sink.close()
     until(lambda: len(listener.payloads("edged/line1")) >= 40, "all of them")
     assert [json.loads(payload)["id"] for payload in listener.payloads("edged/line1")] == [one.id for one in records]
+
+
+def test_a_broker_that_takes_and_drops_every_connection_is_not_told_ever_more() -> None:
+    births = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        sink = MqttSink(MqttSinkTable(name="out", type="mqtt", url=f"mqtt://127.0.0.1:{server.getsockname()[1]}"))
+        for _ in range(3):
+            connection, _ = server.accept()
+            with connection:
+                assert b"edged/$status" in connection.recv(10_000)  # CONNECT, with the will
+                connection.sendall(b"\x20\x03\0\0\0")
+                connection.settimeout(1.0)
+                heard = b""
+                with contextlib.suppress(TimeoutError):
+                    while data := connection.recv(10_000):
+                        heard += data
+                births.append(heard.count(b"edged/$status"))
+    sink.close()
+    assert births == [1, 1, 1]
 
 
 def test_what_is_not_allowed_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -242,8 +243,6 @@ def test_a_port_that_is_taken_is_named_and_taken_when_it_is_free(plc: PlcReader,
 
 def test_clients_that_hang_or_send_nonsense_hold_up_nothing(shared: tuple[OpcuaSink, PlcReader]) -> None:
     sink, plc = shared
-    import socket
-
     silent = [socket.create_connection(("127.0.0.1", plc.port)) for _ in range(20)]
     for number, one in enumerate(silent):
         one.sendall([b"", b"GET / HTTP/1.1\r\n\r\n", b"HEL", b"HELF" + b"\xff" * 100][number % 4])
@@ -251,6 +250,18 @@ def test_clients_that_hang_or_send_nonsense_hold_up_nothing(shared: tuple[OpcuaS
     assert plc.ids() == [one.id]
     for each in silent:
         each.close()
+
+
+def test_who_announces_or_sends_too_much_is_disconnected_before_any_login(
+    shared: tuple[OpcuaSink, PlcReader],
+) -> None:
+    _, plc = shared
+    for start in (b"HELF" + (65536).to_bytes(4, "little"), b"MSGF" + (1 << 31).to_bytes(4, "little") + b"\1\0\0\0"):
+        with socket.create_connection(("127.0.0.1", plc.port), timeout=LONG) as one:
+            began = time.monotonic()
+            one.sendall(start)
+            assert one.recv(1) == b""
+            assert time.monotonic() - began < 20  # one that only never logs in may stay for longer
 
 
 def test_without_the_library_edged_check_says_what_to_install(tmp_path: Path) -> None:

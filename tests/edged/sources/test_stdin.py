@@ -1,6 +1,7 @@
 """Pictures on the standard input of a real daemon."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def test_what_was_read_outlives_kills(site: Site, pipe: Pipe) -> None:
     site.start(prefix=pipe.prefix)
     rows = site.wait_for_rows(60)
     assert len({row.sha256 for row in rows}) == 60
+    assert site.stop() == 0
+
+
+def test_a_reload_that_would_begin_in_the_middle_of_a_picture_is_refused(site: Site, pipe: Pipe) -> None:
+    configure(site)
+    site.start(prefix=pipe.prefix)
+    sent = len(good()).to_bytes(4, "big") + good()
+    pipe.write_bytes(sent[:100])
+    until(lambda: list((site.state / "received" / "piped").glob(".*")), "the beginning to be read")
+    configure(site, more="max_waiting_bytes = 2_000_000")
+    what = "not reloaded; these sources are read at start only; restart edged for them"
+    os.kill(site.pid, signal.SIGHUP)
+    (refusal,) = until(lambda: site.said(what), "the refusal")
+    assert refusal["sources"] == ["piped"]
+    pipe.write_bytes(sent[100:])
+    assert [row.is_anomaly for row in site.wait_for_rows(1)] == [False]
+    configure(site)
+    os.kill(site.pid, signal.SIGHUP)  # others may change
+    until(lambda: site.said("reloaded"), "the reload")
+    pipe.write(bad())
+    assert [row.is_anomaly for row in site.wait_for_rows(2)] == [False, True]
     assert site.stop() == 0
 
 

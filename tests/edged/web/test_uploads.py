@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from edged.errors import SourceError
 from edged.journal.journal import Journal
 from edged.media.imaging import ImageInput
+from edged.results import new_id
 from edged.service.metrics import Metrics, SourceObserver
 from edged.sources.contract import SourceContext
 from edged.sources.uploads import UploadSource, UploadTable
@@ -138,6 +142,14 @@ def test_who_comes_when_too_much_waits_is_to_come_later(tmp_path: Path) -> None:
     thread = threading.Thread(target=source.run, args=(lambda _: False, stop))
     thread.start()
     until(source._spool.has_room, "it to run")
+    drafts = [source.begin(name) for name in "abc"]
+    for draft in drafts[:2]:  # what is still being received counts
+        draft.write(b"x" * 600_000)
+    with pytest.raises(SourceError, match="takes no more pictures"):
+        drafts[2].write(b"x")
+    assert anyio.run(ask).status_code == 503
+    for draft in drafts:
+        draft.discard()
     answers += [anyio.run(ask) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [503, 202, 202, 503]
     assert answers[3].json()["error"] == "the source posted takes no more pictures just now; send it again later"
@@ -148,6 +160,28 @@ def test_who_comes_when_too_much_waits_is_to_come_later(tmp_path: Path) -> None:
     assert not thread.is_alive()
     assert anyio.run(ask).status_code == 503
     journal.close()
+
+
+def test_pictures_whose_source_went_are_named_until_it_is_back(site: Site) -> None:
+    what = "received pictures wait for a source that is not there; name it again, or post them to another"
+    folder = site.state / "received" / "posted"
+    (folder / "lost+found").mkdir(parents=True)
+    (folder / f"{new_id()}.part%204.png").write_bytes(bad())
+    (folder / "notes.txt").write_text("of somebody")
+    site.start()
+    (said,) = until(lambda: site.said(what), "the error")
+    assert (said["source"], said["pictures"], said["folder"], said["level"]) == ("posted", 1, str(folder), "error")
+    checked = subprocess.run(
+        [sys.executable, "-P", "-m", "edged", "check", "-c", site.config], capture_output=True, text=True, check=True
+    )
+    assert f"{folder}: 1 {what}" in checked.stderr
+    configure(site)
+    reload(site)
+    assert [row.path for row in site.wait_for_rows(1)] == ["part 4.png"]
+    assert post(site, good()).status_code == 200
+    (stray,) = site.said("these are no received pictures; put them elsewhere")
+    assert stray["names"] == ["lost+found", "notes.txt"]
+    assert len(site.said(what)) == 1
 
 
 def test_a_reload_takes_it_in_and_out(site: Site) -> None:
