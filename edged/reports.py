@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from edged.journal.labels import Label
+from edged.journal.labels import CSV_COLUMNS, Label, csv_row
 from edged.journal.reading import DeadLetter
 from edged.models import bundle as bundles
 from edged.models.rates import choices, told_apart
@@ -33,12 +33,13 @@ def lines(
     Args:
         records: in their order.
         output: how.
-        labels: what people said of results, by their ids: `json` has it where somebody did, `csv` has columns for it.
+        labels: what people said of results, by their ids: `json` has it where somebody did, `csv` has columns for it,
+            which are empty where nobody did; None has no such columns.
         where: says in a table where a record's file is now, if that is to be said.
     """
     if output == "json":
         return (_json(record, (labels or {}).get(record.id)) for record in records)
-    return _csv(records, labels or {}) if output == "csv" else _table(records, where)
+    return _csv(records, labels) if output == "csv" else _table(records, where)
 
 
 def dead_letters(letters: Iterable[DeadLetter], output: Literal["table", "json", "csv"]) -> Iterator[str]:
@@ -159,12 +160,11 @@ def _json(record: Record, label: Label | None) -> str:
     return json.dumps({**record.to_dict(), "label": label.to_dict()}, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def _csv(records: Iterable[Record], labels: Mapping[str, Label]) -> Iterator[str]:
+def _csv(records: Iterable[Record], labels: Mapping[str, Label] | None) -> Iterator[str]:
+    columns = COLUMNS if labels is None else CSV_COLUMNS
     first = True
     for record in records:
         if first:
-            yield csv_line((*COLUMNS, "label", "note") if labels else COLUMNS)
+            yield csv_line(columns)
             first = False
-        about, said = record.to_dict(), labels.get(record.id)
-        more = (said.label, said.note) if said else ("", "")
-        yield csv_line((*(about[column] for column in COLUMNS), *(more if labels else ())))
+        yield csv_line(csv_row(record, (labels or {}).get(record.id))[: len(columns)])

@@ -9,11 +9,13 @@ from typing import Any, Final
 
 from edged.journal.journal import Journal
 from edged.journal.reading import opened
-from edged.results import rfc3339
+from edged.results import COLUMNS, Record, rfc3339
 
 LABELS: Final = ("false_alarm", "real", "unsure")
 LONGEST_NOTE: Final = 1000
 """Characters."""
+CSV_COLUMNS: Final = (*COLUMNS, "label", "note")
+"""Of results with what people said of them, as CSV: the same ones whether anybody said something or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ class Label:
     def to_dict(self) -> dict[str, Any]:
         """As the API and the exports tell it."""
         return {"label": self.label, "note": self.note, "labelled_at": rfc3339(self.labelled_at)}
+
+
+def csv_row(record: Record, label: Label | None) -> tuple[Any, ...]:
+    """A result in `CSV_COLUMNS`."""
+    about = record.to_dict()
+    return (*(about[column] for column in COLUMNS), *((label.label, label.note) if label else ("", "")))
 
 
 def put(journal: Journal, id_: str, label: str | None, note: str = "") -> str | None:

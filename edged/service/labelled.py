@@ -14,7 +14,7 @@ from edged.files import open_regular, sync
 from edged.journal import browsing, labels
 from edged.journal.labels import Label
 from edged.journal.reading import opened
-from edged.results import COLUMNS, Record, csv_line
+from edged.results import Record, csv_line, rfc3339
 from edged.sources import SOURCES
 
 TABLE: Final = "labels.csv"
@@ -42,7 +42,7 @@ def export(config: Config, out: Path) -> Iterator[tuple[Record, str | None]]:
     for label in labels.LABELS:
         (out / label).mkdir()
     with (out / TABLE).open("w", encoding="ascii", newline="") as table:
-        table.write(csv_line((*COLUMNS, "label", "note", "labelled_at", "file")))
+        table.write(csv_line((*labels.CSV_COLUMNS, "labelled_at", "file")))
         for record, said in _labelled(config.service.state_dir):
             found = _find(config, record)
             name = Path(said.label, record.id + Path(record.path).suffix)
@@ -52,8 +52,7 @@ def export(config: Config, out: Path) -> Iterator[tuple[Record, str | None]]:
                     shutil.copyfile(found, out / name)
                 except OSError as error:
                     problem = f"cannot be copied: {error.strerror}"
-            about = record.to_dict()
-            row = (*(about[column] for column in COLUMNS), *said.to_dict().values(), "" if problem else str(name))
+            row = (*labels.csv_row(record, said), rfc3339(said.labelled_at), "" if problem else str(name))
             table.write(csv_line(row))
             yield record, problem
     sync(out)

@@ -10,8 +10,8 @@ from starlette.routing import Route
 
 from edged.journal import browsing, labels
 from edged.journal.browsing import OUTCOME_WORDS, Wanted
-from edged.journal.labels import LABELS, LONGEST_NOTE, Label
-from edged.results import COLUMNS, Record, csv_line
+from edged.journal.labels import LABELS, LONGEST_NOTE
+from edged.results import csv_line
 from edged.web import api, asking
 from edged.web.access import Access, Handler, is_script, local, read_form
 from edged.web.asking import MOST_RESULTS, BadRequestError, Worker
@@ -98,23 +98,17 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
 
 async def _csv(site: Site, worker: Worker, wanted: Wanted) -> AsyncIterator[str]:
     """All results that are wanted, the newest first, a page at a time: what nobody takes is not read."""
-    yield csv_line((*COLUMNS, "label", "note"))
+    yield csv_line(labels.CSV_COLUMNS)
     before: int | None = None
     while True:
         look = partial(browsing.browse, site.state_dir, wanted, before=before, limit=MOST_RESULTS)
         page = await worker.run(look)
         if page.results:
             found = await worker.run(partial(labels.read, site.state_dir, [record.id for _, record in page.results]))
-            yield "".join(_line(record, found.get(record.id)) for _, record in page.results)
+            yield "".join(csv_line(labels.csv_row(record, found.get(record.id))) for _, record in page.results)
         if page.following is None:
             return
         before = page.following
-
-
-def _line(record: Record, label: Label | None) -> str:
-    said = (label.label, label.note) if label else ("", "")
-    about = record.to_dict()
-    return csv_line((*(about[column] for column in COLUMNS), *said))
 
 
 def _url(path: str, query: dict[str, str]) -> str:

@@ -24,6 +24,7 @@ from edged import __version__, scoring
 from edged.cli import app
 from edged.commands.results import parse_time
 from edged.errors import ConfigError
+from edged.journal import labels
 from edged.journal.journal import Journal
 from edged.models import registry
 from edged.results import Record
@@ -502,7 +503,9 @@ def test_results_as_table_and_csv(history: tuple[Path, list[Record]]) -> None:
     table = edged("results", "-c", config).stdout.splitlines()
     assert len(table) == 4
     assert "/in/\\udcff\\n.png" in table[3]
-    assert len(edged("results", "-c", config, "--format", "csv").stdout.splitlines()) == 4
+    lines = edged("results", "-c", config, "--format", "csv").stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0].split(",") == list(labels.CSV_COLUMNS)  # before anybody has said something, too
 
 
 @pytest.mark.parametrize("output", ["table", "json", "csv"])

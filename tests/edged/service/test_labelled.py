@@ -9,7 +9,6 @@ from PIL import Image
 
 from edged.journal import labels
 from edged.journal.journal import Journal
-from edged.results import COLUMNS
 from tests.edged.daemons import Site
 from tests.edged.making import BAD_SCORE, bad, encode, good, until
 
@@ -55,7 +54,7 @@ def test_labels_are_in_what_results_print(site: Site) -> None:
     (site.inbox / "b.png").write_bytes(good(2))
     first, second = site.wait_for_rows(2)
     site.stop()
-    assert edged(site, "results", "--format", "csv").stdout.splitlines()[0] == ",".join(COLUMNS)
+    assert edged(site, "results", "--format", "csv").stdout.splitlines()[0] == ",".join(labels.CSV_COLUMNS)
     journal = Journal(site.state)
     labels.put(journal, second.id, "real", "a note")
     journal.close()

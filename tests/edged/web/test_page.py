@@ -217,6 +217,7 @@ def test_results_as_csv(journal: Journal, tmp_path: Path) -> None:
     journal.commit([Entry(record(source="line2", path="=formula"))])
     rows = list(csv.DictReader(io.StringIO(ask(make(tmp_path), "/results.csv").text)))
     assert [row["path"] for row in rows] == ["'=formula", *(f"/in/{number}.png" for number in range(449, -1, -1))]
+    assert tuple(rows[0]) == labels.CSV_COLUMNS
     assert len(ask(make(tmp_path), "/results.csv?source=line2").text.splitlines()) == 2
 
 
