@@ -22,7 +22,7 @@ umask 022
 
 "$python" -m venv --without-pip "$stage/opt/edged"
 "$pip" --python "$stage/opt/edged/bin/python" install --quiet --disable-pip-version-check --no-compile \
-    --no-warn-script-location -c constraints.txt "$@" "$wheel[cpu]"
+    --no-warn-script-location -c constraints.txt "$@" "$wheel[cpu,video,mqtt,opcua,webhook]"
 # What is written into scripts is where it will be, not where it was made.
 rm -f "$stage"/opt/edged/bin/[Aa]ctivate* && grep -rlIF "$stage" "$stage/opt/edged/bin" "$stage/opt/edged/pyvenv.cfg" |
     xargs -r sed -i "s|$stage||g"

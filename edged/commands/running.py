@@ -29,7 +29,9 @@ def init(
     name: Annotated[
         str, typer.Option(metavar="NAME", help="What the source is called in results and metrics.")
     ] = "line1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the metrics, on this machine alone.")] = 9108,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the page and the metrics, on this machine alone.")
+    ] = 9108,
 ) -> int:
     """Write a first configuration that `edged check` accepts, for one model and one folder.
 
@@ -46,7 +48,7 @@ def init(
     config = first.write(out, model=model, model_name=model_name, inbox=inbox, state=state, name=name, port=port)
     (source,) = config.sources
     typer.echo(printable(f"{out}: watches {source.model_dump()['path']} with the model {model_name}"))
-    typer.echo(f"next: edged run -c {out}, drop pictures into the folder, and: edged results -c {out}")
+    typer.echo(f"next: edged run -c {out}, drop pictures into the folder, and look at http://127.0.0.1:{port}/")
     return 0
 
 

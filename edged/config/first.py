@@ -19,7 +19,7 @@ _TEMPLATE: Final = """\
 state_dir = {state}
 
 [http]
-# /metrics, /healthz and /readyz.
+# The page, the API, /metrics, /healthz and /readyz.
 listen = "127.0.0.1:{port}"
 
 [models.{model_name}]

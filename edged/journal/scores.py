@@ -21,8 +21,9 @@ _RESULTS: Final = """
     SELECT score, model_sha256 = ? FROM results
     WHERE seq > ? AND seq <= ? AND scored_at >= ? AND model = ? AND score IS NOT NULL
 """
+# CROSS JOIN: labels are few, and are looked through first; a week's results are not.
 _LABELLED: Final = """
-    SELECT labels.label, results.score FROM labels JOIN results USING (id)
+    SELECT labels.label, results.score FROM labels CROSS JOIN results USING (id)
     WHERE results.scored_at >= ? AND model = ? AND model_sha256 = ? AND score IS NOT NULL
     ORDER BY labelled_at DESC LIMIT ?
 """

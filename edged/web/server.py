@@ -17,6 +17,8 @@ from edged.web.certificates import Certificates
 
 _MAX_CONNECTIONS: Final = 64
 _PATIENCE_S: Final = 10.0
+_LEAST_BYTES_PER_S: Final = 1000
+"""Of a body: who sends less of it for as long as the patience lasts holds a place for nothing."""
 
 
 class Server:
@@ -40,7 +42,8 @@ class Server:
             tls_cert: the server's certificate; without one there is no TLS. These files are read again as they change.
             tls_key: its key.
             tls_client_ca: who must have signed the certificates of clients.
-            patience_s: for a client that says nothing, or takes nothing of an answer; it is dropped within twice that.
+            patience_s: for a client that says nothing, sends next to nothing of a body, or takes nothing of an answer;
+                it is dropped within twice that.
 
         Raises:
             ConfigError: the address cannot be bound, or the TLS files cannot be used.
@@ -99,7 +102,8 @@ class _Protocol(H11Protocol):
     patience_s: float
     _check: asyncio.TimerHandle | None = None
     _left_bytes: int | None = None
-    _unfinished: Any = None
+    _received_bytes: int = 0
+    _unfinished: tuple[Any, int] | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -109,6 +113,10 @@ class _Protocol(H11Protocol):
         # Writing pauses while anything waits for the client: what waits then shrinks only by what the client takes.
         transport.set_write_buffer_limits(high=1)  # 0 pauses TLS for good
         self._check_later()
+
+    def data_received(self, data: bytes) -> None:
+        self._received_bytes += len(data)
+        super().data_received(data)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -137,13 +145,20 @@ class _Protocol(H11Protocol):
             stuck, self._left_bytes = before is not None and left_bytes >= before, left_bytes
         elif self.cycle is None or self.cycle.response_complete:
             stuck = True  # no request came
-        else:  # a body that came late has its time from now on
-            unfinished = self.cycle if self.conn.their_state is h11.SEND_BODY else None
-            stuck, self._unfinished = unfinished is not None and unfinished is self._unfinished, unfinished
+        else:
+            stuck = self._sends_too_little()
         if stuck:
             self.transport.abort()
         else:
             self._check_later()
+
+    def _sends_too_little(self) -> bool:
+        """Whether next to nothing has come since the last check of a body that is not whole and that we would take."""
+        is_awaited = self.conn.their_state is h11.SEND_BODY and not self.flow.read_paused
+        before, self._unfinished = self._unfinished, (self.cycle, self._received_bytes) if is_awaited else None
+        if before is None or self._unfinished is None or before[0] is not self.cycle:
+            return False  # a body that came late has its time from now on
+        return self._received_bytes - before[1] < _LEAST_BYTES_PER_S * self.patience_s
 
 
 def _bind(address: tuple[str, int]) -> socket.socket:

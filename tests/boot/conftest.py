@@ -71,5 +71,6 @@ def _collect_wheels(box: Box, dist: Path) -> None:
     python = next((box.root / "usr/bin").glob("python3.*[0-9]")).name.removeprefix("python")
     download = ["download", "--only-binary=:all:", "--python-version", python, "--dest", dist]
     wheel = dist / f"edged-{__version__}-py3-none-any.whl"
-    for arguments in (build, [*download, "--constraint", ROOT / "constraints.txt", f"{wheel}[cpu]"]):
+    with_extras = f"{wheel}[cpu,video,mqtt,opcua,webhook]"
+    for arguments in (build, [*download, "--constraint", ROOT / "constraints.txt", with_extras]):
         _run([*pip, *arguments])

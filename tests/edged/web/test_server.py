@@ -209,6 +209,28 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         assert answers(server.url)
 
 
+def test_a_body_may_take_long_but_no_drip() -> None:
+    async def take(request: Request) -> Response:
+        return Response(str(len(await request.body())))
+
+    server = serve(streams=[Route("/take", take, methods=["POST"])], patience_s=PATIENCE_S)
+    until(lambda: answers(server.url), "the server")
+
+    def send(pieces: int, size: int) -> bytes:
+        """The first line of the answer to a body of that many pieces, one every fifth of the patience."""
+        with connect(server) as client, contextlib.suppress(ConnectionError):
+            client.sendall(f"POST /take HTTP/1.1\r\nHost: edged\r\nContent-Length: {pieces * size}\r\n\r\n".encode())
+            for _ in range(pieces):
+                client.sendall(b"x" * size)
+                time.sleep(PATIENCE_S / 5)
+            return client.recv(12)
+        return b""
+
+    with contextlib.closing(server):
+        assert send(20, 2000) == b"HTTP/1.1 200"
+        assert send(20, 20) == b""
+
+
 def test_connections_are_bounded_and_the_place_comes_back(server: Server) -> None:
     crowd = [connect(server) for _ in range(200)]
     # Long before those that say nothing are dropped for that.
