@@ -21,6 +21,7 @@ _ID: Final = re.compile(r"[0-9a-f]{26}")
 SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CURSOR: Final = re.compile(r"[0-9]{1,18}")
 _AT_A_TIME: Final = 2
+_PATIENCE_S: Final = 2.0
 _LONGEST_NUMBER: Final = 40
 
 _T = TypeVar("_T")
@@ -52,6 +53,31 @@ class Worker:
         async with self._turns:  # first, or a crowd that waits for the same moment begins all at once
             await allowance.wait()
             return await anyio.to_thread.run_sync(counted, limiter=self._places)
+
+
+class Lookup:
+    """Looks at disks that may hang, one look at a time: no page waits for long, and no other work does at all."""
+
+    def __init__(self, patience_s: float = _PATIENCE_S) -> None:
+        self._patience_s = patience_s
+        self._place, self._turn = anyio.CapacityLimiter(1), asyncio.Semaphore(1)
+
+    async def run(self, look: Callable[[], _T]) -> _T:
+        """What `look` returns.
+
+        Raises:
+            TimeoutError: it takes too long, or one before it still does.
+        """
+        async with asyncio.timeout(self._patience_s):
+            await self._turn.acquire()
+            looking = asyncio.ensure_future(anyio.to_thread.run_sync(look, limiter=self._place))
+            looking.add_done_callback(self._ended)
+            return await asyncio.shield(looking)
+
+    def _ended(self, looking: "asyncio.Future[_T]") -> None:
+        self._turn.release()
+        if not looking.cancelled():
+            looking.exception()  # of one that nobody waits for any more
 
 
 def is_id(text: str) -> bool:

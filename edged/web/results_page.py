@@ -14,7 +14,7 @@ from edged.journal.labels import LABELS, LONGEST_NOTE
 from edged.results import csv_line
 from edged.web import api, asking
 from edged.web.access import Access, Handler, is_script, local, read_form
-from edged.web.asking import MOST_RESULTS, BadRequestError, Worker
+from edged.web.asking import MOST_RESULTS, BadRequestError, Lookup, Worker
 from edged.web.page import answering
 from edged.web.rendering import Renderer
 from edged.web.site import Site
@@ -31,6 +31,7 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
         worker: runs what takes time.
         renderer: makes pages.
     """
+    lookup = Lookup()
 
     async def results(request: Request) -> Response:
         wanted, (before, limit) = asking.wanted(request.query_params), asking.place(request.query_params)
@@ -66,9 +67,19 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer) -> li
             return renderer.page(request, "message.html", 404, heading="not_found", text=None, detail="")
         has_picture = await worker.run(partial(site.overlay, id_)) is not None
         found = await worker.run(partial(labels.read, site.state_dir, [id_]))
-        where = await worker.run(partial(site.find, record))
+        try:
+            where, is_known = await lookup.run(partial(site.find, record)), True
+        except TimeoutError:
+            where, is_known = None, False
         return renderer.page(
-            request, "result.html", one=record, has_picture=has_picture, label=found.get(id_), where=where, words=LABELS
+            request,
+            "result.html",
+            one=record,
+            has_picture=has_picture,
+            label=found.get(id_),
+            where=where,
+            is_known=is_known,
+            words=LABELS,
         )
 
     async def label(request: Request) -> Response:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import string
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
@@ -18,7 +20,7 @@ from starlette.applications import Starlette
 
 from edged.journal import labels
 from edged.journal.journal import Entry, Journal
-from edged.results import Event
+from edged.results import Event, Record
 from edged.web import texts
 from edged.web.app import make_app
 from edged.web.server import Server
@@ -344,6 +346,28 @@ def test_a_label_is_kept_changed_and_taken_back(journal: Journal, tmp_path: Path
     say(app, one.id, label="")
     assert labels.read(tmp_path) == {}
     assert "label" not in ask(app, f"/api/v1/results/{one.id}").json()
+
+
+def test_a_folder_that_hangs_keeps_no_page_from_being_made(journal: Journal, tmp_path: Path) -> None:
+    one, answers = record(sha256="0" * 64), threading.Event()
+    journal.commit([Entry(one)])
+
+    def hang(_: Record) -> Path:
+        answers.wait(60)
+        return Path("/in/found.png")
+
+    app = make_app(CollectorRegistry(), list, site=Site(tmp_path, status, lambda _: None, find=hang))
+
+    async def look() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            with anyio.fail_after(20):
+                for _ in range(3):
+                    assert "cannot be looked up just now" in (await client.get(f"/results/{one.id}")).text
+                assert (await client.get("/results")).status_code == 200
+            answers.set()
+            assert "/in/found.png" in (await client.get(f"/results/{one.id}")).text
+
+    anyio.run(look)
 
 
 def test_a_script_is_told_whether_a_label_is_kept(journal: Journal, tmp_path: Path) -> None:
