@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field
 
 from edged.errors import ConfigError
-from edged.settings import AbsolutePath, Table, missing, read_secret
+from edged.settings import AbsolutePath, Login, load_certificate, missing
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -21,20 +21,17 @@ _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _LONGEST_TOPIC: Final = 1000
 
 
-class BrokerKeys(Table):
+class BrokerKeys(Login):
     """Where a broker is, and as whom to connect to it.
 
     Attributes:
         url: `mqtt://host[:port]`, or `mqtts://` for TLS.
-        user: with `password_file`.
         tls_ca: PEM of the authorities that may vouch for the broker; the system's by default.
         tls_cert: PEM of ours, with `tls_key`, for brokers that want one.
         client_id: what the broker knows us by; two clients with the same throw each other out.
     """
 
     url: str
-    user: str | None = Field(default=None, min_length=1)
-    password_file: AbsolutePath | None = None
     tls_ca: AbsolutePath | None = None
     tls_cert: AbsolutePath | None = None
     tls_key: AbsolutePath | None = None
@@ -61,14 +58,6 @@ class BrokerKeys(Table):
         """
         return self.client_id or f"edged-{socket.gethostname()}-{role}-{name}"
 
-    def password(self) -> str | None:
-        """What `password_file` holds; None when there is none.
-
-        Raises:
-            ConfigError: the file cannot be used.
-        """
-        return None if self.password_file is None else read_secret("password_file", self.password_file)
-
     def tls(self) -> ssl.SSLContext | None:
         """How a connection is secured; None when it is not.
 
@@ -82,15 +71,7 @@ class BrokerKeys(Table):
         except OSError as error:
             raise ConfigError([f"tls_ca: {self.tls_ca} holds no certificate as PEM: {error.strerror}"]) from error
         if self.tls_cert is not None:
-            try:
-                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # else a key with one is asked for
-            except OSError as error:
-                raise ConfigError(
-                    [
-                        f"tls_cert: {self.tls_cert} and {self.tls_key} cannot be used: {error}; give a certificate and "
-                        "its own key, both as PEM and the key without a passphrase"
-                    ]
-                ) from error
+            load_certificate(context, "tls_cert", self.tls_cert, self.tls_key)
         return context
 
     def broker_problems(self) -> list[str]:

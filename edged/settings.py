@@ -9,11 +9,14 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edged.errors import ConfigError
+
+if TYPE_CHECKING:
+    import ssl
 
 _LONGEST_NAME: Final = 255
 _LONGEST_PATH: Final = 4000
@@ -128,6 +131,21 @@ class RetentionTable(Table):
     images_max_bytes: int = Field(default=2_000_000_000, ge=0)
 
 
+class Login(Table):
+    """Who somebody is to somebody else: a name, and a file with its password."""
+
+    user: str | None = Field(default=None, min_length=1)
+    password_file: AbsolutePath | None = None
+
+    def password(self) -> str | None:
+        """What `password_file` holds; None when there is none.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        return None if self.password_file is None else read_secret("password_file", self.password_file)
+
+
 def read_secret(key: str, path: Path) -> str:
     """The word that a file holds, such as a token or a key; it is never shown.
 
@@ -173,11 +191,34 @@ def address_of(key: str, listen: str, *, example: int) -> tuple[str, int, bool]:
     return host.strip("[]"), int(port), loopback
 
 
-def missing(module: str, extra: str) -> list[str]:
-    """What is wrong with `type` where the library that it takes is not installed."""
+def load_certificate(context: "ssl.SSLContext", key: str, certificate: Path, private_key: Path | None) -> None:
+    """Has a context show a certificate.
+
+    Args:
+        context: of one end of a connection.
+        key: that names the certificate, for the message.
+        certificate: in PEM.
+        private_key: in PEM.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    try:
+        context.load_cert_chain(certificate, private_key, password="")  # else a key with a passphrase has us ask for it
+    except OSError as error:
+        raise ConfigError(
+            [
+                f"{key}: {certificate} and {private_key} cannot be used: {error}; give a certificate and its own key, "
+                "both as PEM and the key without a passphrase"
+            ]
+        ) from error
+
+
+def missing(module: str, extra: str, what: str = "type") -> list[str]:
+    """What is wrong with `what` where the library that it takes is not installed."""
     if importlib.util.find_spec(module) is not None:
         return []
-    return [f'type: needs the package {module}, which is not installed: pip install "edged[{extra}]"']
+    return [f'{what}: needs the package {module}, which is not installed: pip install "edged[{extra}]"']
 
 
 def denied(path: Path) -> str | None:

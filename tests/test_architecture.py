@@ -67,7 +67,7 @@ def test_imports_point_one_way(package: str, forbidden: tuple[str, ...]) -> None
 
 
 LAYERS = (
-    {"errors", "failpoints", "files"},
+    {"backoff", "errors", "failpoints", "files"},
     {"results", "settings"},
     {"media", "broker"},
     {"models"},

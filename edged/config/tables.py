@@ -21,6 +21,7 @@ from edged.settings import (
     Table,
     address_of,
     inside,
+    load_certificate,
     read_secret,
 )
 
@@ -91,14 +92,12 @@ class HttpTable(Table):
             return []
         import ssl
 
-        context, found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), []
+        found: list[str] = []
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # else a key with one is asked for
-        except OSError as error:
-            found.append(
-                f"http.tls_cert: {self.tls_cert} and {self.tls_key} cannot be used: {error}; give a certificate and "
-                "its own key, both as PEM and the key without a passphrase"
-            )
+            load_certificate(context, "http.tls_cert", self.tls_cert, self.tls_key)
+        except ConfigError as error:
+            found += error.problems
         if self.tls_client_ca is not None:
             try:
                 context.load_verify_locations(self.tls_client_ca)

@@ -4,12 +4,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edged.errors import ConfigError
 from edged.media.imaging import Limits
+from edged.settings import missing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,11 +52,6 @@ class Stretch:
     path: Path
     start: float = 0.0
     end: float | None = None
-
-
-def missing() -> str | None:
-    """What to do where videos cannot be read here; None where they can."""
-    return None if find_spec("av") else "takes PyAV, which is not installed; pip install 'edged[video]', or av alone"
 
 
 def stretch_of(text: str) -> Stretch | None:
@@ -132,8 +127,8 @@ def write(
     Raises:
         ConfigError: one cannot be read, or has no frames.
     """
-    if words := missing():
-        raise ConfigError([f"{stretches[0].path}: a video {words}"])
+    if problems := missing("av", "video", str(stretches[0].path)):
+        raise ConfigError(problems)
     names = _names([stretch.path for stretch in stretches])
     written = 0
     for done, stretch in enumerate(stretches, start=1):

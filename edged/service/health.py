@@ -3,14 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import structlog
 
+from edged.backoff import Backoff
 from edged.errors import is_expected
-
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 60.0
 
 _T = TypeVar("_T")
 
@@ -60,7 +58,7 @@ class Health:
 
     def stubbornly(self, worker: str, what: str, work: Callable[[], _T]) -> _T | None:
         """What `work` returns, again and again if need be; None when the daemon stops meanwhile: nothing is lost."""
-        pause = FIRST_PAUSE_S
+        backoff = Backoff()
         while True:
             self.begin(worker)
             try:
@@ -68,9 +66,8 @@ class Health:
             except Exception as error:  # noqa: BLE001
                 self.report(worker, what, error)
                 self.end(worker)  # waiting is not being stuck
-                if self.stopping.wait(pause):
+                if self.stopping.wait(backoff.pause_s()):
                     return None
-                pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
                 self.problem(worker, None)
                 return done

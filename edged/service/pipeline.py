@@ -20,6 +20,7 @@ from typing import BinaryIO, Final
 import structlog
 
 from edged import failpoints
+from edged.backoff import FIRST_S, LONGEST_S, Backoff
 from edged.errors import PictureError
 from edged.journal.journal import Entry, Journal
 from edged.media.decoding import DecoderPool, DecodingAborted, Outcome
@@ -29,7 +30,7 @@ from edged.models.self_test import SelfTest
 from edged.results import Frame, Result, display_path, make_record
 from edged.service.committing import Committer, Settled
 from edged.service.drift import DriftWatch
-from edged.service.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
+from edged.service.health import Health
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
 from edged.service.publisher import Publisher
@@ -180,17 +181,16 @@ class Pipeline:
     # Sources.
 
     def _source_loop(self, source: Source, stop: threading.Event) -> None:
-        pause = FIRST_PAUSE_S
+        backoff = Backoff()
         while not stop.is_set():
             began = time.monotonic()
             try:
                 source.run(self._intake.hand_over, stop, partial(self._health.problem, f"source-{source.name}", None))
             except Exception as error:  # noqa: BLE001
-                if time.monotonic() - began > LONGEST_PAUSE_S:
-                    pause = FIRST_PAUSE_S
+                if time.monotonic() - began > LONGEST_S:
+                    backoff.reset()
                 self._health.report(f"source-{source.name}", f"source {source.name} failed", error)
-                stop.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                stop.wait(backoff.pause_s())
 
     # Workers.
 
@@ -207,7 +207,7 @@ class Pipeline:
             except Exception as error:  # noqa: BLE001
                 settled = None
                 self._health.report(worker, "pictures cannot be decoded", error, path=display_path(delivery.path))
-                self._health.stopping.wait(FIRST_PAUSE_S)
+                self._health.stopping.wait(FIRST_S)
                 delivery.give_back()
             self._health.end(worker)  # waiting for room in the queue is not being stuck
             if settled is None:

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from edged import failpoints
+from edged.backoff import Backoff
 from edged.errors import RecordRefusedError, SinkError, is_expected
 from edged.journal.journal import Journal
 from edged.results import Record
@@ -20,8 +21,6 @@ from edged.sinks.contract import RecordSink
 from edged.sinks.selection import Selection
 
 _PAGE: Final = 500
-_FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 60.0
 _BROKEN_TRIES: Final = 3
 """How often a sink may break on one record alone, not on what it meant to raise, before that record is set aside."""
 
@@ -69,16 +68,15 @@ class Publisher:
             self._log.error("the sink hangs and is left behind; what it was not given comes after the next start")
 
     def _loop(self) -> None:
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff()
         while not self._stopping.is_set():
             self._wait()
             while not self._publish():
                 self._drop_excess()
-                if self._stopping.wait(pause):
+                if self._stopping.wait(backoff.pause_s()):
                     break
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
             else:
-                pause = _FIRST_PAUSE_S
+                backoff.reset()
         self._publish()
         self._sink.close()
 

@@ -14,9 +14,10 @@ import structlog
 from pydantic import Field
 
 from edged import __version__
+from edged.backoff import Backoff
 from edged.errors import ConfigError, SinkError
 from edged.results import Record
-from edged.settings import AbsolutePath, SinkTable, address_of, missing, read_secret
+from edged.settings import AbsolutePath, Login, SinkTable, address_of, missing
 from edged.sinks.contract import SinkContext, SinkType
 from edged.sinks.vision_system import VisionSystem
 
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
 _PRODUCT: Final = "urn:edged"
-_FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 60.0
 _STOP_S: Final = 1.0
 _MOST_CLIENTS: Final = 32
 _LONGEST_MESSAGE: Final = 1 << 20
 _LEAST_KEY_BITS: Final = 2048
 
 
-class OpcuaTable(SinkTable):
+class OpcuaTable(SinkTable, Login):
     """Serves the latest results by OPC UA."""
 
     type: Literal["opcua"]
@@ -42,21 +41,12 @@ class OpcuaTable(SinkTable):
     certificate: AbsolutePath | None = None
     private_key: AbsolutePath | None = None
     user: str | None = Field(default=None, min_length=1, max_length=256)
-    password_file: AbsolutePath | None = None
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
         host, port, _ = address_of("listen", self.listen, example=4840)
         return host, port
-
-    def password(self) -> str | None:
-        """What `password_file` holds; None when there is none.
-
-        Raises:
-            ConfigError: the file cannot be used.
-        """
-        return None if self.password_file is None else read_secret("password_file", self.password_file)
 
     def problems(self) -> list[str]:
         """What is wrong with these keys together, and with the files that they name."""
@@ -140,7 +130,7 @@ class OpcuaSink:
     async def _serve(self) -> None:
         self._loop, self._closing, self._nudged = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         self._loop_runs.set()
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff()
         while not self._closing.is_set():
             self._nudged.clear()
             try:
@@ -148,9 +138,8 @@ class OpcuaSink:
             except Exception as error:  # noqa: BLE001 -- of the library's too; nobody but this loop would begin again
                 self._tell(error)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(backoff.pause_s()):
                         await self._nudged.wait()
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _listen(self) -> None:
         """Until the sink is closed."""

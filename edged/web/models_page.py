@@ -62,7 +62,8 @@ def routes(site: Site, access: Access, worker: Worker, renderer: Renderer, weeks
         if week is None:
             return renderer.page(request, "message.html", 404, heading="not_found", text=None, detail="")
         value = week.scorer.threshold.value if asked is None else asked
-        return renderer.page(request, "threshold.html", **_seen(renderer.texts(request), week, value))
+        seen = await worker.run(partial(_seen, renderer.texts(request), week, value))
+        return renderer.page(request, "threshold.html", **seen)
 
     def shown(handle: Handler) -> Handler:
         return access.guarded(answering(renderer, handle), page=True)

@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from edged.backoff import FIRST_S, Backoff
 from edged.errors import ConfigError, SourceError
 from edged.journal.journal import Entry, remember
 from edged.media.capture import END, FAILED, FRAME, SLOTS, Job
@@ -33,8 +34,6 @@ _KEY: Final = "video"
 _START_S: Final = 10.0  # for a process to start and import what it takes, on a box that is busy
 _SAVE_S: Final = 1.0
 _SETTLED_S: Final = 10.0
-_FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class VideoSource:
         if not self._restored:
             self._restore()
         self._set_state("connecting")
-        failures = 0
+        backoff = Backoff()
         while not stop.is_set() and not self._done:
             self._live_since = 0.0
             ended = self._attend(hand_over, stop, healthy)
@@ -104,15 +103,13 @@ class VideoSource:
                 break
             lived = self._live_since and time.monotonic() - self._live_since
             if lived >= _SETTLED_S:
-                failures = 0
+                backoff.reset()
             self._context.observer.up(self.name, False)
             if ended.how == "stalled" and lived:  # it may well be back
                 self._set_state("stalled", ended.why)
                 continue
             self._set_state("backoff", ended.why or "the stream ended")
-            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**failures) * random.uniform(0.5, 1.0)
-            failures = min(failures + 1, 10)
-            self._wait(pause, hand_over, stop)
+            self._wait(backoff.pause_s() * random.uniform(0.5, 1.0), hand_over, stop)
         self._set_state("")
         while not stop.is_set():  # a file that was read
             self._hand_over_again(hand_over, stop)
@@ -330,7 +327,7 @@ class VideoSource:
                 return
             if stop.is_set():
                 return
-            self.wake.wait(_FIRST_PAUSE_S)
+            self.wake.wait(FIRST_S)
             self.wake.clear()
 
     def _hand_over_again(self, hand_over: Callable[[Delivery], bool], stop: threading.Event) -> None:

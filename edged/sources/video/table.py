@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from edged.media.frames import missing
-from edged.settings import AbsolutePath, Extent, Pixel, SourceTable, denied
+from edged.settings import AbsolutePath, Extent, Pixel, SourceTable, denied, missing
 
 _SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
 
@@ -55,9 +54,7 @@ class VideoTable(SourceTable):
 
     def problems(self) -> list[str]:
         """Whether there is such a thing, and what reads it is installed."""
-        found = []
-        if words := missing():
-            found.append(f"type: video {words}")
+        found = missing("av", "video")
         if self.open_frames > self.of_frames:
             found.append(f"open_frames: {self.open_frames} of the last {self.of_frames} cannot be; raise of_frames")
         if "://" in self.url:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edged.errors import ConfigError
-from edged.media import frames, imaging
+from edged.media import imaging
 from edged.media.capture import END, FRAME, Job
 from edged.media.frames import Rate, Stretch, read, stretch_of, write
 from edged.media.imaging import ImageInput, Limits
@@ -92,7 +92,7 @@ def test_training_sees_in_a_frame_what_the_daemon_sees(tmp_path: Path) -> None:
 
 
 def test_without_pyav_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, film: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr(frames, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'edged\[video\]'"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r'shift\.mkv: needs the package av, .*: pip install "edged\[video\]"'):
         write([Stretch(film)], tmp_path / "out", fps=5)
     assert not (tmp_path / "out").exists()
