@@ -26,13 +26,13 @@ from edged.journal import labels
 from edged.journal.journal import Journal
 from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
-from edged.models.registry import Models
 from edged.models.runtime import runtime_version, worker_count
-from edged.service import labelled, logs
+from edged.service import labelled, logs, reloading
 from edged.service.memory import give_back, set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
 from edged.service.publisher import Publisher
+from edged.service.reloading import ReloadRefusedError
 from edged.service.retention import Retention
 from edged.service.status import Running, reload_refused, report
 from edged.service.systemd import Notifier
@@ -217,52 +217,34 @@ class Daemon:
 
     def _reload(self) -> None:
         self._notifier.reloading()
-        before = self._config
         try:
-            config = configuration.load(self._path)
-            models = registry.load(config.models, config.sources, self._models)
-        except Exception as error:  # noqa: BLE001 -- whatever is wrong with what is new, what runs goes on
-            expected = isinstance(error, EdgedError)
-            self._refuse("the running configuration stays", error=str(error), exc_info=not expected)
+            change = reloading.plan(self._path, self._config, self._models)
+            if not self._pipeline.drain(change.leaving, _DRAIN_PATIENCE_S):
+                why = "pictures of a source that changes are still in flight"
+                raise ReloadRefusedError(why, sources=change.leaving)
+        except ReloadRefusedError as refused:
+            self._log.error(f"not reloaded; {refused}", **refused.details)
+            self._metrics.config_reload_success.set(0)
+            self._notifier.ready("reload failed; the running configuration stays")
             return
-        fixed = [key for key in ("service", "http", "limits", "sinks", "retention") if _differs(config, before, key)]
-        if fixed:
-            self._log.warning("these tables are read at start only; restart edged for them", tables=fixed)
-            config = config.model_copy(update={key: getattr(before, key) for key in fixed})
-            if problems := config.problems():  # with the tables that stay
-                self._refuse("the running configuration stays", error="\n".join(problems))
-                return
-        staying = {source.name for source in config.sources if self._stays(source, models)}
-        leaving = [source.name for source in before.sources if source.name not in staying]
-        if fixed := [table.name for table in before.sources if table.name in leaving and not _can_change(table)]:
-            self._refuse("these sources are read at start only; restart edged for them", sources=fixed)
-            return
-        if not self._pipeline.drain(leaving, _DRAIN_PATIENCE_S):
-            self._refuse("pictures of a source that changes are still in flight", sources=leaving)
-            return
-        for name in leaving:
+        for name in change.leaving:
             self._uploads_to.pop(name, None)
             self._pipeline.remove_source(name)
             self._observer.down.discard(name)
             self._observer.troubled.pop(name, None)
             self._metrics.forget_source(name)
-        self._config, self._models = config, models
+        config = self._config = change.config
+        self._models = change.models
         self._declare(config)
-        self._pipeline.set_scorers(models.of_sources)
-        self._pipeline.set_self_tests(models.self_tests)
+        self._pipeline.set_scorers(self._models.of_sources)
+        self._pipeline.set_self_tests(self._models.self_tests)
         give_back()
         for source in config.sources:
-            if source.name not in staying:
+            if source.name not in change.staying:
                 self._add_source(source)
         self._log.info("reloaded")
         self._took_configuration()
         self._notifier.ready(f"watching {len(config.sources)} source(s)")
-
-    def _refuse(self, why: str, **details: object) -> None:
-        """Ends a reload that changes nothing."""
-        self._log.error(f"not reloaded; {why}", **details)
-        self._metrics.config_reload_success.set(0)
-        self._notifier.ready("reload failed; the running configuration stays")
 
     def _took_configuration(self) -> None:
         self._metrics.config_reload_success.set(1)
@@ -270,15 +252,6 @@ class Daemon:
         owners = [table.name for table in self._config.sources if SOURCES[table.type].is_spooled]
         for folder, count in unowned(self._config.service.state_dir, owners).items():
             self._log.error(UNOWNED, source=folder.name, pictures=count, folder=str(folder))
-
-    def _stays(self, source: SourceTable, models: Models) -> bool:
-        """Whether a source of the new configuration runs already, and its model takes what it took."""
-        before = self._models.of_sources.get(source.name)
-        return (
-            source in self._config.sources
-            and before is not None
-            and before.view.input == models.of_sources[source.name].view.input
-        )
 
     def _declare(self, config: Config) -> None:
         self._metrics.declare(
@@ -381,11 +354,3 @@ class Daemon:
 
 def _note(_: int, __: object) -> None:
     """The signal is in the pipe already."""
-
-
-def _can_change(table: SourceTable) -> bool:
-    return SOURCES[table.type].can_change
-
-
-def _differs(config: Config, other: Config, key: str) -> bool:
-    return bool(getattr(config, key) != getattr(other, key))
