@@ -33,7 +33,7 @@ from throughput import WARM_UP, Daemon, running
 from demo import DEMO
 from edged.media.imaging import find_pictures
 
-SETTLE_SECONDS: Final = 3.0
+SETTLE_SECONDS: Final = 15.0
 Place = tuple[str, int]
 answered = 0
 

@@ -275,9 +275,9 @@ def seconds(rfc3339: str) -> float:
     return datetime.fromisoformat(rfc3339).timestamp()
 
 
-def free_port() -> int:
-    """The port of the default configuration when it is free, else one that is."""
-    for port in (9108, 0):
+def free_port(wanted: int = 9108) -> int:
+    """The port that is wanted, by default that of the default configuration, when it is free; else one that is."""
+    for port in (wanted, 0):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

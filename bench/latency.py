@@ -179,7 +179,7 @@ def plc(_: Path, __: contextlib.ExitStack, arrived: Arrived) -> tuple[str, Arriv
     from asyncua import Client
 
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # that the server goes at the end
-    port, subscribed = free_port(), threading.Event()
+    port, subscribed = free_port(0), threading.Event()  # not what the daemon will have
 
     class Told:
         def datachange_notification(self, _: Any, value: Any, __: Any) -> None:
