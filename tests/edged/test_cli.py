@@ -338,6 +338,21 @@ def test_calibrate_is_told_one_thing(tiny_copy: Path, options: list[str]) -> Non
     assert "give --good DIR for a new calibration, or --restore for the previous one" in done.stderr
 
 
+def test_a_reader_of_results_that_has_seen_enough(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    journal = Journal(site.state)
+    for number in range(2000):  # more than a pipe holds
+        journal.commit([entry_of(record(id=f"{number}"), Fingerprint(1, 1, number))])
+    journal.close()
+    command = [sys.executable, "-m", "edged", "results", "-c", str(site.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
+
+
 def test_dead_letters_are_shown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state")
     journal.add_sink("plc")
