@@ -4,6 +4,7 @@ A near-copy of a picture among those that it is judged by makes its score too lo
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,7 +44,19 @@ def members_of_groups(pictures: Sequence[Picture]) -> list[NDArray[np.int64]]:
     return [np.array(members, dtype=np.int64) for members in groups.values()]
 
 
-def grouped(found: PictureSet, rule: str, folder: Path) -> PictureSet:
+def check(rule: str) -> None:
+    """Refuses a rule that no pictures could follow, before they are read.
+
+    Raises:
+        TrainError: it is none of those of `grouped`.
+    """
+    if rule.startswith(_TIME):
+        _seconds(rule)
+    elif rule != _FOLDER:
+        _rows(Path(rule))
+
+
+def grouped(found: PictureSet, rule: str, folder: Path, *, alone: bool = True) -> PictureSet:
     """The pictures with the names of their groups.
 
     Args:
@@ -51,6 +64,7 @@ def grouped(found: PictureSet, rule: str, folder: Path) -> PictureSet:
         rule: "folder", the one that a picture lies in; "time:SECONDS", stretches of so long; or a CSV file, a line a
             picture: its path, as it stands below `folder`, and the name of its group.
         folder: of the good pictures.
+        alone: whether they have only each other to be compared with, so that one group is too few.
 
     Raises:
         TrainError: the rule cannot be followed, or leaves all pictures in one group.
@@ -58,10 +72,10 @@ def grouped(found: PictureSet, rule: str, folder: Path) -> PictureSet:
     if rule == _FOLDER:
         names = [str(Path(picture.path).parent) for picture in found.pictures]
     elif rule.startswith(_TIME):
-        names = _by_time(found.pictures, rule.removeprefix(_TIME))
+        names = _by_time(found.pictures, _seconds(rule))
     else:
         names = _by_file(found.pictures, Path(rule), folder)
-    if len(set(names)) < 2:
+    if alone and len(set(names)) < 2:
         raise TrainError(
             f"--groups {rule}: all {len(names)} pictures are in one group, and none would be left to compare it with; "
             "group them more finely"
@@ -96,20 +110,25 @@ def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return means
 
 
-def _by_time(pictures: Sequence[Picture], text: str) -> list[str]:
-    """Stretches of so many seconds, each begun by the first picture that the last one does not hold."""
+def _seconds(rule: str) -> float:
     try:
-        seconds = float(text)
+        seconds = float(rule.removeprefix(_TIME))
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise TrainError(f"--groups time:{text}: write a number of seconds above 0, such as time:60")
+        raise TrainError(f"--groups {rule}: write a number of seconds above 0, such as time:60")
+    return seconds
+
+
+def _by_time(pictures: Sequence[Picture], seconds: float) -> list[str]:
+    """Stretches of so many seconds, each begun, and named, by the first picture that the last one does not hold."""
     times = [_taken(Path(picture.path)) for picture in pictures]
-    names, begun, stretch = [""] * len(times), -float("inf"), -1
+    names, begun = [""] * len(times), -float("inf")
     for index in sorted(range(len(times)), key=times.__getitem__):
         if times[index] - begun >= seconds:
-            begun, stretch = times[index], stretch + 1
-        names[index] = f"stretch {stretch}"
+            begun = times[index]
+        # Later pictures (`--update`) are of other stretches, and must not share their names.
+        names[index] = f"stretch of {datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M:%S.%f}"
     return names
 
 
@@ -124,18 +143,24 @@ def _taken(path: Path) -> float:
         return path.stat().st_mtime
 
 
-def _by_file(pictures: Sequence[Picture], file: Path, folder: Path) -> list[str]:
+def _rows(file: Path) -> list[list[str]]:
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
             rows = [row for row in csv.reader(lines) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise TrainError(
-            f"--groups {file}: is none of folder, time:SECONDS and a file that can be read: {error}"
+            f"--groups {file}: is none of folder, time:SECONDS and a file that can be read: "
+            f"{getattr(error, 'strerror', None) or error}"
         ) from error
     if any(len(row) != 2 or not row[1].strip() for row in rows):
         raise TrainError(f"--groups {file}: every line must be PATH,GROUP")
-    by_path = {str((folder / path.strip()).absolute()): group.strip() for path, group in rows}
-    if absent := [picture.path for picture in pictures if picture.path not in by_path]:
+    return rows
+
+
+def _by_file(pictures: Sequence[Picture], file: Path, folder: Path) -> list[str]:
+    by_path = {os.path.realpath(folder / path.strip()): group.strip() for path, group in _rows(file)}
+    names = [by_path.get(os.path.realpath(picture.path)) for picture in pictures]
+    if absent := [picture.path for picture, name in zip(pictures, names, strict=True) if name is None]:
         shown = "; ".join(absent[:_SHOWN])
         raise TrainError(f"--groups {file}: names no group of {len(absent)} of {len(pictures)} pictures: {shown}")
-    return [by_path[picture.path] for picture in pictures]
+    return [name for name in names if name is not None]
