@@ -130,7 +130,7 @@ class ModelConfig(FitConfig):
         None, ge=1, le=10_000, description="smallest defect to find, px of the files: where size is not set, sets it"
     )
     roi: tuple[Pixel, Pixel, Pixel, Pixel] | None = Field(
-        None, description="the part to look at, px of the files: X,Y,W,H (left, top, width, height)"
+        None, description="the part to look at, px of the files: X,Y,W,H (left, top, width and height, 1 or more)"
     )
     mask: str | None = Field(None, max_length=4096, description="a picture of where to look, of any size: not at black")
     channels: Literal[1, 3] = Field(3, description="1 for grey, 3 for RGB; the ImageNet trunk takes 3")
