@@ -102,7 +102,9 @@ def _calibrate(
     flagged = sum(bool(record.is_anomaly) for record in new)
     if 2 * flagged > chosen.n - chosen.confirmed:
         complain(f"{flagged} of these {plural} were anomalous until now: are they good parts? If not, calibrate again")
-    typer.echo(f"threshold {scorer.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}")
+    before = scorer.bundle.calibration
+    old = conformal_threshold(before.scores, before.target_fpr, confirmed=before.confirmed)
+    typer.echo(f"threshold {old.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}")
     if chosen.confirmed:
         rate = scorer.bundle.calibration.target_fpr if target_fpr is None else target_fpr
         alone = conformal_threshold(list(scoring.distinct_scores(new).values()), rate)

@@ -260,7 +260,7 @@ def test_calibrate(tiny_copy: Path, tmp_path: Path) -> None:
     done = edged("calibrate", tiny_copy, "--good", folder, "--target-fpr", "0.1")
     assert done.returncode == 1  # one picture was broken
     expected = 19 / 64 + 0.01  # the ceil(21 x 0.9) = 19th of 20
-    assert f"-> {expected:.4f}, from 20 pictures" in done.stdout
+    assert f"threshold 0.5000 -> {expected:.4f}, from 20 pictures" in done.stdout
     assert "broken.png" in done.stderr
     assert "1 pictures are repetitions" in done.stderr
     calibration = json.loads((tiny_copy / "calibration.json").read_text())

@@ -174,7 +174,9 @@ def test_an_outlier_in_the_good_folder_is_named(tmp_path, moving, capsys):
             item["sha256"] = hashlib.sha256(Path(outlier).read_bytes()).hexdigest()
     (moving / "pictures.json").write_text(json.dumps(listed))
     assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
-    assert f"1 good picture looks like an outlier; look at it: {outlier}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"1 good picture looks like an outlier; look at it: {outlier}" in told
+    assert "suspects.html shows them); what shows no good part goes into a list for --exclude" in told
     card = (tmp_path / "b" / "card.md").read_text()
     assert f"look at these:** `{Path(outlier).name}` (statistics, score" in card
 
