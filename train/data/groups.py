@@ -76,9 +76,12 @@ def grouped(found: PictureSet, rule: str, folder: Path, *, alone: bool = True) -
     else:
         names = _by_file(found.pictures, Path(rule), folder)
     if alone and len(set(names)) < 2:
+        copied = (
+            ". Without EXIF data a picture is as old as its file; `cp -p` keeps that" if rule.startswith(_TIME) else ""
+        )
         raise TrainError(
             f"--groups {rule}: all {len(names)} pictures are in one group, and none would be left to compare it with; "
-            "group them more finely"
+            f"group them more finely{copied}"
         )
     pictures = tuple(replace(picture, group=name) for picture, name in zip(found.pictures, names, strict=True))
     return replace(found, pictures=pictures)

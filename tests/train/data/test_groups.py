@@ -45,6 +45,7 @@ def test_groups_by_time_are_stretches(tmp_path):
     [
         ("folder", "all 2 pictures are in one group"),
         ("time:0", "seconds above 0"),
+        ("time:9e9", "all 2 pictures are in one group.*`cp -p` keeps that"),
         ("absent.csv", "none of folder, time:SECONDS and a file"),
     ],
 )
