@@ -80,7 +80,15 @@ def write(
         "## How far to trust it\n",
         *[
             f"- {sentence}"
-            for sentence in trust.sentences(threshold, report, outliers, parts, manifest.input, raised_from=raised_from)
+            for sentence in trust.sentences(
+                threshold,
+                report,
+                outliers,
+                parts,
+                manifest.input,
+                raised_from=raised_from,
+                groups=manifest.provenance.get("groups"),
+            )
         ],
         *[f"- warning: {_escape(warning)}" for warning in warnings],
         "\n## Data\n",
