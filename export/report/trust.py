@@ -126,7 +126,8 @@ def outsiders(outliers: Sequence[Outlier], parts: Mapping[str, int], taken: Inpu
     if not outliers:
         return f"**The good folder:** no {taken.singular} in it looks like an outlier among the others.{caution}"
     named = ", ".join(
-        f"`{_name(outlier.path)}` ({outlier.part}, score {outlier.score:.3g})" for outlier in outliers[:_MOST_NAMED]
+        f"`{_name(outlier.path)}` ({f'{outlier.part}, ' if parts['calibration'] else ''}score {outlier.score:.3g})"
+        for outlier in outliers[:_MOST_NAMED]
     )
     more = f" and {len(outliers) - _MOST_NAMED} more" if len(outliers) > _MOST_NAMED else ""
     return (

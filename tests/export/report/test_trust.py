@@ -94,6 +94,8 @@ def test_what_is_said_of_defects_and_outliers():
     many = [outliers.Outlier(f"/good/`<b>{n}.png", "fit", 2.0, 5.0) for n in range(12)]
     said = trust.outsiders(many, {"fit": 50, "statistics": 10, "calibration": 30}, TAKEN)
     assert "look at these:** `??b?0.png` (fit, score 2)" in said
+    whole = trust.outsiders(many, {"fit": 90, "statistics": 0, "calibration": 0}, TAKEN)
+    assert "look at these:** `??b?0.png` (score 2)" in whole  # no other part is there
     assert "and 2 more" in said
     assert "no picture in it looks like an outlier" in trust.outsiders(
         [], {"fit": 6, "statistics": 2, "calibration": 4}, TAKEN
