@@ -38,10 +38,12 @@ def without_excluded(found: PictureSet, file: Path, folder: Path) -> PictureSet:
     named: set[str] = set()
     unknown: list[str] = []
     for line in dict.fromkeys(read_list(file)):
-        paths = [os.path.realpath(folder / line), os.path.realpath(line)]
-        named |= {path for path in paths if path in known}
-        if not known.intersection(paths):
+        paths = (os.path.realpath(folder / line), os.path.realpath(line))
+        path = next((path for path in paths if path in known), None)
+        if path is None:
             unknown.append(line)
+        else:
+            named.add(path)
     if unknown:
         raise TrainError(
             f"--exclude {file}: {len(unknown)} of its lines name no good picture below {folder}: "
