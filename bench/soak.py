@@ -217,7 +217,7 @@ def steady(folder: Path, asked: argparse.Namespace) -> bool:
     """Steady load with a fault every few seconds; whether all is well at the end."""
     root = folder / "steady"
     root.mkdir()
-    line, chance = Line(root, seed=asked.seed, kinds=("move", "delete")), random.Random(asked.seed)
+    line, chance = Line(root, seed=asked.seed, kinds=("move", "delete"), lines=""), random.Random(asked.seed)
     # A folder that was moved in stays, and is watched; it is the load then that grows, not the daemon.
     line.producer.ways = tuple(way for way in WAYS if way != "folder")
     samples: list[tuple[float, ...]] = []
