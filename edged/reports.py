@@ -63,8 +63,9 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
     for name in sorted(manifest.files):
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = scorer.threshold
+    in_groups = f" in {bundle.calibration.groups} groups" if bundle.calibration.groups else ""
     yield (
-        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}"
+        f"calibration: {threshold.n} good {manifest.input.plural}{in_groups} {_METHODS[bundle.calibration.method]}"
         + (f", {threshold.confirmed} of them confirmed false alarms" if threshold.confirmed else "")
         + f", {bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"

@@ -1,7 +1,9 @@
 """The whole configuration, and what is wrong with its tables together; `loading` reads it."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,6 +25,7 @@ from edged.settings import (
     inside,
     load_certificate,
     read_secret,
+    same_port,
 )
 
 OWN_FOLDERS: Final = ("quarantine", "requeue", "received", ".edged")
@@ -143,7 +146,7 @@ class Config(Table):
         found += self._overlaps()
         for sink in self.sinks:
             found += [f"sinks.{sink.name}.{problem}" for problem in sink.problems()]
-        return found
+        return found + self._shared_ports()
 
     def _overlaps(self) -> list[str]:
         """Places that would feed edged its own output, or one picture to two sources."""
@@ -171,6 +174,16 @@ class Config(Table):
                     )
         paths = [Path(os.path.realpath(place.path)) for sink in self.sinks for place in sink.places()]
         return found + [f"sinks: {path} is used by two sinks; give each its own" for path in _repeated(paths)]
+
+    def _shared_ports(self) -> list[str]:
+        """Ports that two are to listen on, of whom the second would find it taken."""
+        sinks = [(f"sinks.{sink.name}.listen", address) for sink in self.sinks if (address := sink.listens())]
+        found = []
+        for (other, taken), (key, address) in combinations([("http.listen", self.http.listen), *sinks], 2):
+            with contextlib.suppress(ConfigError):  # what is no address is reported where it stands
+                if same_port(taken, address):
+                    found.append(f"{key}: {address} has the port of {other} ({taken}); choose another one")
+        return found
 
     def _claims(self) -> Iterator[tuple[str, Place]]:
         tables: Mapping[str, tuple[SourceTable, ...] | tuple[SinkTable, ...]]

@@ -184,6 +184,38 @@ def test_what_stands_where_something_is_to_be_written(files: Files) -> None:
     assert any("service.state_dir" in problem and "is not a folder" in problem for problem in files.problems())
 
 
+@pytest.mark.parametrize(
+    ("http", "plc", "clash"),
+    [
+        ("127.0.0.1:9108", "127.0.0.1:9108", True),
+        ("localhost:9108", "127.0.0.1:9108", True),
+        ("[::1]:9108", "localhost:9108", True),
+        ("127.0.0.1:9108", "0.0.0.0:9108", True),
+        ("127.0.0.1:9108", "127.0.0.1:4840", False),
+        ("127.0.0.1:9108", "[::1]:9108", False),
+        ("127.0.0.1:9108", "192.0.2.1:9108", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("127.0.0.1:9108", "nowhere", False),
+    ],
+)
+def test_a_port_is_listened_on_once(files: Files, http: str, plc: str, clash: bool) -> None:
+    sink = f'name = "plc"\ntype = "opcua"\nlisten = "{plc}"'
+    _, problems = configuration.examine(files.write(http=f'listen = "{http}"', each_sinks=sink), {})
+    said = f"sinks.plc.listen: {plc} has the port of http.listen ({http}); choose another one"
+    assert (said in problems) == clash
+    assert sum("has the port of" in problem for problem in problems) == clash
+
+
+def test_two_sinks_do_not_listen_on_one_port(files: Files) -> None:
+    sinks = "\n[[sinks]]\n".join(f'name = "{name}"\ntype = "opcua"' for name in ("plc", "panel", "wall"))
+    problems = files.problems(each_sinks=sinks)
+    assert problems == [
+        "sinks.panel.listen: 127.0.0.1:4840 has the port of sinks.plc.listen (127.0.0.1:4840); choose another one",
+        "sinks.wall.listen: 127.0.0.1:4840 has the port of sinks.plc.listen (127.0.0.1:4840); choose another one",
+        "sinks.wall.listen: 127.0.0.1:4840 has the port of sinks.panel.listen (127.0.0.1:4840); choose another one",
+    ]
+
+
 @pytest.mark.parametrize("path", ["/" + "a" * 256, "/a" * 2500, "/a\\u0000b"])
 def test_paths_that_no_system_takes(files: Files, path: str) -> None:
     assert any("must not" in problem for problem in files.problems(each_sources=f'done_dir = "{path}"'))

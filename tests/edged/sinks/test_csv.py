@@ -10,8 +10,8 @@ from edged.sinks.csv import CsvSink, CsvTable
 from tests.edged.making import quarantined, record
 
 
-def publish(path: Path, *records: Record) -> None:
-    sink = CsvSink(CsvTable(name="table", type="csv", path=path))
+def publish(path: Path, *records: Record, **keys: int) -> None:
+    sink = CsvSink(CsvTable(name="table", type="csv", path=path, **keys))
     sink.publish(records, 10.0)
     sink.close()
 
@@ -85,3 +85,14 @@ def test_rotation_by_renaming(tmp_path: Path) -> None:
     sink.close()
     assert [row["id"] for row in rows(tmp_path / "results.csv.1")] == ["1"]
     assert [row["id"] for row in rows(path)] == ["3"]
+
+
+def test_every_file_of_a_rotation_has_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(b"id,score\r\n1,0.5\r\n")
+    publish(path, record(id="2"), max_bytes=30)
+    assert path.read_bytes() == b"id,score\r\n1,0.5\r\n2,0.25\r\n"
+    publish(path, record(id="3"), max_bytes=30)
+    assert [row["id"] for row in rows(tmp_path / "results.csv.1")] == ["1", "2"]
+    (row,) = rows(path)
+    assert (tuple(row), row["id"]) == (COLUMNS, "3")
