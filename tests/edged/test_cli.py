@@ -427,6 +427,21 @@ def test_what_good_may_not_name(tiny_copy: Path, film: Path, pictures: Path) -> 
     assert (tiny_copy / "calibration.json").read_bytes() == before
 
 
+def test_a_reader_of_results_that_has_seen_enough(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    journal = Journal(site.state)
+    for number in range(2000):  # more than a pipe holds
+        journal.commit([entry_of(record(id=f"{number}"), Fingerprint(1, 1, number))])
+    journal.close()
+    command = [sys.executable, "-m", "edged", "results", "-c", str(site.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
+
+
 def test_dead_letters_are_shown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state")
     journal.add_sink("plc")
