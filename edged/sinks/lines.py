@@ -49,14 +49,14 @@ class LineFile:
         self._descriptor: int | None = None
 
     def append(self, lines: Callable[[bytes], str]) -> None:
-        """Appends what `lines` gives for the first bytes of the file, none of a new one; ASCII.
+        """Appends what `lines` gives for the first bytes of the file, none of a new one, as UTF-8.
 
         Raises:
             SinkError: the file cannot be written; it is as it was.
         """
         try:
             descriptor = self._open()
-            data = lines(_head(descriptor)).encode("ascii")
+            data = lines(_head(descriptor)).encode()
             end = os.fstat(descriptor).st_size
             try:
                 view = memoryview(data)
@@ -96,10 +96,10 @@ class LineFile:
         return not os.path.samestat(now, os.fstat(descriptor))
 
     def _recognised(self, descriptor: int) -> bool:
-        """Whether it is ASCII, and what would be cut off the beginning of a line of ours; zeros are of a power cut."""
+        """Whether it is ours, and what would be cut off the beginning of a line of ours; zeros are of a power cut."""
         torn = _line_start(descriptor, os.fstat(descriptor).st_size)
         head, beginning = _head(descriptor).rstrip(b"\0"), os.pread(descriptor, 1, torn).rstrip(b"\0")
-        return head.isascii() and b"\0" not in head and self._is_ours(head, beginning)
+        return b"\0" not in head and self._is_ours(head, beginning)
 
     def _cut_torn_line(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
