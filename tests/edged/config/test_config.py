@@ -73,6 +73,18 @@ def test_sinks(files: Files) -> None:
         ({"service": "statedir = 1"}, "service.statedir: unknown key; did you mean state_dir?"),
         ({"htpp": "listen = 1"}, "htpp: unknown key; did you mean http?"),
         ({"each_sources": "settle = 1"}, "sources.line1.settle: unknown key; did you mean settle_seconds?"),
+        (
+            {"each_sources": "frozen_seconds = 1"},
+            'sources.line1.frozen_seconds: unknown key; remove it (only sources of type "video" have it)',
+        ),
+        (
+            {"each_sinks": 'name = "a"\ntype = "jsonl"\npath = "/x"\nurl = "http://h"'},
+            'only sinks of type "alertmanager" and "mqtt" and "webhook" have it',
+        ),
+        (
+            {"each_sinks": 'name = "a"\ntype = "alertmanager"\nurl = "http://h"\nlabels = { "hall-3" = "x" }'},
+            "labels.hall-3.[key]: String should match pattern '^[a-zA-Z_][a-zA-Z0-9_]*$'",
+        ),
         ({"models__tiny": 'device = "gpu"'}, "models.tiny.device: should be 'auto', 'cpu' or 'cuda', not 'gpu'"),
         ({"limits": "max_bytes = 0"}, "limits.max_bytes: should be greater than or equal to 1, not 0"),
         ({"models__tiny": "target_fpr = 1.0"}, "models.tiny.target_fpr: should be less than 1, not 1.0"),
