@@ -225,9 +225,8 @@ def _has(table: Any, part: Any) -> bool:
 
 def _suggest(parts: list[str], kind: str | None) -> str:
     """What to do about an unknown key; `kind` is the type of its source or sink."""
-    kinds: dict[str, type[Table]] = {
-        name: one.table for name, one in {"sources": SOURCES, "sinks": SINKS}.get(parts[0], {}).items()
-    }
+    types: dict[str, Mapping[str, Any]] = {"sources": SOURCES, "sinks": SINKS}
+    kinds: dict[str, type[Table]] = {name: one.table for name, one in types.get(parts[0], {}).items()}
     tables: dict[str, Any] = {
         "service": ServiceTable,
         "http": HttpTable,

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from edged.broker import takes
 from edged.errors import ConfigError
 from edged.files import is_network
 from edged.media.imaging import Limits
@@ -24,6 +25,8 @@ from edged.settings import (
     load_certificate,
     read_secret,
 )
+from edged.sinks.mqtt import MqttSinkTable
+from edged.sources.mqtt import MqttSourceTable
 
 OWN_FOLDERS: Final = ("quarantine", "requeue", "received", ".edged")
 """Of `state_dir`: where files and requests are put away."""
@@ -140,7 +143,7 @@ class Config(Table):
                         f"{', '.join(self.models)}"
                     )
             found += [f"sources.{source.name}.{problem}" for problem in source.problems()]
-        found += self._overlaps()
+        found += self._overlaps() + self._echoes()
         for sink in self.sinks:
             found += [f"sinks.{sink.name}.{problem}" for problem in sink.problems()]
         return found
@@ -171,6 +174,19 @@ class Config(Table):
                     )
         paths = [Path(os.path.realpath(place.path)) for sink in self.sinks for place in sink.places()]
         return found + [f"sinks: {path} is used by two sinks; give each its own" for path in _repeated(paths)]
+
+    def _echoes(self) -> list[str]:
+        """What edged would tell a broker and take from it for pictures, which it would tell again, without an end."""
+        sinks = [sink for sink in self.sinks if isinstance(sink, MqttSinkTable)]
+        return [
+            f"sources.{source.name}.topic: {source.topic} takes what sinks.{sink.name} publishes, for pictures; choose "
+            "topics that do not meet"
+            for source in self.sources
+            if isinstance(source, MqttSourceTable)
+            for sink in sinks
+            if source.shares_broker(sink)
+            and any(takes(source.topic, f"{sink.topic}/{one.name}") for one in self.sources)
+        ]
 
     def _claims(self) -> Iterator[tuple[str, Place]]:
         tables: Mapping[str, tuple[SourceTable, ...] | tuple[SinkTable, ...]]

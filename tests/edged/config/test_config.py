@@ -309,3 +309,29 @@ def test_beyond_loopback_with_a_token(files: Files) -> None:
     for wrong in (b"", b"\n", b"\xff\xfe"):
         token.write_bytes(wrong)
         assert any("http.token_file" in problem for problem in files.problems(http=f'token_file = "{token}"'))
+
+
+@pytest.mark.parametrize(
+    ("topic", "url", "echoes"),
+    [
+        ("#", "mqtt://broker", True),
+        ("plant/#", "mqtt://broker:1883", True),
+        ("plant/edged/#", "mqtt://BROKER", True),
+        ("plant/+/+", "mqtt://broker", True),
+        ("plant/edged/line1", "mqtt://broker", True),
+        ("$share/two/plant/#", "mqtt://broker", True),
+        ("plant/+", "mqtt://broker", False),
+        ("plant/edged/line2", "mqtt://broker", False),
+        ("plant/cell/#", "mqtt://broker", False),
+        ("#", "mqtt://broker:1884", False),
+        ("#", "mqtt://other", False),
+    ],
+)
+def test_what_a_sink_publishes_is_no_picture(files: Files, topic: str, url: str, echoes: bool) -> None:
+    sources = f'name = "cell"\ntype = "mqtt"\nmodel = "tiny"\nurl = "{url}"\ntopic = "{topic}"'
+    sink = 'name = "out"\ntype = "mqtt"\nurl = "mqtt://broker"\ntopic = "plant/edged"'
+    more = {"each_sources": f"[[sources]]\n{sources}", "each_sinks": sink}
+    if echoes:
+        assert any("sources.cell.topic" in line and "sinks.out" in line for line in files.problems(**more))
+    else:
+        assert len(files.load(**more).sources) == 2
