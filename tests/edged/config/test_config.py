@@ -335,3 +335,14 @@ def test_what_a_sink_publishes_is_no_picture(files: Files, topic: str, url: str,
         assert any("sources.cell.topic" in line and "sinks.out" in line for line in files.problems(**more))
     else:
         assert len(files.load(**more).sources) == 2
+
+
+@pytest.mark.parametrize("url", ["rtsp://", "rtsp://:554/x", "rtsp://host:99999/x", "rtsp://host:0/x", "http://[::1/x"])
+def test_an_address_of_a_camera_names_a_host(files: Files, url: str) -> None:
+    camera = f'[[sources]]\nname = "gate"\ntype = "video"\nmodel = "tiny"\nurl = "{url}"'
+    assert any("sources.gate.url: names no host" in line for line in files.problems(each_sources=camera))
+
+
+def test_an_address_of_a_camera_may_hold_a_login(files: Files) -> None:
+    camera = '[[sources]]\nname = "gate"\ntype = "video"\nmodel = "tiny"\nurl = "rtsp://u:p%40x@[::1]:554/live?a=b"'
+    assert len(files.load(each_sources=camera).sources) == 2
