@@ -14,7 +14,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from os.path import basename
 from typing import BinaryIO, Final
 
 import structlog
@@ -27,7 +26,7 @@ from edged.media.decoding import DecoderPool, DecodingAborted, Outcome
 from edged.media.imaging import Decoded, Limits
 from edged.models.scorer import Scorer
 from edged.models.self_test import SelfTest
-from edged.results import Frame, Result, display_path, make_record
+from edged.results import Frame, Result, display_path, make_record, short_name
 from edged.service.committing import Committer, Settled
 from edged.service.drift import DriftWatch
 from edged.service.health import Health
@@ -282,7 +281,7 @@ class Pipeline:
             if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
                 self._count_other_shape(delivery, words)
             frame = Frame(
-                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, basename(delivery.path)
+                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, short_name(delivery.path)
             )
             result = scorer.score(frame)
             if isinstance(result, Result):
