@@ -97,6 +97,10 @@ class Pipeline:
             self._metrics.forget_drift(source)
         self._other_shapes.clear()
 
+    def drifting(self) -> list[str]:
+        """Which sources drift away from what their models were trained on, in words."""
+        return [f"source {name}: {watch.words}" for name, watch in sorted(self._drift.items()) if watch.words]
+
     def add_source(self, source: Source) -> None:
         """Starts a source, whose scorer is set."""
         stop = threading.Event()
