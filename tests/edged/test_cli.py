@@ -452,11 +452,12 @@ def test_dead_letters_are_shown(tmp_path: Path) -> None:
     config = tmp_path / "edged.toml"
     config.write_text(f'[service]\nstate_dir = "{tmp_path}/state"\n')
     table = edged("results", "-c", config, "--dead-letters").stdout
-    assert table.endswith("  plc  no such\\nrecipe\n")
+    assert table.endswith(f"  plc  {one.id}  no such\\nrecipe\n")
     (line,) = edged("results", "-c", config, "--dead-letters", "--format", "json").stdout.splitlines()
     assert json.loads(line)["record"]["id"] == one.id
-    (row,) = csv.reader(io.StringIO(edged("results", "-c", config, "--dead-letters", "--format", "csv").stdout))
-    assert (row[0], row[2]) == ("plc", "no such\\nrecipe")
+    (row,) = csv.DictReader(io.StringIO(edged("results", "-c", config, "--dead-letters", "--format", "csv").stdout))
+    assert (row["sink"], row["error"]) == ("plc", "no such\\nrecipe")
+    assert json.loads(row["record"])["id"] == one.id
 
 
 def test_inspect(tiny_copy: Path) -> None:
