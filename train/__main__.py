@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
+from edged.media import frames
 from edged.media.imaging import ImageInput, Size
 from edged.media.inputs import Input
 from edged.models import bundle as bundles
@@ -286,7 +287,7 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         "as a whole",
     )
     parser.add_argument(
-        "--fps", type=_rate, default=5.0, help="frames a second to take of videos (default: 5); 0 for every one"
+        "--fps", type=_rate, default=frames.RATE, help="frames a second to take of videos (default: 5); 0 for every one"
     )
     parser.add_argument(
         "--bad", type=Path, metavar="DIR", help="pictures (or signals) of defects: reported on, never learnt from"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from edged.media import frames
+from edged.media.groups import check as check_rule
 from edged.media.inputs import Input
 from train.data import exclusion, groups, pictures
 from train.data.cleaning import Denoiser
@@ -42,11 +43,11 @@ def find(options: argparse.Namespace, run: Path, track: Track) -> Good:
 
     Raises:
         OptionError: it names more than one folder, or a folder and videos.
-        TrainError: `--groups` or `--exclude` cannot be followed, whatever the pictures are.
-        ConfigError: a video cannot be read.
+        TrainError: `--exclude` cannot be followed, whatever the pictures are.
+        ConfigError: `--groups` cannot be followed, or a video cannot be read.
     """
     if options.groups is not None:
-        groups.check(options.groups)
+        check_rule(options.groups)
     if options.exclude is not None:
         exclusion.read_list(options.exclude)
     stretches = [frames.stretch_of(text) for text in options.good]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edged.errors import ConfigError
 from train.data.exclusion import without_excluded
 from train.data.groups import grouped, looks_like_a_sequence, members_of_groups
 from train.data.pictures import Picture, PictureSet, split
@@ -50,7 +51,7 @@ def test_groups_by_time_are_stretches(tmp_path):
     ],
 )
 def test_rules_that_cannot_be_followed(tmp_path, rule, said):
-    with pytest.raises(TrainError, match=said):
+    with pytest.raises(ConfigError, match=said):
         grouped(made(tmp_path, ["1.png", "2.png"]), rule, tmp_path)
 
 
