@@ -292,7 +292,7 @@ def test_every_path_but_a_few_asks_for_the_token(tmp_path: Path) -> None:
     for route in app.routes:
         path = route.path  # type: ignore[attr-defined]
         if path not in open_to_all:
-            method = "GET" if "GET" in route.methods else "POST"  # type: ignore[attr-defined]
+            method = min(route.methods - {"HEAD"})  # type: ignore[attr-defined]
             concrete = path.replace("{id}", "0" * 26)
             assert ask(app, concrete, method=method).status_code in {303, 401}, path
 
