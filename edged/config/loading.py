@@ -70,7 +70,7 @@ def examine(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Co
             config = model.model_validate(_without(tables, [item["loc"] for item in wrong]))
         except ValidationError:
             return None, problems
-    return config, problems + config.problems()
+    return config, problems + config.problems(path)
 
 
 def load_service(path: Path, environment: Mapping[str, str] = os.environ) -> ServiceTable:

@@ -197,6 +197,43 @@ def test_what_stands_where_something_is_to_be_written(files: Files) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "other"),
+    [
+        ("state/journal.sqlite", "service.state_dir: its journal.sqlite"),
+        ("state/journal.sqlite-wal", "service.state_dir: its journal.sqlite-wal"),
+        ("state/edged.journal.lock", "service.state_dir: its edged.journal.lock"),
+        ("state/received/line1/results.jsonl", "service.state_dir: its received"),
+        ("state/quarantine/results.jsonl", "service.state_dir: its quarantine"),
+        ("edged.toml", "the configuration"),
+        ("link.toml", "the configuration"),
+        ("bundle/manifest.json", "models.tiny.path"),
+        ("gate.mp4", "sources.gate.url"),
+        ("mask.png", "sources.gate.mask"),
+        ("token", "http.token_file"),
+        ("secret", "sinks.hook.secret_file"),
+    ],
+)
+def test_nothing_is_written_over_what_edged_needs(files: Files, path: str, other: str) -> None:
+    (files.root / "link.toml").symlink_to(files.path)
+    for name in ("gate.mp4", "mask.png", "token", "secret"):
+        (files.root / name).write_text("word")
+    gate = f'[[sources]]\nname = "gate"\ntype = "video"\nmodel = "tiny"\nurl = "{files.root}/gate.mp4"'
+    hook = f'name = "hook"\ntype = "webhook"\nurl = "http://127.0.0.1"\nsecret_file = "{files.root}/secret"'
+    more = {"http": f'token_file = "{files.root}/token"', "each_sources": f'{gate}\nmask = "{files.root}/mask.png"'}
+    sink = f'[[sinks]]\nname = "out"\ntype = "jsonl"\npath = "{files.root}/'
+    (problem,) = files.problems(**more, each_sinks=f'{hook}\n{sink}{path}"')
+    assert problem.startswith(f"sinks.out.path: {files.root}/{path} is "), problem
+    assert f"({other}), which edged needs" in problem
+    assert len(files.load(**more, each_sinks=f'{hook}\n{sink}state/results.jsonl"').sinks) == 2
+
+
+def test_state_may_not_be_in_a_bundle_and_quarantine_may_be_in_its_own_folder(files: Files) -> None:
+    assert files.load(each_sources=f'quarantine_dir = "{files.root}/state/quarantine/line1"')
+    files.lines["service"] = [f'state_dir = "{files.root}/bundle/state"']
+    assert any("service.state_dir" in problem and "models.tiny.path" in problem for problem in files.problems())
+
+
+@pytest.mark.parametrize(
     ("http", "plc", "clash"),
     [
         ("127.0.0.1:9108", "127.0.0.1:9108", True),
@@ -355,6 +392,8 @@ def test_beyond_loopback_with_a_token(files: Files) -> None:
         ("plant/+", "mqtt://broker", False),
         ("plant/edged/line2", "mqtt://broker", False),
         ("plant/cell/#", "mqtt://broker", False),
+        ("#", "mqtts://broker", True),
+        ("#", "mqtt://broker.", True),
         ("#", "mqtt://broker:1884", False),
         ("#", "mqtt://other", False),
     ],
@@ -367,6 +406,30 @@ def test_what_a_sink_publishes_is_no_picture(files: Files, topic: str, url: str,
         assert any("sources.cell.topic" in line and "sinks.out" in line for line in files.problems(**more))
     else:
         assert len(files.load(**more).sources) == 2
+
+
+@pytest.mark.parametrize("url", ["mqtt://localhost", "mqtt://127.0.0.1", "mqtt://[::1]:1883", "mqtts://LOCALHOST:8883"])
+def test_this_machine_has_several_names(files: Files, url: str) -> None:
+    source = f'[[sources]]\nname = "cell"\ntype = "mqtt"\nmodel = "tiny"\nurl = "{url}"\ntopic = "#"'
+    sink = 'name = "out"\ntype = "mqtt"\nurl = "mqtt://127.0.0.1"'
+    assert any("sources.cell.topic" in line for line in files.problems(each_sources=source, each_sinks=sink))
+
+
+def test_a_broker_knows_two_connections_by_two_names(files: Files) -> None:
+    source = '[[sources]]\nname = "cell"\ntype = "mqtt"\nmodel = "tiny"\nurl = "mqtt://localhost"\ntopic = "parts"'
+    sinks = [f'name = "{name}"\ntype = "mqtt"\nurl = "mqtt://127.0.0.1"\ntopic = "{name}"' for name in ("a", "b")]
+
+    def all_with(first: str, second: str, third: str) -> dict[str, str]:
+        lines = "\n[[sinks]]\n".join(f"{sink}\n{id_}" for sink, id_ in zip(sinks, (second, third), strict=True))
+        return {"each_sources": f"{source}\n{first}", "each_sinks": lines}
+
+    id_ = 'client_id = "box"'
+    assert len(files.load(**all_with("", id_, "")).sinks) == 2
+    said = "{}.client_id: box is that of {} at the same broker; choose another one"
+    assert files.problems(**all_with(id_, "", id_)) == [said.format("sinks.b", "sources.cell")]
+    assert files.problems(**all_with("", id_, id_)) == [said.format("sinks.b", "sinks.a")]
+    sinks[1] = sinks[1].replace("127.0.0.1", "elsewhere")
+    assert len(files.load(**all_with("", id_, id_)).sinks) == 2
 
 
 @pytest.mark.parametrize("url", ["rtsp://", "rtsp://:554/x", "rtsp://host:99999/x", "rtsp://host:0/x", "http://[::1/x"])
