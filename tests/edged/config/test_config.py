@@ -87,6 +87,11 @@ def test_sinks(files: Files) -> None:
         ),
         ({"models__tiny": 'device = "gpu"'}, "models.tiny.device: should be 'auto', 'cpu' or 'cuda', not 'gpu'"),
         ({"limits": "max_bytes = 0"}, "limits.max_bytes: should be greater than or equal to 1, not 0"),
+        ({"limits": 'max_bytes = "10"'}, "limits.max_bytes: should be a valid integer, not '10'"),
+        ({"limits": "max_bytes = true"}, "limits.max_bytes: should be a valid integer, not True"),
+        ({"each_sources": 'settle_seconds = "10"'}, "sources.line1.settle_seconds: should be a valid number, not '10'"),
+        ({"each_sources": 'recursive = "yes"'}, "sources.line1.recursive: should be a valid boolean, not 'yes'"),
+        ({"each_sources": "after = 2026-11-22"}, "sources.line1.after: should be 'keep', 'move' or 'delete'"),
         ({"models__tiny": "target_fpr = 1.0"}, "models.tiny.target_fpr: should be less than 1, not 1.0"),
         ({"models__tiny": "threshold = nan"}, "models.tiny.threshold: should be a finite number, not nan"),
         ({"models__tiny": "target_fpr = 0.1\nthreshold = 1.0"}, "give target_fpr or threshold, not both"),
@@ -345,7 +350,10 @@ def test_environment_that_is_no_key(files: Files, variable: str) -> None:
     assert files.problems({"EDGED_HTTP__PORT": "1"})[0].startswith("http.port: unknown key")
 
 
-@pytest.mark.parametrize("content", [b"[", b"\xff\xfe", b'a = "', b"a = " + b"9" * 5000, b"a = " + b"[" * 20_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"[", b"\xff\xfe", b'a = "', b"a = " + b"9" * 5000, b"a = " + b"[" * 20_000, b"[" + b"a." * 3000 + b"a]"],
+)
 def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "edged.toml").write_bytes(content)
     with pytest.raises(ConfigError, match="is not TOML"):
