@@ -194,8 +194,7 @@ class Config(Table):
             for other, theirs in needed.items():
                 is_own = key.endswith(".quarantine_dir") and theirs == state / "quarantine"  # which is what it is for
                 if inside(path, theirs) and not is_own:
-                    where = "is" if inside(theirs, path) else "is in"
-                    yield f"{key}: {path} {where} {theirs} ({other}), which edged needs; choose another place"
+                    yield f"{key}: {path} is, or is in, what edged itself needs ({other}); choose another place"
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         """Every key that names a file or folder."""

@@ -227,8 +227,8 @@ def test_nothing_is_written_over_what_edged_needs(files: Files, path: str, other
     more = {"http": f'token_file = "{files.root}/token"', "each_sources": f'{gate}\nmask = "{files.root}/mask.png"'}
     sink = f'[[sinks]]\nname = "out"\ntype = "jsonl"\npath = "{files.root}/'
     (problem,) = files.problems(**more, each_sinks=f'{hook}\n{sink}{path}"')
-    assert problem.startswith(f"sinks.out.path: {files.root}/{path} is "), problem
-    assert f"({other}), which edged needs" in problem
+    at = f"{files.root}/{path}"
+    assert problem == f"sinks.out.path: {at} is, or is in, what edged itself needs ({other}); choose another place"
     assert len(files.load(**more, each_sinks=f'{hook}\n{sink}state/results.jsonl"').sinks) == 2
 
 
