@@ -33,7 +33,7 @@ _HEADERS: Final = {
 
 
 class FormRefusedError(Exception):
-    """A form is not taken; its text is a key of the page's words."""
+    """What was sent is not taken; its text is a key of the page's words."""
 
 
 class Access:
@@ -136,6 +136,20 @@ async def read_form(request: Request) -> dict[str, str]:
         raise FormRefusedError("foreign_form")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise FormRefusedError("foreign_form")
+    body = await read_body(request)
+    try:
+        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError:
+        return {}
+    return {name: values[-1] for name, values in fields.items()}
+
+
+async def read_body(request: Request) -> bytes:
+    """What was sent, of bounded length.
+
+    Raises:
+        FormRefusedError: it is too large, or does not come whole.
+    """
     body = b""
     try:
         async for part in request.stream():
@@ -144,11 +158,15 @@ async def read_form(request: Request) -> dict[str, str]:
                 raise FormRefusedError("too_large")
     except ClientDisconnect:
         raise FormRefusedError("cut_off") from None
-    try:
-        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
-    except ValueError:
-        return {}
-    return {name: values[-1] for name, values in fields.items()}
+    return body
+
+
+def is_of_a_page(request: Request) -> bool:
+    """Whether a web page sends it without the token.
+
+    Any page can have a browser send, with its cookie if there is one, but not with that header.
+    """
+    return "origin" in request.headers and "authorization" not in request.headers
 
 
 class BrowserRules:
