@@ -34,7 +34,9 @@ def _absolute(path: Path) -> Path:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 Pixel = Annotated[int, Field(ge=0, le=100_000)]
 Extent = Annotated[int, Field(ge=1, le=100_000)]

@@ -108,7 +108,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
             *good.warnings,
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
-            *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
+            *_shape_warnings(
+                config, spec, good.pictures, bad.pictures if bad else (), mask=getattr(given, "mask", None)
+            ),
             *([groups.SEQUENCE] if named.groups is None and groups.looks_like_a_sequence(good) else ()),
         )
         for warning in warnings:
@@ -197,12 +199,13 @@ def _shorthands(options: argparse.Namespace) -> list[str]:
     return keys + ([] if options.mask is None else [f"mask={json.dumps(str(options.mask))}"])
 
 
-def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[Any]) -> list[str]:
+def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[Any], *, mask: str | None) -> list[str]:
     from train.data import shapes
 
     if isinstance(config, SignalConfig):
         return []
     warnings = shapes.coarse(config, spec.source) + shapes.others(good, spec)
+    warnings += [] if mask is None else shapes.of_mask(Path(mask), spec.source)
     return warnings + (shapes.others(bad, spec) if bad else [])
 
 

@@ -111,6 +111,7 @@ class _Good:
 
 def _calibrate(scorer: "Scorer", given: _Good, labels: Path | None, target_fpr: float | None) -> int:
     from edged import recalibration, scoring
+    from edged.models.calibration import conformal_threshold
 
     plural = scorer.bundle.manifest.input.plural
     confirmed = [] if labels is None else _score(scorer, _false_alarms(scorer, labels))
@@ -133,8 +134,10 @@ def _calibrate(scorer: "Scorer", given: _Good, labels: Path | None, target_fpr: 
     flagged = sum(bool(record.is_anomaly) for record in new.records)
     if 2 * flagged > chosen.n - chosen.confirmed:
         complain(f"{flagged} of these {plural} were anomalous until now: are they good parts? If not, calibrate again")
+    before = scorer.bundle.calibration
+    old = conformal_threshold(before.scores, before.target_fpr, confirmed=before.confirmed)
     in_groups = f" in {len(set(new.groups))} groups" if new.groups else ""
-    typer.echo(f"threshold {scorer.threshold.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}{in_groups}")
+    typer.echo(f"threshold {old.value:.4f} -> {chosen.value:.4f}, from {chosen.n} {plural}{in_groups}")
     if made.least_alike:
         typer.echo(printable(made.least_alike))
     for warning in made.warnings:

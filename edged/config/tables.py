@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from edged.broker import takes
 from edged.errors import ConfigError
 from edged.files import is_network
 from edged.media.imaging import Limits
@@ -27,6 +28,8 @@ from edged.settings import (
     read_secret,
     same_port,
 )
+from edged.sinks.mqtt import MqttSinkTable
+from edged.sources.mqtt import MqttSourceTable
 
 OWN_FOLDERS: Final = ("quarantine", "requeue", "received", ".edged")
 """Of `state_dir`: where files and requests are put away."""
@@ -143,7 +146,7 @@ class Config(Table):
                         f"{', '.join(self.models)}"
                     )
             found += [f"sources.{source.name}.{problem}" for problem in source.problems()]
-        found += self._overlaps()
+        found += self._overlaps() + self._echoes()
         for sink in self.sinks:
             found += [f"sinks.{sink.name}.{problem}" for problem in sink.problems()]
         return found + self._shared_ports()
@@ -184,6 +187,19 @@ class Config(Table):
                 if same_port(taken, address):
                     found.append(f"{key}: {address} has the port of {other} ({taken}); choose another one")
         return found
+
+    def _echoes(self) -> list[str]:
+        """What edged would tell a broker and take from it for pictures, which it would tell again, without an end."""
+        sinks = [sink for sink in self.sinks if isinstance(sink, MqttSinkTable)]
+        return [
+            f"sources.{source.name}.topic: {source.topic} takes what sinks.{sink.name} publishes, for pictures; choose "
+            "topics that do not meet"
+            for source in self.sources
+            if isinstance(source, MqttSourceTable)
+            for sink in sinks
+            if source.shares_broker(sink)
+            and any(takes(source.topic, f"{sink.topic}/{one.name}") for one in self.sources)
+        ]
 
     def _claims(self) -> Iterator[tuple[str, Place]]:
         tables: Mapping[str, tuple[SourceTable, ...] | tuple[SinkTable, ...]]

@@ -70,7 +70,7 @@ class LineFile:
         self._descriptor: int | None = None
 
     def append(self, lines: Callable[[bytes], str]) -> None:
-        """Appends what `lines` gives for the first bytes of the file, none of a new one; ASCII.
+        """Appends what `lines` gives for the first bytes of the file, none of a new one, as UTF-8.
 
         What is given at once stands in one file, which is larger than `max_bytes` where that alone is.
 
@@ -79,11 +79,11 @@ class LineFile:
         """
         try:
             descriptor = self._open()
-            data, end = lines(_head(descriptor)).encode("ascii"), os.fstat(descriptor).st_size
+            data, end = lines(_head(descriptor)).encode(), os.fstat(descriptor).st_size
             if end and self._max_bytes and end + len(data) > self._max_bytes:
                 self._rotate()
                 descriptor, end = self._open(), 0
-                data = lines(b"").encode("ascii")
+                data = lines(b"").encode()
             try:
                 view = memoryview(data)
                 while view:
@@ -153,10 +153,10 @@ class LineFile:
         return Path(os.path.realpath(self._path))
 
     def _recognised(self, descriptor: int) -> bool:
-        """Whether it is ASCII, and what would be cut off the beginning of a line of ours; zeros are of a power cut."""
+        """Whether it is ours, and what would be cut off the beginning of a line of ours; zeros are of a power cut."""
         torn = _line_start(descriptor, os.fstat(descriptor).st_size)
         head, beginning = _head(descriptor).rstrip(b"\0"), os.pread(descriptor, 1, torn).rstrip(b"\0")
-        return head.isascii() and b"\0" not in head and self._is_ours(head, beginning)
+        return b"\0" not in head and self._is_ours(head, beginning)
 
     def _cut_torn_line(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size

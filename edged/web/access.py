@@ -10,8 +10,9 @@ from typing import Final
 from urllib.parse import parse_qs, quote
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -70,7 +71,7 @@ class Access:
 
         async def check(request: Request) -> Response:
             if not self.allows(request):
-                return PlainTextResponse("a bearer token is required\n", 401, {"www-authenticate": "Bearer"})
+                raise HTTPException(401, "a bearer token is required", {"www-authenticate": "Bearer"})
             return await handle(request)
 
         return check
@@ -86,8 +87,7 @@ class Access:
 
         async def check(request: Request) -> Response:
             if self._token is None and request.url.scheme == "http" and not _is_address(_host(request)[0]):
-                text = "without http.token_file this is served under an IP address or localhost only\n"
-                return PlainTextResponse(text, 421)
+                raise HTTPException(421, "without http.token_file this is served under an IP address or localhost only")
             if open_to_all or self.allows(request):
                 return await handle(request)
             if page and not is_script(request):

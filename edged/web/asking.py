@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, TypeVar, cast
+from typing import Annotated, Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edged.errors import EdgedError
 from edged.journal.browsing import OUTCOME_WORDS, OutcomeWord, Wanted
-from edged.journal.labels import LABELS, LONGEST_NOTE
+from edged.journal.labels import LABELS, LONGEST_NOTE, LabelWord
 from edged.web.allowance import Allowance
 
 MOST_RESULTS: Final = 200
@@ -39,7 +39,7 @@ class LabelGiven(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    label: Literal["false_alarm", "real", "unsure"]
+    label: LabelWord
     note: Annotated[str, MaxLen(LONGEST_NOTE)] = ""
 
 
@@ -167,7 +167,7 @@ def label(body: bytes) -> tuple[str, str]:
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors())
         raise BadRequestError(
-            f'{told}; send JSON such as {{"label": "false_alarm", "note": ""}}, label one of {", ".join(LABELS)}'
+            f'{told}; send JSON such as {{"label": "{LABELS[0]}", "note": ""}}, label one of {", ".join(LABELS)}'
         ) from error
     return given.label, given.note
 

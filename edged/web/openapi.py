@@ -158,6 +158,11 @@ _ANSWERS: Final = {
     "413": ("Too many bytes.", "Error"),
     "503": ("It takes no more just now; send it again.", "Error"),
 }
+_ERROR: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+_TURNED_AWAY: Final = {
+    "401": {"description": "A bearer token is required.", "content": _ERROR},
+    "421": {"description": "Without a token, under an IP address or localhost only.", "content": _ERROR},
+}
 _POST: Final = {
     "summary": "A picture for a source of the type http.",
     "parameters": [
@@ -173,8 +178,7 @@ _POST: Final = {
             }
             for code, (text, schema) in _ANSWERS.items()
         },
-        "401": {"description": "A bearer token is required."},
-        "421": {"description": "Without a token, under an IP address or localhost only."},
+        **_TURNED_AWAY,
     },
 }
 
@@ -248,12 +252,8 @@ def _refusals(*more: str) -> dict[str, Any]:
         "413": "Too many bytes.",
         "503": "The journal cannot be read just now.",
     }
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    found: dict[str, Any] = {code: {"description": texts[code], "content": content} for code in ("400", *more, "503")}
-    return found | {
-        "401": {"description": "A bearer token is required."},
-        "421": {"description": "Without a token, under an IP address or localhost only."},
-    }
+    found: dict[str, Any] = {code: {"description": texts[code], "content": _ERROR} for code in ("400", *more, "503")}
+    return found | _TURNED_AWAY
 
 
 def _asked(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:

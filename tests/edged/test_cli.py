@@ -265,7 +265,7 @@ def test_calibrate(tiny_copy: Path, tmp_path: Path) -> None:
     done = edged("calibrate", tiny_copy, "--good", folder, "--target-fpr", "0.1")
     assert done.returncode == 1  # one picture was broken
     expected = 19 / 64 + 0.01  # the ceil(21 x 0.9) = 19th of 20
-    assert f"-> {expected:.4f}, from 20 pictures" in done.stdout
+    assert f"threshold 0.5000 -> {expected:.4f}, from 20 pictures" in done.stdout
     assert "broken.png" in done.stderr
     assert "1 pictures are repetitions" in done.stderr
     calibration = json.loads((tiny_copy / "calibration.json").read_text())
@@ -427,6 +427,21 @@ def test_what_good_may_not_name(tiny_copy: Path, film: Path, pictures: Path) -> 
     assert (tiny_copy / "calibration.json").read_bytes() == before
 
 
+def test_a_reader_of_results_that_has_seen_enough(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    journal = Journal(site.state)
+    for number in range(2000):  # more than a pipe holds
+        journal.commit([entry_of(record(id=f"{number}"), Fingerprint(1, 1, number))])
+    journal.close()
+    command = [sys.executable, "-m", "edged", "results", "-c", str(site.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
+
+
 def test_dead_letters_are_shown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state")
     journal.add_sink("plc")
@@ -437,11 +452,12 @@ def test_dead_letters_are_shown(tmp_path: Path) -> None:
     config = tmp_path / "edged.toml"
     config.write_text(f'[service]\nstate_dir = "{tmp_path}/state"\n')
     table = edged("results", "-c", config, "--dead-letters").stdout
-    assert table.endswith("  plc  no such\\nrecipe\n")
+    assert table.endswith(f"  plc  {one.id}  no such\\nrecipe\n")
     (line,) = edged("results", "-c", config, "--dead-letters", "--format", "json").stdout.splitlines()
     assert json.loads(line)["record"]["id"] == one.id
-    (row,) = csv.reader(io.StringIO(edged("results", "-c", config, "--dead-letters", "--format", "csv").stdout))
-    assert (row[0], row[2]) == ("plc", "no such\\nrecipe")
+    (row,) = csv.DictReader(io.StringIO(edged("results", "-c", config, "--dead-letters", "--format", "csv").stdout))
+    assert (row["sink"], row["error"]) == ("plc", "no such\\nrecipe")
+    assert json.loads(row["record"])["id"] == one.id
 
 
 def test_inspect(tiny_copy: Path) -> None:

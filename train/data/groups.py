@@ -35,18 +35,19 @@ def members_of_groups(pictures: Sequence[Picture]) -> list[NDArray[np.int64]]:
     return members_of([picture.group or f"/{index}" for index, picture in enumerate(pictures)])
 
 
-def grouped(found: PictureSet, rule: str, folder: Path) -> PictureSet:
+def grouped(found: PictureSet, rule: str, folder: Path, *, alone: bool = True) -> PictureSet:
     """The pictures with the names of their groups.
 
     Args:
         found: good pictures.
         rule: see `names_of`.
         folder: of the good pictures.
+        alone: see `names_of`.
 
     Raises:
         ConfigError: the rule cannot be followed, or leaves all pictures in one group.
     """
-    names = names_of([picture.path for picture in found.pictures], rule, folder)
+    names = names_of([picture.path for picture in found.pictures], rule, folder, alone=alone)
     pictures = tuple(replace(picture, group=name) for picture, name in zip(found.pictures, names, strict=True))
     return replace(found, pictures=pictures)
 

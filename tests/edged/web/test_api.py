@@ -222,9 +222,23 @@ def test_the_token_covers_all_of_it(tmp_path: Path) -> None:
     app = make(tmp_path, token="secret", overlay=drawn())
     for path in ("status", "results", f"results/{record().id}", f"results/{record().id}/overlay.png", "openapi.json"):
         url = "/api/v1/" + path
-        assert ask(app, url).status_code == 401
+        refused = ask(app, url)
+        assert (refused.status_code, refused.json()) == (401, {"error": "a bearer token is required"})
+        assert refused.headers["www-authenticate"] == "Bearer"
         assert ask(app, url, headers={"authorization": "Bearer secre"}).status_code == 401
         assert ask(app, url, headers={"authorization": "Bearer secret"}).status_code in {200, 404}
+
+
+def test_what_is_wrong_is_told_as_json_everywhere_below_the_api(tmp_path: Path) -> None:
+    app = make(tmp_path)
+    for path in ("/api/v1/", "/api/v1/nothing", "/api/v1/results/a/b", "/api/v1/results/..%2fx"):
+        answer = ask(app, path)
+        assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"}), path
+    answer = ask(app, "/api/v1/status", method="DELETE")
+    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+    assert "GET" in answer.headers["allow"]
+    assert "localhost only" in ask(app, "/api/v1/status", url="http://rebound.example").json()["error"]
+    assert ask(app, "/nothing").text == "Not Found\n"
 
 
 def test_without_a_token_no_name_but_localhost_leads_here(tmp_path: Path) -> None:
