@@ -146,10 +146,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=600, help="pictures in a burst")
     parser.add_argument("--json", type=Path, help="a file for the figures")
+    parser.set_defaults(device="cpu", overlays=False)
     parser.add_argument("--disturb", choices=SORTS, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.overlays = False
     if arguments.disturb:
         address = urlsplit(arguments.address)
         asyncio.run(disturb(arguments.disturb, (str(address.hostname), address.port or 0)))

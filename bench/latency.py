@@ -89,7 +89,7 @@ def measure(
     paths = {"state": folder / "state", "bundle": arguments.bundle.resolve(), "inbox": inbox, "results": folder / "out"}
     config = folder / "edged.toml"
     config.write_text(
-        TEMPLATE.format(port=port, **{key: json.dumps(str(path)) for key, path in paths.items()})
+        TEMPLATE.format(port=port, device="cpu", **{key: json.dumps(str(path)) for key, path in paths.items()})
         + "".join(f'[[sinks]]\nname = "{name}"\ntype = "{name}"\n{lines}\n' for name, lines in keys.items())
     )
     stack.enter_context(running(folder, config, port))

@@ -30,6 +30,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from slopes import eighths, slope
+
 from edged.journal.schema import FILE
 from tests.edged.brokers import Broker, Listener
 from tests.edged.daemons import Site
@@ -37,7 +39,7 @@ from tests.edged.killing import Account, Kills, Line, other_file_system
 from tests.edged.making import drop, good, kill_child, until
 from tests.edged.producing import WAYS
 
-SAMPLE_S, WARM_UP, BLOCKS = 2.0, 0.25, 15
+SAMPLE_S = 2.0
 FAULTS = ("decoder killed", "reload", "folder away", "sink away", "stopped for a second")
 PER_BLOCK = 50
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -215,7 +217,7 @@ def steady(folder: Path, asked: argparse.Namespace) -> bool:
     """Steady load with a fault every few seconds; whether all is well at the end."""
     root = folder / "steady"
     root.mkdir()
-    line, chance = Line(root, seed=asked.seed, kinds=("move", "delete")), random.Random(asked.seed)
+    line, chance = Line(root, seed=asked.seed, kinds=("move", "delete"), lines=""), random.Random(asked.seed)
     # A folder that was moved in stays, and is watched; it is the load then that grows, not the daemon.
     line.producer.ways = tuple(way for way in WAYS if way != "folder")
     samples: list[tuple[float, ...]] = []
@@ -285,24 +287,15 @@ def _measure(pid: int) -> tuple[float, float, float]:
 
 
 def _slopes(samples: np.ndarray) -> None:
-    """Least squares after the warm-up, each with two standard errors; and how resident memory went, in eighths.
-
-    Samples that follow each other are alike, so that the fit is through the means of blocks.
-    """
-    eighths = [f"{part[:, 1].mean():.1f}" for part in np.array_split(samples, 8)]
-    print(f"{'resident MiB, in eighths':28}{' '.join(eighths)}")
-    blocks = np.array_split(samples[int(len(samples) * WARM_UP) :], BLOCKS)
-    late = np.array([block.mean(axis=0) for block in blocks])
-    hours, results = late[:, 0] / 3600, late[:, 5] / 1000
+    print(f"{'resident MiB, in eighths':28}{eighths(samples[:, 1])}")
+    hours, results = samples[:, 0] / 3600, samples[:, 5] / 1000
     for name, over, values in (
-        ("resident MiB / hour", hours, late[:, 1]),
-        ("open files / hour", hours, late[:, 2]),
-        ("threads / hour", hours, late[:, 3]),
-        ("journal kB / 1000 results", results, late[:, 4] / 1000),
+        ("resident MiB / hour", hours, samples[:, 1]),
+        ("open files / hour", hours, samples[:, 2]),
+        ("threads / hour", hours, samples[:, 3]),
+        ("journal kB / 1000 results", results, samples[:, 4] / 1000),
     ):
-        (slope, start), covariance = np.polyfit(over, values, 1, cov=True)
-        at_end = start + slope * over[-1]
-        print(f"{name:28}{slope:12.2f} +- {2 * np.sqrt(covariance[0, 0]):.2f}  (at the end {at_end:.1f})")
+        print(f"{name:28}{slope(over, values)}")
 
 
 # What it costs.

@@ -41,6 +41,7 @@ from PIL import Image
 from demo import DEMO, answers, children, free_port, wait
 from edged.media import inputs
 from edged.media.imaging import Limits, find_pictures
+from edged.models.runtime import import_onnxruntime
 
 # Kind: pictures in a burst, and pixels (width, height) of those that are made; None for pictures as they are.
 KINDS: Final[dict[str, tuple[int, tuple[int, int] | None]]] = {
@@ -59,7 +60,7 @@ state_dir = {state}
 listen = "127.0.0.1:{port}"
 [models.bench]
 path = {bundle}
-device = "cpu"
+device = "{device}"
 [[sources]]
 name = "bench"
 type = "folder"
@@ -90,13 +91,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="so many times as many pictures in a burst")
     parser.add_argument("--against", type=Path, help="a checkout with a virtual environment of its own")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what runs the model, here and there")
     parser.add_argument("--overlays", action="store_true", help="daemons draw heat maps of what they flag")
     parser.add_argument("--no-arena", action="store_true", help="the ceiling's session gives its memory back")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--ceiling", type=Path, nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ceiling:
-        print(json.dumps(ceiling(arguments.bundle, arguments.ceiling, arena=not arguments.no_arena)))
+        print(json.dumps(ceiling(arguments)))
         return 0
     if not arguments.bundle.is_dir() or not arguments.pictures.is_dir():
         sys.exit("throughput: there is no bundle or there are no pictures; run `make demo` first, or name both")
@@ -117,16 +119,19 @@ def main() -> int:
 # The ceiling.
 
 
-def ceiling(bundle: Path, pictures: Sequence[Path], *, arena: bool) -> Figures:
+def ceiling(arguments: argparse.Namespace) -> Figures:
     """Decodes and scores the pictures with a thread a core; in a process of its own, for its CPU is counted."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or it is too late
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
+    bundle, pictures = arguments.bundle, arguments.ceiling
     spec = inputs.from_dict(json.loads((bundle / "manifest.json").read_text())["input"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = arena
-    session = onnxruntime.InferenceSession(str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    options.enable_cpu_mem_arena = not arguments.no_arena
+    providers: list[object] = ["CPUExecutionProvider"]
+    if arguments.device == "cuda":
+        onnxruntime.preload_dlls()
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    session = onnxruntime.InferenceSession(str(bundle / "model.onnx"), options, providers=providers)
 
     def score(path: Path) -> None:
         pixels = inputs.decode(path.read_bytes(), spec, Limits()).pixels
@@ -265,7 +270,8 @@ def running(folder: Path, name: str, program: Path, arguments: argparse.Namespac
         "overlays": folder / "overlays",
     }
     quoted = {key: json.dumps(str(path)) for key, path in paths.items()}
-    config.write_text((TEMPLATE + (OVERLAYS if arguments.overlays else "")).format(port=port, **quoted))
+    template = TEMPLATE + (OVERLAYS if arguments.overlays else "")
+    config.write_text(template.format(port=port, device=arguments.device, **quoted))
     with (folder / "edged.log").open("wb") as log:
         process = subprocess.Popen([program, "run", "-c", config], stderr=log, cwd=folder)
     try:
@@ -312,7 +318,8 @@ def measure(kind: str, daemons: Sequence[Daemon], folder: Path, arguments: argpa
     rounds: Rounds = defaultdict(lambda: defaultdict(list))
     lone: defaultdict[str, list[float]] = defaultdict(list)
     for _ in range(arguments.rounds):
-        command = [sys.executable, __file__, arguments.bundle, *(["--no-arena"] if arguments.no_arena else [])]
+        command = [sys.executable, __file__, arguments.bundle, "--device", arguments.device]
+        command += ["--no-arena"] if arguments.no_arena else []
         done = subprocess.run([*command, "--ceiling", *pictures], stdout=subprocess.PIPE, check=True)
         turns: dict[str, Figures] = {"ceiling": json.loads(done.stdout)}
         for daemon in daemons:

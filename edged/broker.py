@@ -49,6 +49,10 @@ class BrokerKeys(Login):
         parts = urlsplit(self.url)
         return parts.hostname or "", parts.port or _PORTS[parts.scheme]
 
+    def shares_broker(self, other: "BrokerKeys") -> bool:
+        """Whether both name the same broker; not of a URL that cannot be used."""
+        return self._url_problem() is None and other._url_problem() is None and self.address == other.address
+
     def id_as(self, role: str, name: str) -> str:
         """`client_id`, or one that no other machine, source or sink has.
 
@@ -120,6 +124,17 @@ def topic_problem(key: str, topic: str, *, wildcards: bool) -> list[str]:
     if "#" in levels[:-1]:
         return [f"{key}: {topic!r} is no filter of topics; # stands at its end"]
     return []
+
+
+def takes(topic_filter: str, topic: str) -> bool:
+    """Whether who subscribes to a filter is given what is published to a topic, which does not begin with `$`."""
+    wanted, given = topic_filter.split("/"), topic.split("/")
+    if wanted[0] == "$share":
+        del wanted[:2]
+    if wanted[-1:] == ["#"]:
+        del wanted[-1]
+        del given[len(wanted) :]
+    return len(wanted) == len(given) and all(one in {"+", level} for one, level in zip(wanted, given, strict=True))
 
 
 def make_client(keys: BrokerKeys, *, client_id: str, **options: Any) -> "Client":

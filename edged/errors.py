@@ -24,7 +24,7 @@ REASONS: Final = (
     "file_too_large",  # more than limits.max_bytes
     "picture_too_large",  # more than limits.max_pixels
     "undecodable",  # truncated, damaged, or not a picture
-    "unsupported",  # a picture of a kind that has no stated rule (32-bit float, LAB, ...)
+    "unsupported",  # a picture of a kind that has no stated rule (32-bit float, LAB, ...), or without what to look at
     "unreadable",  # the system refuses to open or read it
     "decoder_crashed",  # its decoder process died, three times
     "decoder_timeout",  # its decoder took longer than limits.decode_seconds, three times

@@ -26,6 +26,8 @@ POINTS: Final = (
     "committed",  # the result is durable, the source does not know
     "told",  # the source knows, the sinks do not
     "refreshed",  # new fingerprint of a kept file are durable, and nothing else
+    "rotating",  # a sink's file is about to become the first of its backups
+    "rotated",  # it is, and there is no new one
     "published",  # a sink has lines, the journal does not know
     "delivered",  # the journal knows
     "disposing",  # a file is about to leave its inbox

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _T = TypeVar("_T")
 
 
-def bar(items: Iterable[_T], total: int) -> Iterator[_T]:
-    """Passes `items` on, and shows on standard error how many of `total` went by."""
+def bar(items: Iterable[_T], total: int | None) -> Iterator[_T]:
+    """Passes `items` on, and shows on standard error how many of `total` went by; None: nobody knows."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -43,15 +43,16 @@ def lines(
 
 
 def dead_letters(letters: Iterable[DeadLetter], output: Literal["table", "json", "csv"]) -> Iterator[str]:
-    """Records that sinks refused, as lines: when, which sink, why, and the record."""
-    for letter in letters:
+    """Records that sinks refused, as lines: when, which sink, why, and the record; in a table its id alone."""
+    for number, letter in enumerate(letters):
         about = {"sink": letter.sink, "refused_at": rfc3339(letter.refused_at), "error": letter.error}
         if output == "json":
             yield json.dumps({**about, "record": json.loads(letter.record)}, ensure_ascii=True) + "\n"
         elif output == "csv":
-            yield csv_line((*about.values(), letter.record))
+            yield (csv_line((*about, "record")) if number == 0 else "") + csv_line((*about.values(), letter.record))
         else:
-            yield "  ".join(printable(value) for value in (about["refused_at"], letter.sink, letter.error)) + "\n"
+            id_ = json.loads(letter.record)["id"]
+            yield "  ".join(printable(value) for value in (about["refused_at"], letter.sink, id_, letter.error)) + "\n"
 
 
 def about_bundle(scorer: Scorer) -> Iterator[str]:
@@ -63,8 +64,9 @@ def about_bundle(scorer: Scorer) -> Iterator[str]:
     for name in sorted(manifest.files):
         yield f"file: {name}, {len(bundle.read(name))} bytes, intact"
     threshold = scorer.threshold
+    in_groups = f" in {bundle.calibration.groups} groups" if bundle.calibration.groups else ""
     yield (
-        f"calibration: {threshold.n} good {manifest.input.plural} {_METHODS[bundle.calibration.method]}"
+        f"calibration: {threshold.n} good {manifest.input.plural}{in_groups} {_METHODS[bundle.calibration.method]}"
         + (f", {threshold.confirmed} of them confirmed false alarms" if threshold.confirmed else "")
         + f", {bundle.calibration.created:%Y-%m-%d}; threshold "
         f"{threshold.value:.4f} at a false-positive rate of {threshold.target_fpr:g}"

@@ -283,6 +283,11 @@ def display_path(path: bytes | str) -> str:
     return printable(os.fsdecode(path))
 
 
+def short_name(path: str) -> str:
+    """What a picture is called where there is little room: the file's name; a topic, whose levels all matter, whole."""
+    return path.rpartition("/")[2] if path.startswith("/") or "://" in path else path
+
+
 def csv_line(values: Iterable[Any]) -> str:
     """Values as one line of CSV (RFC 4180), its end included; text is escaped, and is no formula to a spreadsheet."""
     buffer = io.StringIO()

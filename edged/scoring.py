@@ -1,12 +1,12 @@
 """Scoring without a daemon: items in, records out. The command line adds progress and printing around it."""
 
+import hashlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,12 +16,11 @@ from PIL import Image
 
 from edged.errors import BundleError, ConfigError, PictureError
 from edged.files import open_regular
-from edged.media import overlays
+from edged.media import imaging, overlays
 from edged.media.decoding import DecoderPool, Outcome
-from edged.media.imaging import Limits, find_pictures
-from edged.models import bundle as bundles
-from edged.models.calibration import Threshold, conformal_threshold
-from edged.models.manifest import Calibration, mark_of
+from edged.media.frames import Taken
+from edged.media.imaging import ImageInput, Limits, find_pictures
+from edged.models.manifest import mark_of
 from edged.models.runtime import worker_count
 from edged.models.scorer import Scorer
 from edged.results import Frame, Record, Result, make_record, new_id, printable
@@ -118,6 +117,36 @@ def score(
     return _ahead(work, items, limits)
 
 
+def score_frames(
+    scorer: Scorer, frames: Iterable[Taken], *, tell: Callable[[Path, str], None] = lambda *_: None
+) -> Iterator[tuple[Record, str]]:
+    """One record a frame of a video, as of the file that training makes of it, and the name of its group.
+
+    Args:
+        scorer: of a model that takes pictures.
+        frames: of good stretches.
+        tell: as for `score`.
+    """
+    spec = scorer.view.input
+    assert isinstance(spec, ImageInput)
+    for taken in frames:
+        if words := scorer.view.other_shape(*taken.image.size):
+            tell(taken.path, words)
+        id_, pixels = new_id(), np.asarray(imaging.fit(taken.image, spec, taken.image.size), np.uint8)
+        result = scorer.score(Frame(SOURCE, id_, taken.at, pixels.reshape(spec.shape), taken.path.name))
+        record = make_record(
+            result,
+            id_=id_,
+            source=SOURCE,
+            path=f"{taken.path.absolute()}#t={taken.seconds:.3f}",
+            sha256=hashlib.sha256(taken.png()).hexdigest(),
+            captured_at=taken.at,
+            model=scorer.identity,
+            decode_seconds=0.0,
+        )
+        yield record, taken.group
+
+
 def denoise(
     denoiser: Scorer,
     items: Sequence[Item],
@@ -201,54 +230,6 @@ def knower(scorer: Scorer) -> Callable[[Record], bool]:
     models = (scorer, scorer.denoiser) if scorer.denoiser else (scorer,)
     fitted = {mark for model in models for mark in model.bundle.manifest.fitted}
     return lambda record: record.sha256 is not None and mark_of(record.sha256) in fitted
-
-
-def calibrate(
-    scorer: Scorer, records: Sequence[Record], target_fpr: float | None, confirmed: Sequence[Record] = ()
-) -> tuple[Threshold, int]:
-    """Replaces a bundle's calibration with the scores of these records, of files that nothing was fitted on.
-
-    Args:
-        scorer: of the bundle.
-        records: of good pictures.
-        target_fpr: that the bundle is for from now on; None: what it was for.
-        confirmed: of good pictures that were flagged, and so are no random sample; counted beside the others.
-
-    Returns:
-        The new threshold, and how many records repeat a file that was counted already.
-
-    Raises:
-        ConfigError: no picture could be scored.
-        BundleError: the bundle cannot be written.
-    """
-    given = distinct_scores(records)
-    scores = distinct_scores(confirmed) | given
-    if not given:
-        raise ConfigError(["--good: none of the pictures could be scored; the calibration is as it was"])
-    if min(scores.values(), default=0.0) <= 0:
-        raise ConfigError(
-            [f"{scorer.bundle.path} gives scores that are not above 0; the calibration is as it was. Export it again"]
-        )
-    rate = scorer.bundle.calibration.target_fpr if target_fpr is None else target_fpr
-    ordered = sorted(scores.values())
-    bundles.write_calibration(
-        scorer.bundle.path,
-        Calibration(
-            model_sha256=scorer.bundle.model_sha256,
-            created=datetime.now(UTC),
-            target_fpr=rate,
-            n=len(ordered),
-            scores=ordered,
-            confirmed=len(scores) - len(given),
-        ),
-    )
-    scored = sum(record.score is not None for record in records)
-    return conformal_threshold(ordered, rate, confirmed=len(scores) - len(given)), scored - len(given)
-
-
-def distinct_scores(records: Sequence[Record]) -> dict[str | None, float]:
-    """Scores by the SHA-256 of their files, so that repetitions are one; of those that have a score."""
-    return {record.sha256: record.score for record in records if record.score is not None}
 
 
 def _decode(pool: DecoderPool, path: Path, scorer: Scorer) -> Outcome:

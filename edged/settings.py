@@ -34,7 +34,9 @@ def _absolute(path: Path) -> Path:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 Pixel = Annotated[int, Field(ge=0, le=100_000)]
 Extent = Annotated[int, Field(ge=1, le=100_000)]
@@ -100,6 +102,10 @@ class SinkTable(Table):
     def places(self) -> list[Place]:
         """What this sink writes to; see `SourceTable.places`."""
         return []
+
+    def listens(self) -> str | None:
+        """The `ADDRESS:PORT` that its key `listen` names; None for a sink that listens nowhere."""
+        return None
 
     def problems(self) -> list[str]:
         """See `SourceTable.problems`."""
@@ -189,6 +195,23 @@ def address_of(key: str, listen: str, *, example: int) -> tuple[str, int, bool]:
     if not port.isdecimal() or len(port) > 5 or not 0 <= int(port) <= 65535:
         raise ConfigError([f"{key}: {port[:20]!r} is no port; take one from 1 to 65535 (0 lets the system choose)"])
     return host.strip("[]"), int(port), loopback
+
+
+def same_port(one: str, other: str) -> bool:
+    """Whether two of `address_of` cannot be listened on at the same time; port 0 is another one each time.
+
+    Raises:
+        ConfigError: one of them is no address.
+    """
+    (first, port, _), (second, other_port, _) = (address_of("listen", text, example=9108) for text in (one, other))
+    if port != other_port or port == 0:
+        return False
+    pairs = ((mine, its) for mine in _addresses(first) for its in _addresses(second) if mine.version == its.version)
+    return any(mine == its or mine.is_unspecified or its.is_unspecified for mine, its in pairs)
+
+
+def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    return [ipaddress.ip_address(one) for one in (("127.0.0.1", "::1") if host == "localhost" else (host,))]
 
 
 def load_certificate(context: "ssl.SSLContext", key: str, certificate: Path, private_key: Path | None) -> None:

@@ -79,18 +79,13 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         more = ", ..." if len(made.outliers) > _SHOWN else ""
         many = f"{len(made.outliers)} good {spec.plural} look like outliers; look at them"
         one = f"1 good {spec.singular} looks like an outlier; look at it"
-        where = f" ({options.out}/{suspects.PAGE} shows them)"
+        where = f" ({options.out}/{suspects.PAGE} shows them); what shows no good part goes into a list for --exclude"
         command.say(console, PROGRAM, f"{one if len(made.outliers) == 1 else many}: {first}{more}{where}")
     for line in _without(made, loaded, spec.plural):
         command.say(console, PROGRAM, line)
     lower = raised_from(made.outliers, made.outcome.good, threshold, loaded.calibrates)
-    if lower is not None:
-        command.say(
-            console,
-            PROGRAM,
-            f"warning: the threshold, {threshold.value:.4g}, is an outlier's score; without such {spec.plural} "
-            f"it would be {lower:.4g}. If it shows no good part, take it out and train again",
-        )
+    if lower is not None and sum(outlier.part == loaded.calibrates for outlier in made.outliers) > 1:
+        command.say(console, PROGRAM, f"without all outliers the threshold would be {lower:.4g}")
     if made.outcome.report is not None:
         report = made.outcome.report
         console.print(

@@ -16,6 +16,7 @@ from export.onnx import parity
 from train import run as runs
 from train.config.base import EFFICIENTNET
 from train.config.vae import VaeConfig
+from train.data.groups import members_of_groups
 from train.data.pictures import Part, Picture
 from train.errors import TrainError
 from train.nets.features import detail_of, map_size
@@ -68,6 +69,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
             "config": config.model_dump(mode="json"),
             "data_sha256": {part: _digest(run.part(part)) for part in PARTS if run.part(part)},
             "pictures": {part: len(run.part(part)) for part in PARTS},
+            "groups": _groups(run),
             "trained": {key: run.facts[key] for key in ("created", "packages", "git_revision", "seconds")},
             "exported": {**provenance(), "onnx": onnx.__version__},
             "updated_from": run.facts.get("updated_from"),
@@ -76,6 +78,12 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         },
         "fitted": sorted(mark_of(picture.sha256) for part in ("fit", "statistics") for picture in run.part(part)),
     }
+
+
+def _groups(run: Run) -> int | None:
+    """How many groups the pictures that calibrate are in; None where each stands for itself."""
+    pictures = run.part(run.calibrates)
+    return len(members_of_groups(pictures)) if any(picture.group for picture in pictures) else None
 
 
 def _top(run: Run) -> int | None:

@@ -74,7 +74,7 @@ LAYERS = (
     {"journal"},
     {"sources", "sinks"},
     {"config"},
-    {"service", "web", "scoring", "reports", "progress"},
+    {"service", "web", "scoring", "recalibration", "reports", "progress"},
     {"commands"},
     {"cli"},
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
+from edged.media import frames
 from edged.media.imaging import ImageInput, Size
 from edged.media.inputs import Input
 from edged.models import bundle as bundles
@@ -107,7 +108,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:  # noqa: PLR0
             *good.warnings,
             *(bad.warnings if bad else ()),
             *(denoiser.leaks(good) if denoiser is not None else ()),
-            *_shape_warnings(config, spec, good.pictures, bad.pictures if bad else ()),
+            *_shape_warnings(
+                config, spec, good.pictures, bad.pictures if bad else (), mask=getattr(given, "mask", None)
+            ),
             *([groups.SEQUENCE] if named.groups is None and groups.looks_like_a_sequence(good) else ()),
         )
         for warning in warnings:
@@ -196,12 +199,13 @@ def _shorthands(options: argparse.Namespace) -> list[str]:
     return keys + ([] if options.mask is None else [f"mask={json.dumps(str(options.mask))}"])
 
 
-def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[Any]) -> list[str]:
+def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[Any], *, mask: str | None) -> list[str]:
     from train.data import shapes
 
     if isinstance(config, SignalConfig):
         return []
     warnings = shapes.coarse(config, spec.source) + shapes.others(good, spec)
+    warnings += [] if mask is None else shapes.of_mask(Path(mask), spec.source)
     return warnings + (shapes.others(bad, spec) if bad else [])
 
 
@@ -283,7 +287,7 @@ def _add(kinds: Any, kind: str, summary: str) -> None:
         "as a whole",
     )
     parser.add_argument(
-        "--fps", type=_rate, default=5.0, help="frames a second to take of videos (default: 5); 0 for every one"
+        "--fps", type=_rate, default=frames.RATE, help="frames a second to take of videos (default: 5); 0 for every one"
     )
     parser.add_argument(
         "--bad", type=Path, metavar="DIR", help="pictures (or signals) of defects: reported on, never learnt from"

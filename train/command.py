@@ -28,7 +28,7 @@ def run(program: str, out: Path, work: Callable[[Console], None]) -> int:
     Returns:
         The exit code: 0 done, 2 something given is wrong or missing, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main else None
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from edged.media import frames
+from edged.media.groups import check as check_rule
 from edged.media.inputs import Input
 from train.data import exclusion, groups, pictures
 from train.data.cleaning import Denoiser
@@ -42,8 +43,13 @@ def find(options: argparse.Namespace, run: Path, track: Track) -> Good:
 
     Raises:
         OptionError: it names more than one folder, or a folder and videos.
-        ConfigError: a video cannot be read.
+        TrainError: `--exclude` cannot be followed, whatever the pictures are.
+        ConfigError: `--groups` cannot be followed, or a video cannot be read.
     """
+    if options.groups is not None:
+        check_rule(options.groups)
+    if options.exclude is not None:
+        exclusion.read_list(options.exclude)
     stretches = [frames.stretch_of(text) for text in options.good]
     videos = [stretch for stretch in stretches if stretch is not None]
     if not videos and len(stretches) == 1:
@@ -81,7 +87,7 @@ def read(
     if options.exclude is not None:
         found = exclusion.without_excluded(found, options.exclude, good.folder)
     if good.groups is not None:
-        found = groups.grouped(found, good.groups, good.folder)
+        found = groups.grouped(found, good.groups, good.folder, alone=options.update is None)
     if good.folder != good.called:
         found = _renamed(found, str(good.folder.absolute()), str(good.called))
     return found

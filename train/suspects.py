@@ -21,6 +21,11 @@ from train.fit.trained import Trained
 
 PAGE: Final = "suspects.html"
 
+_COLOURED_FROM: Final = 0.5
+"""Of the level at which colour begins elsewhere: most of those shown lie below the threshold, and what raises them is
+what somebody looks for."""
+
+_LEAST: Final = 1e-30
 _AT_LEAST: Final = 8
 _AT_MOST: Final = 40
 _STYLE: Final = (
@@ -39,7 +44,7 @@ class Suspect:
     Attributes:
         path: of the file.
         image: uint8 (H, W, C), as the model sees it; float32 (C, T) of a signal; None where its file is gone.
-        anomaly_map: float32 (h, w); None where the image is.
+        anomaly_map: float32 (h, w), of `without_itself`; None where the image is.
         score: that calibrates.
         is_outlier: whether it scores far above its like.
         threshold: what it would be without this picture, whatever else changes.
@@ -67,6 +72,17 @@ def without(scores: Scores, index: int, target_fpr: float, bad: Scores | None) -
     return threshold, None if bad is None else int((bad > threshold).sum())
 
 
+def without_itself(heat: NDArray[np.float32], score: float, *, that_calibrates: float) -> NDArray[np.float32]:
+    """The map of a picture at the level of the score that calibrates; a model that has learnt a picture shows little.
+
+    Args:
+        heat: float32 (h, w), of the finished model.
+        score: that this gives for the picture.
+        that_calibrates: of the model without the picture, or the same where it has not learnt it.
+    """
+    return heat * np.float32(that_calibrates / max(score, _LEAST))
+
+
 @torch.no_grad()
 def of_training(
     trained: Trained[Any],
@@ -76,7 +92,7 @@ def of_training(
     target_fpr: float,
     plural: str,
 ) -> str:
-    """The page of a run whose pictures all calibrate, out of fold; its heat maps are of the finished model.
+    """The page of a run whose pictures all calibrate, out of fold.
 
     Args:
         trained: on these pictures.
@@ -93,7 +109,10 @@ def of_training(
     suspects = []
     for index in chosen(scores, len(found)):
         image, path = pixels_of(pictures[index]), pictures[index].path
-        heat = None if image is None else trained.detector(torch.from_numpy(np.array(image[None])))[1][0].numpy()
+        heat = None
+        if image is not None:
+            score, heats = trained.detector(torch.from_numpy(np.array(image[None])))[:2]
+            heat = without_itself(heats[0].numpy(), float(score[0]), that_calibrates=float(scores[index]))
         raised = without(scores, index, target_fpr, None)
         suspects.append(Suspect(path, image, heat, float(scores[index]), path in paths, *raised))
     coloured_from = threshold.value / trained.report.reference
@@ -131,7 +150,8 @@ def page(
 <body>
 <h1>Good {plural} to look at</h1>
 <p>The good {plural} with the highest scores, each beside itself under its heat map. They decide the threshold,
-{threshold.value:.4g}{caught}. What it would be without each of them is said below it, from the scores as they are.</p>
+{threshold.value:.4g}{caught}. What it would be without each of them is said below it, from the scores as they are.
+Colour begins at half of what makes an anomaly: it shows what raises a score that is below the threshold, too.</p>
 {listed}
 {figures}
 </body></html>
@@ -142,7 +162,7 @@ def _figure(suspect: Suspect, threshold: float, found: int | None, coloured_from
     shown = "<p>It is not where it was, or has changed.</p>"
     if suspect.image is not None and suspect.anomaly_map is not None:
         render = overlays.render_signal if suspect.image.ndim == 2 else overlays.render
-        drawn = render(suspect.image, suspect.anomaly_map, coloured_from=coloured_from)
+        drawn = render(suspect.image, suspect.anomaly_map, coloured_from=_COLOURED_FROM * coloured_from)
         shown = f'<img alt="" src="data:image/png;base64,{_png(drawn)}">'
     lines = [
         f"<strong>{html.escape(printable(suspect.path))}</strong>",

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,9 +17,6 @@ from edged.commands.options import (
 )
 from edged.errors import ConfigError
 from edged.results import printable
-
-if TYPE_CHECKING:
-    pass
 
 
 def score(

@@ -24,7 +24,7 @@ listen = "127.0.0.1:{port}"
 
 [models.{model_name}]
 path = {model}
-# How many good parts out of 1 may be flagged; in place of this: threshold = 3.2
+# The share of good parts that may be flagged: 0.01 is one in a hundred. In place of this: threshold = 3.2
 #target_fpr = 0.01
 
 [[sources]]

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, create_model
 from edged.config.tables import Config, HttpTable, ServiceTable
 from edged.errors import ConfigError
 from edged.media.imaging import Limits
-from edged.settings import ModelTable, RetentionTable, SourceTable, Table
+from edged.settings import NAME, ModelTable, RetentionTable, SourceTable, Table
 from edged.sinks import SINKS
 from edged.sources import SOURCES
 
@@ -199,7 +199,8 @@ def _explain(item: Any, tables: dict[str, Any]) -> str:
         parts.append(table["name"] if named else str(part))
     where = ".".join(parts)
     if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"{where}: unknown key{_suggest(parts)}"
+        kind = next((part for part in item["loc"][2:3] if part in SOURCES | SINKS), None)
+        return f"{where}: unknown key{_suggest(parts, kind)}"
     if item["type"] == "missing":
         return f"{where}: is required; add it"
     if item["type"] == "too_short" and len(item["loc"]) == 1:
@@ -210,7 +211,7 @@ def _explain(item: Any, tables: dict[str, Any]) -> str:
         kind = parts[0].removesuffix("s")
         return f"{where}.type: there is no {kind} type {item['ctx']['tag']!r}; {_types(parts[0])}"
     message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    if item["type"] == "string_pattern_mismatch":
+    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME:
         message = "is letters, digits, _ and -, at most 64, and begins with a letter or digit"
     given = item["input"]
     return f"{where}: {message}" + (f", not {given!r}" if isinstance(given, str | int | float) else "")
@@ -222,18 +223,23 @@ def _has(table: Any, part: Any) -> bool:
     )
 
 
-def _suggest(parts: list[str]) -> str:
-    tables: dict[str, list[Any]] = {
-        "service": [ServiceTable],
-        "http": [HttpTable],
-        "models": [ModelTable],
-        "limits": [Limits],
-        "sources": [kind.table for kind in SOURCES.values()],
-        "sinks": [kind.table for kind in SINKS.values()],
-        "retention": [RetentionTable],
+def _suggest(parts: list[str], kind: str | None) -> str:
+    """What to do about an unknown key; `kind` is the type of its source or sink."""
+    types: dict[str, Mapping[str, Any]] = {"sources": SOURCES, "sinks": SINKS}
+    kinds: dict[str, type[Table]] = {name: one.table for name, one in types.get(parts[0], {}).items()}
+    tables: dict[str, Any] = {
+        "service": ServiceTable,
+        "http": HttpTable,
+        "models": ModelTable,
+        "limits": Limits,
+        "retention": RetentionTable,
+        **({parts[0]: kinds[kind]} if kind in kinds else {}),
     }
-    known = tables.get(parts[0], []) if len(parts) > 1 else [Config]
-    keys = sorted({key for table in known for key in getattr(table, "model_fields", None) or _fields_of(table)})
+    table = tables.get(parts[0]) if len(parts) > 1 else Config
+    keys = sorted(getattr(table, "model_fields", None) or _fields_of(table)) if table else []
+    others = [f'"{name}"' for name, other in kinds.items() if parts[-1] in other.model_fields]
+    if others:
+        return f"; remove it (only {parts[0]} of type {' and '.join(others)} have it)"
     close = difflib.get_close_matches(parts[-1], keys, n=1)
     return f"; did you mean {close[0]}?" if close else f"; remove it (known here: {', '.join(keys)})"
 

@@ -1,12 +1,15 @@
 """The whole configuration, and what is wrong with its tables together; `loading` reads it."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from edged.broker import takes
 from edged.errors import ConfigError
 from edged.files import is_network
 from edged.media.imaging import Limits
@@ -23,7 +26,10 @@ from edged.settings import (
     inside,
     load_certificate,
     read_secret,
+    same_port,
 )
+from edged.sinks.mqtt import MqttSinkTable
+from edged.sources.mqtt import MqttSourceTable
 
 OWN_FOLDERS: Final = ("quarantine", "requeue", "received", ".edged")
 """Of `state_dir`: where files and requests are put away."""
@@ -140,10 +146,10 @@ class Config(Table):
                         f"{', '.join(self.models)}"
                     )
             found += [f"sources.{source.name}.{problem}" for problem in source.problems()]
-        found += self._overlaps()
+        found += self._overlaps() + self._echoes()
         for sink in self.sinks:
             found += [f"sinks.{sink.name}.{problem}" for problem in sink.problems()]
-        return found
+        return found + self._shared_ports()
 
     def _overlaps(self) -> list[str]:
         """Places that would feed edged its own output, or one picture to two sources."""
@@ -171,6 +177,29 @@ class Config(Table):
                     )
         paths = [Path(os.path.realpath(place.path)) for sink in self.sinks for place in sink.places()]
         return found + [f"sinks: {path} is used by two sinks; give each its own" for path in _repeated(paths)]
+
+    def _shared_ports(self) -> list[str]:
+        """Ports that two are to listen on, of whom the second would find it taken."""
+        sinks = [(f"sinks.{sink.name}.listen", address) for sink in self.sinks if (address := sink.listens())]
+        found = []
+        for (other, taken), (key, address) in combinations([("http.listen", self.http.listen), *sinks], 2):
+            with contextlib.suppress(ConfigError):  # what is no address is reported where it stands
+                if same_port(taken, address):
+                    found.append(f"{key}: {address} has the port of {other} ({taken}); choose another one")
+        return found
+
+    def _echoes(self) -> list[str]:
+        """What edged would tell a broker and take from it for pictures, which it would tell again, without an end."""
+        sinks = [sink for sink in self.sinks if isinstance(sink, MqttSinkTable)]
+        return [
+            f"sources.{source.name}.topic: {source.topic} takes what sinks.{sink.name} publishes, for pictures; choose "
+            "topics that do not meet"
+            for source in self.sources
+            if isinstance(source, MqttSourceTable)
+            for sink in sinks
+            if source.shares_broker(sink)
+            and any(takes(source.topic, f"{sink.topic}/{one.name}") for one in self.sources)
+        ]
 
     def _claims(self) -> Iterator[tuple[str, Place]]:
         tables: Mapping[str, tuple[SourceTable, ...] | tuple[SinkTable, ...]]

@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from edged.journal.journal import Journal
 from edged.journal.reading import opened
 from edged.results import COLUMNS, Record, rfc3339
 
-LABELS: Final = ("false_alarm", "real", "unsure")
+LabelWord = Literal["false_alarm", "real", "unsure"]
+LABELS: Final[tuple[LabelWord, ...]] = get_args(LabelWord)
 LONGEST_NOTE: Final = 1000
 """Characters."""
 CSV_COLUMNS: Final = (*COLUMNS, "label", "note")

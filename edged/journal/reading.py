@@ -98,13 +98,17 @@ def opened(state_dir: Path) -> Iterator[sqlite3.Connection | None]:
     """A connection that only reads; None when there is no journal yet."""
     path = state_dir / FILE
     try:
-        if not path.exists():
-            yield None
-            return
+        there = path.exists()
+    except OSError as error:
+        raise JournalError(f"{path} cannot be read: {error}") from error
+    if not there:
+        yield None
+        return
+    try:
         # Without a write-ahead log nobody is writing, and a reader need not be able to make one.
         mode = "mode=ro" if path.with_name(path.name + salvage.WAL).exists() else "mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=10)) as db:
             schema.read_version(db, path)
             yield db
-    except (*UNREADABLE, OSError) as error:
+    except UNREADABLE as error:  # what the output of who reads raises, such as BrokenPipeError, is not the journal's
         raise JournalError(f"{path} cannot be read: {error}") from error

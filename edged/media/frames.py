@@ -1,5 +1,6 @@
 """Frames of video files as pictures: of which stretches, at which rate, and as files in folders."""
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,9 @@ from edged.settings import missing
 
 if TYPE_CHECKING:
     from PIL import Image
+
+RATE: Final = 5.0
+"""Frames a second that are taken unless somebody says otherwise."""
 
 PIECES: Final = 10
 """A stretch that stands alone is cut into so many: pictures are judged without those of their own piece."""
@@ -106,21 +110,38 @@ def read(stretch: Stretch, fps: float | None, limits: Limits = Limits()) -> Iter
         raise ConfigError([f"{stretch.path}: cannot be read as a video: {error.strerror or error}"]) from error
 
 
-def write(
-    stretches: Sequence[Stretch],
-    folder: Path,
-    *,
-    fps: float | None,
-    advance: Callable[[int, int], None] = lambda *_: None,
-) -> int:
-    """Writes the frames of stretches as PNG files, a folder each below one of the video's name; how many.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A frame that was taken of a stretch.
 
-    A stretch that stands alone becomes `PIECES` folders. The files are of the time at which their frames were taken,
-    as far as the file of the video tells.
+    Attributes:
+        image: RGB.
+        seconds: from the beginning of the file.
+        at: when it was taken, seconds since 1970, as far as the file of the video tells.
+        path: of the video.
+        group: "VIDEO/START-END", the name of what it was taken with.
+    """
+
+    image: "Image.Image"
+    seconds: float
+    at: float
+    path: Path
+    group: str
+
+    def png(self) -> bytes:
+        """As the bytes of a file, without loss; those of the same frame are the same."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
+def take(
+    stretches: Sequence[Stretch], *, fps: float | None, advance: Callable[[int, int], None] = lambda *_: None
+) -> Iterator[Taken]:
+    """The frames of stretches, each of which is a group; a stretch that stands alone becomes `PIECES` groups.
 
     Args:
         stretches: to read.
-        folder: for the folders.
         fps: frames a second; None for every one.
         advance: called with stretches done, and of how many.
 
@@ -130,22 +151,37 @@ def write(
     if problems := missing("av", "video", str(stretches[0].path)):
         raise ConfigError(problems)
     names = _names([stretch.path for stretch in stretches])
-    written = 0
     for done, stretch in enumerate(stretches, start=1):
-        before = written
         duration = _duration(stretch.path)
         ends = replace(stretch, end=duration if stretch.end is None else stretch.end)
-        origin = stretch.path.stat().st_mtime - (duration or 0)
+        origin, is_empty = stretch.path.stat().st_mtime - (duration or 0), True
         for image, seconds in read(stretch, fps):
             piece = _piece(ends, seconds) if len(stretches) == 1 else ends
-            file = folder / names[stretch.path] / _called(piece) / f"{seconds:010.3f}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            image.save(file, compress_level=1)
-            os.utime(file, (origin + seconds, origin + seconds))
-            written += 1
-        if written == before:
+            yield Taken(image, seconds, origin + seconds, stretch.path, f"{names[stretch.path]}/{_called(piece)}")
+            is_empty = False
+        if is_empty:
             raise ConfigError([f"{stretch.path}: there are no frames from {_called(ends)} s; correct the times"])
         advance(done, len(stretches))
+
+
+def write(
+    stretches: Sequence[Stretch],
+    folder: Path,
+    *,
+    fps: float | None,
+    advance: Callable[[int, int], None] = lambda *_: None,
+) -> int:
+    """Writes the frames of stretches as PNG files, a folder below `folder` for each group; how many.
+
+    The files are of the time at which their frames were taken. The arguments, and what is raised, are those of `take`.
+    """
+    written = 0
+    for frame in take(stretches, fps=fps, advance=advance):
+        file = folder / frame.group / f"{frame.seconds:010.3f}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(frame.png())
+        os.utime(file, (frame.at, frame.at))
+        written += 1
     return written
 
 

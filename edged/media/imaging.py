@@ -210,6 +210,10 @@ def fit(image: Image.Image, spec: ImageInput, size: Size, file_format: str = "")
     Raises:
         PictureError: it is "unsupported".
     """
+    # A source's own part, px of its files; that of a model is a share of every picture.
+    if spec.roi is not None and spec.source is None and (spec.roi[0] >= size[0] or spec.roi[1] >= size[1]):
+        part = "{},{},{},{}".format(*spec.roi)
+        raise PictureError("unsupported", f"{size[0]}x{size[1]} px have nothing of the part to look at, roi = {part}")
     seen = _looked_at(image, spec, *size)
     resized = _resize(to_channels(seen, file_format, spec.channels), spec)
     return resized.convert("RGB") if spec.channels == 3 and resized.mode == "L" else resized

@@ -225,7 +225,7 @@ def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
 def write_calibration(directory: Path, calibration: Calibration) -> None:
     """Replaces calibration.json, whole or as it was, whatever happens in between; the one that it replaces is kept."""
     # What is as in bundles from before there was anything else is not written.
-    usual = {"method": "split", "confirmed": 0}
+    usual = {"method": "split", "confirmed": 0, "groups": 0}
     left_out = {key for key, value in usual.items() if getattr(calibration, key) == value}
     text = json.dumps(calibration.model_dump(mode="json", exclude=left_out), indent=1) + "\n"
     _replace_calibration(directory, text.encode("ascii"))

@@ -129,3 +129,6 @@ class Calibration(BundleTable):
     method: Literal["cross", "split"] = "split"
     confirmed: int = Field(0, ge=0)
     """How many of the scores are of false alarms that people confirmed: chosen for their scores, no random sample."""
+    groups: int = Field(0, ge=0)
+    """How many groups the pictures of `edged calibrate` fell into, for whose next one the scores are raised; 0: each
+    stands for itself, or they are those of the export."""

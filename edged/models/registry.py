@@ -111,7 +111,7 @@ def _announce(name: str, scorer: Scorer, before: Scorer | None) -> None:
 
 
 def _pair(scorers: Mapping[str, Scorer], sources: Sequence[SourceTable]) -> tuple[dict[str, Scorer], list[str]]:
-    pairs: dict[tuple[Any, ...], Scorer] = {}  # sources of the same share one, and so its turnstile
+    pairs: dict[tuple[Any, ...], Scorer] = {}  # sources of the same share one
     paired, problems = {}, []
     for source in sources:
         roi, mask = getattr(source, "roi", None), getattr(source, "mask", None)

@@ -1,9 +1,14 @@
 """ONNX Runtime sessions: providers that are what was asked for, and threads for the CPUs that this process may use."""
 
+import contextlib
+import ctypes
+import io
 import os
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -20,6 +25,9 @@ _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvid
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
 _AHEAD: Final = 2
+# Two had half the pictures a second; more hold more of its memory for what decoding cannot feed (docs/experiments.md).
+_GPU_RUNS: Final = 4
+_CUDA_FAILURE: Final = re.compile(r"CUDA failure \d+: [^;]*[^;\s]")
 _NO_TELEMETRY: Final = ("ORT_DISABLE_TELEMETRY", "1")
 
 
@@ -33,6 +41,7 @@ class Session:
         device: "cpu" or "cuda", read from the session.
         provider: ONNX Runtime's name of it.
         fell_back: why the CPU runs although CUDA could have been expected; None otherwise.
+        slots: a token for each run that may go on at a time.
     """
 
     name: str
@@ -41,17 +50,21 @@ class Session:
     device: str
     provider: str
     fell_back: str | None
+    slots: "SimpleQueue[None]"
 
     def run(self, outputs: list[str], value: NDArray[Any]) -> list[NDArray[Any]]:
-        """The named outputs for the graph's one input, whose first axis is the batch.
+        """The named outputs for the graph's one input, whose first axis is the batch; any thread may call.
 
         Raises:
             BundleError: ONNX Runtime fails.
         """
+        self.slots.get()
         try:
             return [np.asarray(one) for one in self.ort.run(outputs, {self.input_name: value})]
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise BundleError(f"{self.name}: ONNX Runtime fails: {str(error)[:300]}") from error
+        finally:
+            self.slots.put(None)
 
 
 def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = "model.onnx") -> Session:
@@ -77,21 +90,24 @@ def open_session(model: bytes, *, device: Device, threads: int = 0, name: str = 
         )
     wanted = "cuda" if has_cuda and device != "cpu" else "cpu"
     failure: str | None = None
+    missing = ""
     session = None
     if wanted == "cuda":
+        missing = _load_cuda(ort)
         try:
             session = _open(ort, model, "cuda", threads, name)
         except BundleError as error:
             failure = str(error)
     if session is None or session.get_providers()[0] != _PROVIDERS[wanted]:
-        failure = failure or f"{name}: ONNX Runtime fell back to {_PROVIDERS['cpu']}; see its messages above"
+        failure = failure or f"{name}: ONNX Runtime fell back to {_PROVIDERS['cpu']}: {missing}"
         if device == "cuda":
-            raise DeviceError(f'{failure}: device = "cuda" must run on CUDA; check the driver and the CUDA libraries')
+            raise DeviceError(f'{failure}; device = "cuda" must run on CUDA')
         session = _open(ort, model, "cpu", threads, name)
     provider = session.get_providers()[0]
     running = next(key for key, value in _PROVIDERS.items() if value == provider)
     fell_back = failure if wanted == "cuda" and running == "cpu" else None
-    return Session(name, session.get_inputs()[0].name, session, running, provider, fell_back)
+    slots = _tokens(_GPU_RUNS if running == "cuda" else max(1, worker_count() // (threads or 1)))
+    return Session(name, session.get_inputs()[0].name, session, running, provider, fell_back, slots)
 
 
 def import_onnxruntime() -> Any:
@@ -140,6 +156,21 @@ def usable_cpus() -> int:
     return max(1, min(affinity, int(quota) + (quota > int(quota))))
 
 
+def _load_cuda(ort: Any) -> str:
+    """Loads CUDA's libraries where pip put them, which no search path knows, and says what is missing, if anything."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # it prints, and standard output is for results
+        getattr(ort, "preload_dlls", lambda: None)()  # builds for other boards are older, and have CUDA in the system
+    failures = [line.strip() for line in said.getvalue().splitlines() if "Failed to load" in line]
+    if failures:
+        return f'{failures[0]}; pip install "edged[gpu]" brings the CUDA libraries along'
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"{error}; install the NVIDIA driver"
+    return "see its messages above; the driver may be too old for this CUDA"
+
+
 def _open(ort: Any, model: bytes, device: str, threads: int, name: str) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 1
@@ -154,14 +185,25 @@ def _open(ort: Any, model: bytes, device: str, threads: int, name: str) -> Any:
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     providers: list[Any] = [_PROVIDERS["cpu"]]
     if device == "cuda":
-        # TF32 is on by default and changes scores between devices.
-        providers = [(_PROVIDERS["cuda"], {"use_tf32": "0"}), *providers]
+        # TF32 is on by default and changes scores between devices. Trying every algorithm for a convolution takes a
+        # second at the start, gains a tenth, and may choose another one the next time.
+        providers = [(_PROVIDERS["cuda"], {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), *providers]
     try:
-        session = ort.InferenceSession(model, options, providers=providers)
+        # With a fallback it would print to standard output, which is for results.
+        session = ort.InferenceSession(model, options, providers=providers, enable_fallback=False)
     except Exception as error:  # onnxruntime's exceptions share no base below Exception
-        raise BundleError(f"{name}: ONNX Runtime cannot load it: {str(error)[:300]}") from error
-    session.disable_fallback()
+        told = _CUDA_FAILURE.search(str(error))  # what comes before it is the name of a C++ function
+        reason = told[0] if told else str(error)[:300]
+        raise BundleError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
     return session
+
+
+def _tokens(count: int) -> "SimpleQueue[None]":
+    # The semaphores of `threading` are Python, and cost several times as much in every picture.
+    tokens: SimpleQueue[None] = SimpleQueue()
+    for _ in range(count):
+        tokens.put(None)
+    return tokens
 
 
 def _is_installed(package: str) -> bool:

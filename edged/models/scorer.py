@@ -1,13 +1,10 @@
 """Frames -> results: one bundle, its session, and the threshold that its calibration gives.
 
-A scorer may be used by any number of threads. As many of them run the model at a time as there are CPUs for its
-threads; on a GPU one does, and takes along what the others wait with (`turnstile`).
+A scorer may be used by any number of threads, each with a picture of its own.
 """
 
-import contextlib
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,7 +18,6 @@ from edged.models import bundle as bundles
 from edged.models.bundle import Bundle
 from edged.models.calibration import Threshold, conformal_threshold, p_value, pictures_needed
 from edged.models.runtime import Device, Session, open_session
-from edged.models.turnstile import Turnstile
 from edged.models.view import View
 from edged.results import Frame, ModelIdentity, Result
 
@@ -54,7 +50,6 @@ class Scorer:
         calibration: its calibration scores, float64 (n,), ascending.
         golden: how close this device is to torch.
         asked: the device and the threads that were asked for.
-        turnstile: who may run the model, and with how many pictures at a time.
         view: what it looks at.
         denoiser: what cleans a picture before it is scored; the one that the calibration went through.
     """
@@ -67,7 +62,6 @@ class Scorer:
     calibration: NDArray[np.float64]
     golden: GoldenCheck
     asked: tuple[Device, int]
-    turnstile: Turnstile
     view: View
     denoiser: "Scorer | None" = None
 
@@ -103,13 +97,12 @@ class Scorer:
         asked = (device, threads)
         model = loaded.read(bundles.MODEL)
         if reuse is not None and (reuse.bundle.manifest, reuse.asked) == (loaded.manifest, asked):
-            session, golden, turnstile = reuse.session, reuse.golden, reuse.turnstile
+            session, golden = reuse.session, reuse.golden
             loaded.golden()
         else:
             session = open_session(model, device=device, threads=threads, name=str(loaded.path))
             _check_graph(loaded, session)
             golden = _check_golden(loaded, session)
-            turnstile = Turnstile.on_gpu() if session.device == "cuda" else Turnstile.on_cpus(threads or 1)
         calibration = np.sort(np.asarray(loaded.calibration.scores, dtype=np.float64))
         rate = loaded.calibration.target_fpr if target_fpr is None else target_fpr
         chosen = conformal_threshold(calibration, rate, confirmed=loaded.calibration.confirmed)
@@ -118,7 +111,7 @@ class Scorer:
         name = name or loaded.manifest.name
         identity = ModelIdentity(name, loaded.model_sha256, session.device, loaded.calibration_sha256)
         view = View.of_bundle(loaded)
-        return cls(name, identity, loaded, session, chosen, calibration, golden, asked, turnstile, view)
+        return cls(name, identity, loaded, session, chosen, calibration, golden, asked, view)
 
     def looking_at(self, *, roi: Region | None, mask: Path | None) -> "Scorer":
         """This detector for a source that shows a part of its pictures alone.
@@ -128,8 +121,7 @@ class Scorer:
         """
         if roi is None and mask is None:
             return self
-        view = self.view.narrowed(self.bundle, roi=roi, mask=mask)
-        return replace(self, view=view, turnstile=self.turnstile.another())
+        return replace(self, view=self.view.narrowed(self.bundle, roi=roi, mask=mask))
 
     def with_denoiser(self, denoiser: "Scorer | None") -> "Scorer":
         """This detector behind a denoiser, or behind none.
@@ -159,7 +151,7 @@ class Scorer:
                 f"{name} was calibrated behind another denoiser than {denoiser.bundle.path}: {wanted.name}, whose "
                 f"{bundles.MODEL} has the SHA-256 {wanted.sha256}; use that, or train and export the detector again"
             )
-        return replace(self, denoiser=denoiser, turnstile=self.turnstile.another())
+        return replace(self, denoiser=denoiser)
 
     def reconstruct(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What the model makes of image: uint8 (N, H, W, C), of the same shape; a denoiser cleans it.
@@ -189,19 +181,10 @@ class Scorer:
         Raises:
             BundleError: the model fails on its golden pictures as well, so that no frame is to blame.
         """
-        return self.turnstile.pass_through(frame, self._score_all)
-
-    def _score_all(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
-        if len(frames) > 1:
-            with contextlib.suppress(BundleError):  # one of them may be to blame, and is to spoil no other
-                return self._run(frames)
-        return [self._score_alone(frame) for frame in frames]
-
-    def _score_alone(self, frame: Frame) -> Result | PictureError:
         failure = ""
         for _ in range(_ATTEMPTS):
             try:
-                return self._run([frame])[0]
+                return self._run(frame)
             except BundleError as error:
                 failure = str(error)
             for model in (self, self.denoiser):
@@ -209,22 +192,18 @@ class Scorer:
                     _check_golden(model.bundle, model.session)
         return PictureError("model_failed", f"{failure}, on this and not on the golden pictures")
 
-    def _run(self, frames: Sequence[Frame]) -> list[Result | PictureError]:
-        image = frames[0].pixels[None] if len(frames) == 1 else np.stack([frame.pixels for frame in frames])
+    def _run(self, frame: Frame) -> Result | PictureError:
+        image, cleaned = frame.pixels[None], None
         timings = {}
-        cleaned: list[NDArray[np.uint8] | None] = [None] * len(frames)
         if self.denoiser is not None:
             began = time.perf_counter()
             image = self.denoiser.reconstruct(image)
-            cleaned = list(image)
-            timings["denoise"] = round((time.perf_counter() - began) * 1000 / len(frames), 3)
+            cleaned = image[0]
+            timings["denoise"] = round((time.perf_counter() - began) * 1000, 3)
         began = time.perf_counter()
         scores, maps = self.scores(image)
-        timings["infer"] = round((time.perf_counter() - began) * 1000 / len(frames), 3)
-        return [
-            self._result(frame, float(score), anomaly_map, clean, timings)
-            for frame, score, anomaly_map, clean in zip(frames, scores, maps, cleaned, strict=True)
-        ]
+        timings["infer"] = round((time.perf_counter() - began) * 1000, 3)
+        return self._result(frame, float(scores[0]), maps[0], cleaned, timings)
 
     def _result(
         self,

@@ -320,7 +320,7 @@ class Daemon:
 
     def _status(self) -> Status:
         """How the daemon is; called from the server's threads."""
-        running = Running(self._config.sources, self._models, self._outbox, self._started_at)
+        running = Running(self._config.sources, self._models, self._outbox, self._started_at, self._pipeline.drifting())
         return report(running, self._problems(), self._journal, self._metrics, self._observer)
 
     def _overlay(self, id_: str) -> bytes | None:

@@ -41,7 +41,7 @@ def export(config: Config, out: Path) -> Iterator[tuple[Record, str | None]]:
         raise ConfigError([f"{out} exists; give a folder that does not"]) from None
     for label in labels.LABELS:
         (out / label).mkdir()
-    with (out / TABLE).open("w", encoding="ascii", newline="") as table:
+    with (out / TABLE).open("w", encoding="utf-8", newline="") as table:
         table.write(csv_line((*labels.CSV_COLUMNS, "labelled_at", "file")))
         for record, said in _labelled(config.service.state_dir):
             found = _find(config, record)

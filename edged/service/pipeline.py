@@ -14,7 +14,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from os.path import basename
 from typing import BinaryIO, Final
 
 import structlog
@@ -27,7 +26,7 @@ from edged.media.decoding import DecoderPool, DecodingAborted, Outcome
 from edged.media.imaging import Decoded, Limits
 from edged.models.scorer import Scorer
 from edged.models.self_test import SelfTest
-from edged.results import Frame, Result, display_path, make_record
+from edged.results import Frame, Result, display_path, make_record, short_name
 from edged.service.committing import Committer, Settled
 from edged.service.drift import DriftWatch
 from edged.service.health import Health
@@ -97,6 +96,10 @@ class Pipeline:
         for source in scorers.keys() - self._drift.keys():
             self._metrics.forget_drift(source)
         self._other_shapes.clear()
+
+    def drifting(self) -> list[str]:
+        """Which sources drift away from what their models were trained on, in words."""
+        return [f"source {name}: {watch.words}" for name, watch in sorted(self._drift.items()) if watch.words]
 
     def add_source(self, source: Source) -> None:
         """Starts a source, whose scorer is set."""
@@ -282,7 +285,7 @@ class Pipeline:
             if words := scorer.view.other_shape(outcome.decoded.width, outcome.decoded.height):
                 self._count_other_shape(delivery, words)
             frame = Frame(
-                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, basename(delivery.path)
+                delivery.source, delivery.id, delivery.captured_at, outcome.decoded.pixels, short_name(delivery.path)
             )
             result = scorer.score(frame)
             if isinstance(result, Result):

@@ -28,12 +28,14 @@ class Running:
         models: that are loaded.
         sinks: names of the sinks of records.
         started_at: seconds since 1970.
+        drifting: sources whose pictures are no longer as those of training, in words.
     """
 
     sources: Sequence[SourceTable]
     models: Models
     sinks: Sequence[str]
     started_at: float
+    drifting: Sequence[str]
 
 
 def report(
@@ -55,7 +57,7 @@ def report(
         now=datetime.now(UTC),
         healthy=not problems,
         problems=list(problems),
-        warnings=_warnings(running, journal, metrics, down),
+        warnings=[*_warnings(running, journal, metrics, down), *running.drifting],
         models=[_model(name, scorer, metrics) for name, scorer in running.models.by_name.items()],
         sources=sources,
         sinks=[SinkStatus(name=name, waiting=_backlog(journal, name)) for name in running.sinks],
@@ -115,6 +117,11 @@ def _sources(
     counts = {
         (sample.labels["source"], sample.labels["outcome"]): int(sample.value) for sample in _samples(metrics.images)
     }
+    states = {
+        sample.labels["source"]: sample.labels["state"]
+        for sample in _samples(metrics.source_state)
+        if sample.value == 1
+    }
     recent = _recent(journal)
     return [
         SourceStatus(
@@ -123,6 +130,7 @@ def _sources(
             model=table.model,
             denoiser=table.denoiser,
             up=table.name not in observer.down.copy(),
+            state=states.get(table.name),
             queue_items=int(queue.get(table.name, 0)),
             queue_oldest_age_seconds=round(age.get(table.name, 0.0), 1),
             last_minute=recent.get(table.name, 0),

@@ -40,13 +40,13 @@ def _lines(columns: Sequence[str], records: Sequence[Record], *, with_header: bo
 
 def _columns(head: bytes) -> Sequence[str]:
     """Of a file that begins so: an older edged may have begun it, with fewer."""
-    return head.partition(b"\r\n")[0].decode("ascii").split(",") if head else COLUMNS
+    return head.partition(b"\r\n")[0].decode("utf-8", "replace").split(",") if head else COLUMNS
 
 
 def _is_ours(head: bytes, torn: bytes) -> bool:  # noqa: ARG001 -- an id may begin with any digit
     if b"\r\n" in head:
         return set(_columns(head)) <= set(COLUMNS)
-    return csv_line(COLUMNS).startswith(head.decode("ascii"))  # the header itself may be torn
+    return csv_line(COLUMNS).encode().startswith(head)  # the header itself may be torn
 
 
 TYPE: Final = SinkType(CsvTable, lambda table, _: CsvSink(table))

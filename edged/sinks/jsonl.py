@@ -19,7 +19,7 @@ class JsonlSink:
 
     def __init__(self, table: JsonlTable) -> None:
         self.name = table.name
-        self._file = LineFile(table, "lines of JSON", lambda _, torn: torn in {b"", b"{"})
+        self._file = LineFile(table, "lines of JSON", lambda head, torn: head.isascii() and torn in {b"", b"{"})
         self.close = self._file.close
 
     def publish(self, records: Sequence[Record], timeout_s: float) -> int:  # noqa: ARG002 -- a local file

@@ -42,6 +42,10 @@ class OpcuaTable(SinkTable, Login):
     private_key: AbsolutePath | None = None
     user: str | None = Field(default=None, min_length=1, max_length=256)
 
+    def listens(self) -> str | None:
+        """Where readers connect to."""
+        return self.listen
+
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""

@@ -10,8 +10,9 @@ from typing import Final
 from urllib.parse import parse_qs, quote
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -33,7 +34,7 @@ _HEADERS: Final = {
 
 
 class FormRefusedError(Exception):
-    """A form is not taken; its text is a key of the page's words."""
+    """What was sent is not taken; its text is a key of the page's words."""
 
 
 class Access:
@@ -70,7 +71,7 @@ class Access:
 
         async def check(request: Request) -> Response:
             if not self.allows(request):
-                return PlainTextResponse("a bearer token is required\n", 401, {"www-authenticate": "Bearer"})
+                raise HTTPException(401, "a bearer token is required", {"www-authenticate": "Bearer"})
             return await handle(request)
 
         return check
@@ -86,8 +87,7 @@ class Access:
 
         async def check(request: Request) -> Response:
             if self._token is None and request.url.scheme == "http" and not _is_address(_host(request)[0]):
-                text = "without http.token_file this is served under an IP address or localhost only\n"
-                return PlainTextResponse(text, 421)
+                raise HTTPException(421, "without http.token_file this is served under an IP address or localhost only")
             if open_to_all or self.allows(request):
                 return await handle(request)
             if page and not is_script(request):
@@ -136,6 +136,20 @@ async def read_form(request: Request) -> dict[str, str]:
         raise FormRefusedError("foreign_form")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise FormRefusedError("foreign_form")
+    body = await read_body(request)
+    try:
+        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError:
+        return {}
+    return {name: values[-1] for name, values in fields.items()}
+
+
+async def read_body(request: Request) -> bytes:
+    """What was sent, of bounded length.
+
+    Raises:
+        FormRefusedError: it is too large, or does not come whole.
+    """
     body = b""
     try:
         async for part in request.stream():
@@ -144,11 +158,15 @@ async def read_form(request: Request) -> dict[str, str]:
                 raise FormRefusedError("too_large")
     except ClientDisconnect:
         raise FormRefusedError("cut_off") from None
-    try:
-        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
-    except ValueError:
-        return {}
-    return {name: values[-1] for name, values in fields.items()}
+    return body
+
+
+def is_of_a_page(request: Request) -> bool:
+    """Whether a web page sends it without the token.
+
+    Any page can have a browser send, with its cookie if there is one, but not with that header.
+    """
+    return "origin" in request.headers and "authorization" not in request.headers
 
 
 class BrowserRules:

@@ -1,4 +1,4 @@
-"""The API, below /api/v1: status, models, results, what was drawn of them. `openapi` describes it."""
+"""The API, below /api/v1: status, models, results, their labels, what was drawn. `openapi` describes it."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from edged.journal.labels import Label
 from edged.models.sampling import DECODER
 from edged.results import Record
 from edged.web import asking, models, pictures
-from edged.web.access import Access, Handler
+from edged.web.access import Access, FormRefusedError, Handler, is_of_a_page, read_body
 from edged.web.asking import BadRequestError, Worker
 from edged.web.openapi import document
 from edged.web.site import Site
@@ -25,6 +25,7 @@ PREFIX: Final = "/api/v1"
 _FOREVER: Final = "private, max-age=86400, immutable"
 _FOR_NOW: Final = "private, max-age=300"
 """Pictures of a model, which another one under its name may replace."""
+_REFUSALS: Final = {"too_large": "more bytes than a label and a note have", "cut_off": "the request broke off"}
 
 
 def routes(site: Site, access: Access, worker: Worker, weeks: Weeks) -> list[Route]:
@@ -58,6 +59,16 @@ def routes(site: Site, access: Access, worker: Worker, weeks: Weeks) -> list[Rou
             return _nothing("there is no such result")
         found = await worker.run(partial(labels.read, site.state_dir, [id_]))
         return _json(_told(record, found.get(id_)))
+
+    async def label(request: Request) -> Response:
+        if is_of_a_page(request):
+            return JSONResponse({"error": "a web page may not label but with the token, as Authorization: Bearer"}, 403)
+        id_, word, note = request.path_params["id"], None, ""
+        if request.method == "PUT":
+            word, note = asking.label(await read_body(request))
+        if not asking.is_id(id_) or not await worker.run(partial(site.label, id_, word, note)):
+            return _nothing("there is no such result")
+        return Response(status_code=204)
 
     async def overlay(request: Request) -> Response:
         id_ = request.path_params["id"]
@@ -114,7 +125,7 @@ def routes(site: Site, access: Access, worker: Worker, weeks: Weeks) -> list[Rou
             ("/results/{id}", result),
             ("/results/{id}/overlay.png", overlay),
         )
-    ]
+    ] + [Route(f"{PREFIX}/results/{{id}}/label", access.guarded(_answering(label)), methods=["PUT", "DELETE"])]
 
 
 def _answering(handle: Handler) -> Handler:
@@ -125,6 +136,8 @@ def _answering(handle: Handler) -> Handler:
             return await handle(request)
         except BadRequestError as error:
             return JSONResponse({"error": str(error)}, 400)
+        except FormRefusedError as error:
+            return JSONResponse({"error": _REFUSALS[str(error)]}, 413 if str(error) == "too_large" else 400)
         except (EdgedError, OSError) as error:  # the journal, or a picture, cannot be read just now
             return JSONResponse({"error": str(error)}, 503)
 

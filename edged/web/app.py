@@ -6,9 +6,10 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from edged.sources.uploads import UploadSource
@@ -70,4 +71,15 @@ def make_app(
         routes += models_page.routes(site, access, worker, renderer, weeks)
     is_work = partial(uploads.is_taken, route=uploading, find=uploads_to, access=access)
     paced = [] if allowance is None else [Middleware(Paced, allowance, is_work)]
-    return Starlette(routes=routes, middleware=[*paced, Middleware(BrowserRules)])
+    return Starlette(
+        routes=routes,
+        middleware=[*paced, Middleware(BrowserRules)],
+        exception_handlers={HTTPException: _refuse},  # type: ignore[dict-item]
+    )
+
+
+async def _refuse(request: Request, error: HTTPException) -> Response:
+    """Who may not ask, or asks for what there is not: as JSON below the API."""
+    if request.url.path.startswith(f"{api.PREFIX}/"):
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)

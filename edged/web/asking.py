@@ -6,13 +6,16 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, TypeVar, cast
+from typing import Annotated, Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
+from annotated_types import MaxLen
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edged.errors import EdgedError
 from edged.journal.browsing import OUTCOME_WORDS, OutcomeWord, Wanted
+from edged.journal.labels import LABELS, LONGEST_NOTE, LabelWord
 from edged.web.allowance import Allowance
 
 MOST_RESULTS: Final = 200
@@ -29,6 +32,15 @@ _T = TypeVar("_T")
 
 class BadRequestError(EdgedError):
     """A request asks for what cannot be; the text says what is wrong with it."""
+
+
+class LabelGiven(BaseModel):
+    """What a person says of a result."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    label: LabelWord
+    note: Annotated[str, MaxLen(LONGEST_NOTE)] = ""
 
 
 class Worker:
@@ -142,6 +154,22 @@ def seed(query: Mapping[str, str], count: int) -> int:
     if not _CURSOR.fullmatch(text) or int(text) >= count:
         raise BadRequestError(f"seed: is a number from 0 to {count - 1}")
     return int(text)
+
+
+def label(body: bytes) -> tuple[str, str]:
+    """The label and the note of a request, which is JSON.
+
+    Raises:
+        BadRequestError: it makes no sense.
+    """
+    try:
+        given = LabelGiven.model_validate_json(body)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors())
+        raise BadRequestError(
+            f'{told}; send JSON such as {{"label": "{LABELS[0]}", "note": ""}}, label one of {", ".join(LABELS)}'
+        ) from error
+    return given.label, given.note
 
 
 def _time(name: str, text: str | None) -> float | None:

@@ -10,7 +10,7 @@ from edged import __version__
 from edged.errors import REASONS
 from edged.journal.browsing import OUTCOME_WORDS
 from edged.journal.labels import LABELS
-from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS, SOURCE
+from edged.web.asking import DEFAULT_RESULTS, MOST_RESULTS, SOURCE, LabelGiven
 from edged.web.models import SEEDS, ModelDetail
 from edged.web.status import Status
 from edged.web.thresholds import WhatIf
@@ -25,6 +25,7 @@ def document() -> dict[str, Any]:
     shown: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         (one, "serialization") for one in (Status, ModelDetail, WhatIf)
     ]
+    shown.append((LabelGiven, "validation"))
     _, defined = models_json_schema(shown, ref_template="#/components/schemas/{model}")
     return {
         "openapi": "3.1.0",
@@ -65,6 +66,13 @@ def document() -> dict[str, Any]:
             "/api/v1/results/{id}/overlay.png": _get_file(
                 "The picture beside its heat map, where a sink of the type images drew it.", "image/png", [_ID]
             ),
+            "/api/v1/results/{id}/label": {
+                "put": _labelling(
+                    "Say of a result whether it was a false alarm, real, or unsure, in place of what was said before.",
+                    {"required": True, "content": {"application/json": {"schema": _LABEL_GIVEN}}},
+                ),
+                "delete": _labelling("Take the label of a result away."),
+            },
             "/api/v1/models": _get(
                 "What runs, in full: how it was calibrated, thresholds to choose from, what there is to see of it.",
                 {
@@ -139,6 +147,8 @@ _ID: Final = _placed("id", {"type": "string", "pattern": "^[0-9a-f]{26}$"}, "Of 
 _NAME: Final = _placed("name", _TEXT, "Of the model, in the configuration.")
 _FILE: Final = _placed("file", _TEXT, "One of the model's `pictures`.")
 
+_LABEL_GIVEN: Final = {"$ref": "#/components/schemas/LabelGiven"}
+
 _ANSWERS: Final = {
     "200": ("The result.", "Result"),
     "202": ("Taken; the result will have this id.", "Promise"),
@@ -147,6 +157,11 @@ _ANSWERS: Final = {
     "404": ("There is no source of this name that takes pictures.", "Error"),
     "413": ("Too many bytes.", "Error"),
     "503": ("It takes no more just now; send it again.", "Error"),
+}
+_ERROR: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+_TURNED_AWAY: Final = {
+    "401": {"description": "A bearer token is required.", "content": _ERROR},
+    "421": {"description": "Without a token, under an IP address or localhost only.", "content": _ERROR},
 }
 _POST: Final = {
     "summary": "A picture for a source of the type http.",
@@ -163,8 +178,7 @@ _POST: Final = {
             }
             for code, (text, schema) in _ANSWERS.items()
         },
-        "401": {"description": "A bearer token is required."},
-        "421": {"description": "Without a token, under an IP address or localhost only."},
+        **_TURNED_AWAY,
     },
 }
 
@@ -223,18 +237,23 @@ def _get_file(summary: str, media_type: str, parameters: list[dict[str, Any]]) -
     return {"get": {"summary": summary, "parameters": parameters, "responses": {"200": answer, **_refusals("404")}}}
 
 
+def _labelling(summary: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    answers = {"204": {"description": "Done; it is durable."}, **_refusals("403", "404", "413")}
+    return {"summary": summary, "parameters": [_ID], "responses": answers} | (
+        {} if body is None else {"requestBody": body}
+    )
+
+
 def _refusals(*more: str) -> dict[str, Any]:
     texts = {
         "400": "The request makes no sense.",
+        "403": "A web page asks without the token.",
         "404": "There is no such thing.",
+        "413": "Too many bytes.",
         "503": "The journal cannot be read just now.",
     }
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    found: dict[str, Any] = {code: {"description": texts[code], "content": content} for code in ("400", *more, "503")}
-    return found | {
-        "401": {"description": "A bearer token is required."},
-        "421": {"description": "Without a token, under an IP address or localhost only."},
-    }
+    found: dict[str, Any] = {code: {"description": texts[code], "content": _ERROR} for code in ("400", *more, "503")}
+    return found | _TURNED_AWAY
 
 
 def _asked(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:

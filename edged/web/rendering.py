@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse
 
 from edged.journal.browsing import OutcomeWord
 from edged.journal.labels import LABELS
-from edged.results import Record, display_path, rfc3339
+from edged.results import Record, display_path, rfc3339, short_name
 from edged.web import texts
 from edged.web.access import Access
 from edged.web.recent import Sight
@@ -31,7 +31,13 @@ class Renderer:
         self._templates = Environment(
             loader=PackageLoader("edged.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.filters |= {"time": _time, "path": display_path, "outcome": _outcome, "drawn": _drawn}
+        self._templates.filters |= {
+            "time": _time,
+            "path": display_path,
+            "short": short_name,
+            "outcome": _outcome,
+            "drawn": _drawn,
+        }
 
     def texts(self, request: Request) -> Texts:
         """The language of a request."""

@@ -38,6 +38,9 @@ class SourceStatus(Part):
     model: str
     denoiser: str | None
     up: bool = Field(description="Whether it can be read.")
+    state: str | None = Field(
+        None, description="Of a camera: connecting, live, stalled, frozen or backoff; null of any other source."
+    )
     queue_items: int = Field(description="Pictures that are known to wait or are in flight.")
     queue_oldest_age_seconds: float
     last_minute: int = Field(description="Results of the last minute.")

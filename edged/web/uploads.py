@@ -16,7 +16,7 @@ from edged.errors import SourceError
 from edged.results import Record
 from edged.sources.spool import LONGEST_NAME, Draft, SpooledPicture
 from edged.sources.uploads import UploadSource
-from edged.web.access import Access
+from edged.web.access import Access, is_of_a_page
 from edged.web.allowance import Allowance
 from edged.web.api import PREFIX
 
@@ -42,7 +42,7 @@ def route(find: Callable[[str], UploadSource | None], access: Access, allowance:
 
     async def receive(request: Request) -> Response:
         try:
-            if _is_of_a_page(request):
+            if is_of_a_page(request):
                 raise _Refusal(403, "a web page may not post pictures but with the token, as Authorization: Bearer")
             source = find(request.path_params["name"])
             if source is None:
@@ -66,14 +66,9 @@ def is_taken(scope: Scope, route: Route, find: Callable[[str], UploadSource | No
     return (
         match is Match.FULL
         and access.allows(request)
-        and not _is_of_a_page(request)
+        and not is_of_a_page(request)
         and find(found["path_params"]["name"]) is not None
     )
-
-
-def _is_of_a_page(request: Request) -> bool:
-    # Any page can have a browser post, with its cookie if there is one, but not with this header.
-    return "origin" in request.headers and "authorization" not in request.headers
 
 
 async def _received(request: Request, source: UploadSource) -> SpooledPicture:

@@ -80,22 +80,20 @@ def write(
         "## How far to trust it\n",
         *[
             f"- {sentence}"
-            for sentence in trust.sentences(threshold, report, outliers, parts, manifest.input, raised_from=raised_from)
+            for sentence in trust.sentences(
+                threshold,
+                report,
+                outliers,
+                parts,
+                manifest.input,
+                raised_from=raised_from,
+                groups=manifest.provenance.get("groups"),
+            )
         ],
         *[f"- warning: {_escape(warning)}" for warning in warnings],
         "\n## Data\n",
-        _table(
-            ("part", plural, "used for"),
-            (
-                "fit",
-                parts["fit"],
-                "weights, covariances" + ("" if parts["calibration"] else "; the threshold, out of fold"),
-            ),
-            ("statistics", parts["statistics"], "the best epoch, the level, the map's reference; then covariances"),
-            ("calibration", parts["calibration"], "the threshold, and nothing else"),
-            ("bad", parts["bad"], "this card, and nothing else"),
-        ),
-        _outliers(manifest.input),
+        _table(("part", plural, "used for"), *_parts(parts)),
+        _outliers(manifest.input, cross=not parts["calibration"]),
         "## Input\n",
         _input(manifest, source_px),
         "## Threshold\n",
@@ -120,7 +118,7 @@ def write(
         f"Maps are in fixed units: 1.0 is what good {plural} exceed at about "
         f"{_one_in(1 - manifest.map_reference.quantile, _POSITION[kind])} ({manifest.map_reference.n} {plural}).\n",
         *_made(pictures, psnr),
-        *_learning(pictures, epochs, plural),
+        *_learning(pictures, epochs, plural, cross=not parts["calibration"]),
         "## Privacy and licences\n",
         f"{_listed(pictures)} hold some of the {plural} that this model was trained or reported on. Who gets the "
         "bundle gets those.\n",
@@ -139,12 +137,29 @@ def loss_of(kind: str, config: Config) -> str:
     return "loss: mean absolute error" if named == "mae" else "loss: mean squared error"
 
 
-def _outliers(taken: Input) -> str:
+def _parts(parts: Mapping[str, int]) -> list[tuple[str, int, str]]:
+    bad = ("bad", parts["bad"], "this card, and nothing else")
+    if not parts["calibration"]:
+        return [("fit", parts["fit"], "weights, covariances; the threshold, out of fold"), bad]
+    return [
+        ("fit", parts["fit"], "weights, covariances"),
+        ("statistics", parts["statistics"], "the best epoch, the level, the map's reference; then covariances"),
+        ("calibration", parts["calibration"], "the threshold, and nothing else"),
+        bad,
+    ]
+
+
+def _outliers(taken: Input, *, cross: bool) -> str:
+    judged = (
+        "All are judged together, by what each scores out of fold."
+        if cross
+        else "The fit and statistics parts are judged together, for what was learnt from scores lower; calibration by "
+        "itself."
+    )
     return (
         f"A good {taken.singular} is called an outlier when its modified z-score is above {LIMIT:g}: its distance from "
         "the median score, upwards, in robust deviations (0.6745 (score - median) / MAD; Iglewicz and Hoaglin, 1993). "
-        "The fit and statistics parts are judged together, for what was learnt from scores lower; calibration by "
-        f"itself. `{suspects.PAGE}` shows the {taken.plural} with the highest scores, and what the threshold would be "
+        f"{judged} `{suspects.PAGE}` shows the {taken.plural} with the highest scores, and what the threshold would be "
         "without each.\n"
     )
 
@@ -297,10 +312,17 @@ def _made(pictures: Collection[str], psnr: tuple[float, float] | None) -> list[s
     return blocks
 
 
-def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: str) -> list[str]:
+def _learning(pictures: Collection[str], epochs: tuple[int, int, int], plural: str, *, cross: bool) -> list[str]:
     if plots.LEARNING not in pictures:
         return []
     best, trained, allowed = epochs
+    if cross:
+        return [
+            "## Learning curves\n",
+            f"![Learning curves]({plots.LEARNING})\n",
+            f"All {trained} epochs were trained, on all good {plural}: none are held out, and the last epoch is kept. "
+            "A loss that is still falling fast at the end asks for more `epochs`.\n",
+        ]
     verdict = ""
     if best == trained == allowed:
         verdict = " That was the last one allowed, and the loss may still have been falling: try more `epochs`."

@@ -162,7 +162,13 @@ def _sections(
     for title, chosen in wanted:
         some = [pictures[int(index)] for index in chosen]
         images = read(some)
-        maps = calibrate.score_and_map(served, images)[1]
+        found, maps = calibrate.score_and_map(served, images)
+        maps = np.stack(
+            [
+                suspects.without_itself(heat, float(score), that_calibrates=float(scores[int(index)]))
+                for heat, score, index in zip(maps, found, chosen, strict=True)
+            ]
+        )
         made = served.reconstruct(images) if isinstance(read.spec, SignalInput) else [None] * len(some)
         sections.append(
             (
@@ -228,7 +234,8 @@ def _suspects(
     for index in suspects.chosen(outcome.good, number):
         picture, score = good[index], float(outcome.good[index])
         image = read([picture])
-        heat = served.scores(image)[1][0]
+        (fitted,), (heat,) = served.scores(image)
+        heat = suspects.without_itself(heat, float(fitted), that_calibrates=score)
         raised = suspects.without(outcome.good, index, target_fpr, outcome.bad)
         made.append(Suspect(picture.path, image[0], heat, score, picture.path in paths, *raised))
     return made

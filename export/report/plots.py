@@ -124,7 +124,7 @@ def curves(path: Path, *, good: Scores, bad: Scores, threshold: float, report: R
 
 
 def learning(path: Path, *, epochs: Sequence[Mapping[str, Any]], best: int, loss: str, plural: str) -> None:
-    """Losses by epoch with the best epoch marked; a VAE's terms or a denoiser's PSNR beside them where logged.
+    """Losses by epoch with the one that is kept marked; a VAE's terms or a denoiser's PSNR beside them where logged.
 
     Args:
         path: the picture to write.
@@ -153,7 +153,7 @@ def learning(path: Path, *, epochs: Sequence[Mapping[str, Any]], best: int, loss
     for axes, (label, series) in zip(all_axes, panels, strict=True):
         for (name, values), colour in zip(series.items(), (_LINE, _GOOD) if len(series) > 1 else (_GOOD,), strict=True):
             axes.plot(numbers, values, color=colour, marker=".", label=name)
-        axes.axvline(best, color=_BAD, linestyle="--", label=f"best epoch, kept: {best}")
+        axes.axvline(best, color=_BAD, linestyle="--", label=f"epoch {best}, which is kept")
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.ticklabel_format(axis="y", style="plain", useOffset=False)

@@ -25,6 +25,7 @@ def sentences(
     taken: Input,
     *,
     raised_from: float | None = None,
+    groups: int | None = None,
 ) -> list[str]:
     """One sentence or two a line, plain text but for bold, names not escaped.
 
@@ -35,16 +36,27 @@ def sentences(
         parts: pictures by part.
         taken: what the model takes, which names its items.
         raised_from: see `outliers.raised_from`.
+        groups: that what calibrates is in, and leaves together in; None where each stands for itself.
     """
     cross = not parts["calibration"]
-    said = [calibration(threshold, taken, cross=cross), defects(report, taken), outsiders(outliers, parts, taken)]
+    said = [
+        calibration(threshold, taken, cross=cross, groups=groups),
+        defects(report, taken),
+        outsiders(outliers, parts, taken),
+    ]
     if raised_from is not None:
         said.append(raised(threshold, raised_from, taken))
     return said
 
 
-def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> str:
+def calibration(threshold: Threshold, taken: Input, *, cross: bool = False, groups: int | None = None) -> str:
     """What false-positive rate can be promised, on average and with confidence."""
+    grouped = (
+        ""
+        if groups is None
+        else f" They are in {groups} groups, each of which {'left' if cross else 'was held out'} as a whole: what is "
+        f"said of {threshold.n} {taken.plural} is said of {groups} cases."
+    )
     if cross:
         few = (
             ""
@@ -55,7 +67,7 @@ def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> s
             f"**Good parts:** calibrated out of fold on all {threshold.n} good {taken.plural}, for a "
             f"false-positive rate of {percent(threshold.target_fpr or 0)}.{few} The promise is at most twice that in "
             'the worst case, and that in practice, measured on other data; `calibration = "split"` would '
-            f"make it exact. It holds for good parts that look like those {taken.plural}."
+            f"make it exact. It holds for good parts that look like those {taken.plural}.{grouped}"
         )
     rate = intervals.true_rate(threshold)
     confidence = (
@@ -66,13 +78,13 @@ def calibration(threshold: Threshold, taken: Input, *, cross: bool = False) -> s
         return (
             f"**Good parts:** calibrated on {threshold.n} good {taken.plural}: a false-positive rate of "
             f"{percent(threshold.target_fpr or 0)} can be promised on average over calibrations; {confidence}. This "
-            f"holds for good parts that look like those {taken.plural}."
+            f"holds for good parts that look like those {taken.plural}.{grouped}"
         )
     return (
         f"**Good parts: too few {taken.plural}.** Calibrated on {threshold.n} good {taken.plural}, which cannot "
         f"promise the {percent(threshold.target_fpr or 0)} asked for: that takes {threshold.needed}. What can be "
         f"promised on average is {percent(rate.mean)}; {confidence}. Collect more good {taken.plural}, then train "
-        "again or run `edged calibrate`."
+        f"again or run `edged calibrate`.{grouped}"
     )
 
 
@@ -114,7 +126,8 @@ def outsiders(outliers: Sequence[Outlier], parts: Mapping[str, int], taken: Inpu
     if not outliers:
         return f"**The good folder:** no {taken.singular} in it looks like an outlier among the others.{caution}"
     named = ", ".join(
-        f"`{_name(outlier.path)}` ({outlier.part}, score {outlier.score:.3g})" for outlier in outliers[:_MOST_NAMED]
+        f"`{_name(outlier.path)}` ({f'{outlier.part}, ' if parts['calibration'] else ''}score {outlier.score:.3g})"
+        for outlier in outliers[:_MOST_NAMED]
     )
     more = f" and {len(outliers) - _MOST_NAMED} more" if len(outliers) > _MOST_NAMED else ""
     return (

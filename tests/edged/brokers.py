@@ -39,6 +39,7 @@ class Broker:
         need_mosquitto()
         self.folder, self.port = folder / "broker", free_port()
         self.folder.mkdir()
+        self._kept = kept
         self._config = self.folder / "mosquitto.conf"
         keeping = (
             f"persistence true\npersistence_location {self.folder}/\nautosave_interval 1\nautosave_on_changes true"
@@ -102,11 +103,23 @@ max_queued_messages 0
             client.loop_stop()
 
     def publish(self, topic: str, *payloads: bytes, qos: int = 1, retain: bool = False) -> None:
-        """Publishes, and returns when the broker has all of them."""
+        """Publishes, and returns when the broker has all of them: on its disk, if it is `kept`."""
         with self.client() as client:
             for sent in [client.publish(topic, payload, qos=qos, retain=retain) for payload in payloads]:
                 sent.wait_for_publish(30)
                 assert sent.is_published()
+        if self._kept:
+            self._save()
+
+    def _save(self) -> None:
+        # It acknowledges a message first, and saves it after that: who kills it in between loses the message.
+        database = self.folder / "mosquitto.db"
+        before = database.stat() if database.exists() else None
+        self.send_signal(signal.SIGUSR1)
+        until(
+            lambda: database.exists() and (before is None or database.stat().st_mtime_ns != before.st_mtime_ns),
+            "a save",
+        )
 
     def begin_session(self, client_id: str, topic: str) -> None:
         """Has the broker keep messages for a client that comes later."""

@@ -49,6 +49,7 @@ class Site:
         rest: str = "",
         bundle: Path = TINY,
         jsonl: Path | None = None,
+        lines: str = "",
         settle_seconds: float = 0.2,
         retry_seconds: float = 0.3,
     ) -> None:
@@ -79,6 +80,7 @@ done_dir = "{self.done}"
 name = "lines"
 type = "jsonl"
 path = "{jsonl or self.jsonl}"
+{lines}
 {rest}
 """
         )
@@ -145,8 +147,9 @@ path = "{jsonl or self.jsonl}"
         return rows
 
     def lines(self) -> list[dict[str, Any]]:
-        """What the jsonl sink has, line by line."""
-        return [json.loads(line) for line in self.jsonl.read_text("ascii").splitlines()]
+        """What the jsonl sink has, line by line, from its oldest backup on; while it is not being rotated."""
+        backups = sorted(self.jsonl.parent.glob(f"{self.jsonl.name}.[0-9]*"), key=lambda path: -int(path.suffix[1:]))
+        return [json.loads(line) for path in (*backups, self.jsonl) for line in path.read_text("ascii").splitlines()]
 
     def wait_for_lines(self, count: int) -> list[dict[str, Any]]:
         until(lambda: self.jsonl.exists() and self.jsonl.read_bytes().count(b"\n") >= count, f"{count} lines")

@@ -75,6 +75,7 @@ class Line:
         rest: str = "",
         place: Path | None = None,
         rescan_seconds: float = 60,
+        lines: str = "max_bytes = 10_000\nmax_backups = 1000",
     ) -> None:
         """Makes the folders and the configuration.
 
@@ -86,6 +87,7 @@ class Line:
             rest: more lines of the configuration.
             place: where the inboxes, and what is done with on the same file system, are; `root` by default.
             rescan_seconds: of every source.
+            lines: more keys of the jsonl sink; by default it rotates its file again and again, and keeps all of it.
         """
         self.site = Site(root)
         self.random = random.Random(seed)
@@ -111,13 +113,14 @@ class Line:
         ]
         overlays = f'[[sinks]]\nname = "pictures"\ntype = "images"\ndir = "{self.site.overlays}"\nonly = "all"\n'
         self._tables.append(overlays)
+        self._lines = lines
         self.configure(rest)
         self.producer = Producer(self.inboxes, here / "scratch", seed=seed, pause_s=PAUSE_S, scored=self.is_done)
         self._asked: dict[str, str] = {}
 
     def configure(self, rest: str) -> None:
         """Writes the configuration with these lines more."""
-        self.site.configure(rest="\n".join([*self._tables, rest]))
+        self.site.configure(rest="\n".join([*self._tables, rest]), lines=self._lines)
 
     # What stands in the journal, whatever else happens to it.
 

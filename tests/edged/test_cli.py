@@ -17,21 +17,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from edged import __version__, scoring
+from edged import __version__, recalibration, scoring
 from edged.cli import app
 from edged.commands.results import parse_time
 from edged.errors import ConfigError
 from edged.journal import labels
 from edged.journal.journal import Journal
+from edged.media import frames
+from edged.media.frames import Stretch
 from edged.models import registry
+from edged.models.groups import margin_of, members_of
 from edged.results import Record
 from edged.sources.folder.files import Fingerprint
 from tests.conftest import TINY
 from tests.edged.daemons import AS_ORDINARY_USER, Site
 from tests.edged.making import BAD_SCORE, bad, encode, entry_of, good, quarantined, record
+from tests.edged.sources.video.making import write_video
 
 
 def edged(*arguments: str | Path, prefix: tuple[str, ...] = (), **options: Any) -> "subprocess.CompletedProcess[str]":
@@ -260,7 +265,7 @@ def test_calibrate(tiny_copy: Path, tmp_path: Path) -> None:
     done = edged("calibrate", tiny_copy, "--good", folder, "--target-fpr", "0.1")
     assert done.returncode == 1  # one picture was broken
     expected = 19 / 64 + 0.01  # the ceil(21 x 0.9) = 19th of 20
-    assert f"-> {expected:.4f}, from 20 pictures" in done.stdout
+    assert f"threshold 0.5000 -> {expected:.4f}, from 20 pictures" in done.stdout
     assert "broken.png" in done.stderr
     assert "1 pictures are repetitions" in done.stderr
     calibration = json.loads((tiny_copy / "calibration.json").read_text())
@@ -302,7 +307,7 @@ def test_calibrate_refuses_scores_that_are_not_above_zero(tiny_copy: Path, pictu
     scorer = registry.load_one(tiny_copy, "cpu")
     records = [replace(record, score=0.0) for record in scoring.score(scorer, scoring.find([pictures], ["*.png"]))]
     with pytest.raises(ConfigError, match="gives scores that are not above 0; the calibration is as it was"):
-        scoring.calibrate(scorer, records, None)
+        recalibration.calibrate(scorer, records, None)
     assert (tiny_copy / "calibration.json").read_bytes() == before
 
 
@@ -338,6 +343,105 @@ def test_calibrate_is_told_one_thing(tiny_copy: Path, options: list[str]) -> Non
     assert "give --good DIR for a new calibration, or --restore for the previous one" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of 25 frames that grow brighter by one each, with a step of ten from one second to the next."""
+    levels = (129 + number % 25 + 35 * (number // 25) for number in range(75))
+    frames = (np.full((32, 32), level, np.uint8) for level in levels)
+    return write_video(tmp_path_factory.mktemp("film") / "shift.mkv", frames)
+
+
+def raw(*levels: int) -> NDArray[np.float64]:
+    """What the tiny model makes of pictures of one brightness each."""
+    return (np.array(levels) - 128) / 64 + 0.01
+
+
+def test_frames_of_a_stretch_are_one_case(tiny_copy: Path, film: Path) -> None:
+    words = [word for start in (0, 1, 2) for word in ("--good", f"{film}:{start}-{start + 1}")]
+    done = edged("calibrate", tiny_copy, *words, "--target-fpr", "0.1")
+    assert done.returncode == 0, done.stderr
+    scores = raw(*(129 + step * 35 + 5 * number for step in range(3) for number in range(5)))
+    margin = margin_of(scores, members_of([*"aaaaabbbbbccccc"]))
+    assert margin > 1.1
+    assert "from 15 pictures in 3 groups" in done.stdout
+    assert "least like the others: shift/2-3 scores 1.28 where it was not learnt, the others " in done.stdout
+    assert f"few-groups: 3 groups that differ so much say little of the next one, so the threshold is {margin:.2f}" in (
+        done.stderr
+    )
+    calibration = json.loads((tiny_copy / "calibration.json").read_text())
+    assert calibration["scores"] == pytest.approx(sorted(scores * margin), rel=1e-5)
+    assert (calibration["n"], calibration["groups"]) == (15, 3)
+    assert "15 good pictures in 3 groups that nothing was fitted on" in edged("inspect", tiny_copy).stdout
+
+
+def test_a_lone_stretch_calibrates_in_ten_pieces_and_fitted_frames_do_not(
+    tiny_copy: Path, film: Path, tmp_path: Path
+) -> None:
+    frames.write([Stretch(film, 0, 1)], tmp_path, fps=5)
+    known = [hashlib.sha256(file.read_bytes()).hexdigest()[:32] for file in tmp_path.rglob("*.png")]
+    manifest = json.loads((tiny_copy / "manifest.json").read_text())
+    (tiny_copy / "manifest.json").write_text(json.dumps({**manifest, "fitted": known}))
+    done = edged("calibrate", tiny_copy, "--good", film, "--fps", "10")
+    assert done.returncode == 0, done.stderr
+    assert "the model was fitted on 5 of these pictures" in done.stderr
+    assert "from 25 pictures in 10 groups" in done.stdout
+    assert "--good: one stretch alone says nothing of other times" in done.stderr
+    done = edged("calibrate", tiny_copy, "--good", f"{film}:0-1", "--good", f"{film}:1-2")
+    assert done.returncode == 2
+    assert "--good: all 5 that can be counted are in one group, shift/1-2, and say nothing of the" in done.stderr
+    assert json.loads((tiny_copy / "calibration.json").read_text())["groups"] == 10
+
+
+def test_pictures_that_belong_together_calibrate_as_groups(tiny_copy: Path, tmp_path: Path) -> None:
+    levels = {"a": (130, 131), "b": (140, 141), "c": (160, 161)}
+    for name, values in levels.items():
+        (tmp_path / name).mkdir()
+        for value in values:
+            (tmp_path / name / f"{value}.png").write_bytes(encode(Image.new("L", (32, 32), value)))
+    (tmp_path / "a" / "broken.png").write_bytes(b"x")
+    scores = raw(130, 131, 140, 141, 160, 161)
+    expected = sorted(scores * margin_of(scores, members_of([*"aabbcc"])))
+    done = edged("calibrate", tiny_copy, "--good", tmp_path, "--groups", "folder")
+    assert done.returncode == 1  # one was broken
+    assert "from 6 pictures in 3 groups" in done.stdout
+    assert json.loads((tiny_copy / "calibration.json").read_text())["scores"] == pytest.approx(expected, rel=1e-5)
+    done = edged("calibrate", tiny_copy, "--good", tmp_path / "b", "--groups", "folder")
+    assert done.returncode == 2
+    assert "--groups folder: all 2 pictures are in one group" in done.stderr
+
+
+def test_what_good_may_not_name(tiny_copy: Path, film: Path, pictures: Path) -> None:
+    before = (tiny_copy / "calibration.json").read_bytes()
+    for words, said in (
+        (["--good", film, "--good", pictures], f"--good {pictures} is no video; name one folder, or videos alone"),
+        (["--good", pictures, "--good", pictures], "is no video; name one folder, or videos alone"),
+        (["--good", film, "--groups", "folder"], "--groups: each stretch of a video is a group; leave it out"),
+        (["--good", pictures, "--fps", "2"], f"--fps: is of videos, and {pictures} is none"),
+        (["--good", f"{film}:2-1"], "write seconds, or minutes:seconds"),
+        (["--good", f"{film}:50-60"], "there are no frames from 50-60 s; correct the times"),
+        (["--good", f"{film}x"], "there is no such file or folder"),
+    ):
+        done = edged("calibrate", tiny_copy, *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+    assert (tiny_copy / "calibration.json").read_bytes() == before
+
+
+def test_a_reader_of_results_that_has_seen_enough(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    journal = Journal(site.state)
+    for number in range(2000):  # more than a pipe holds
+        journal.commit([entry_of(record(id=f"{number}"), Fingerprint(1, 1, number))])
+    journal.close()
+    command = [sys.executable, "-m", "edged", "results", "-c", str(site.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
+
+
 def test_dead_letters_are_shown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state")
     journal.add_sink("plc")
@@ -348,11 +452,12 @@ def test_dead_letters_are_shown(tmp_path: Path) -> None:
     config = tmp_path / "edged.toml"
     config.write_text(f'[service]\nstate_dir = "{tmp_path}/state"\n')
     table = edged("results", "-c", config, "--dead-letters").stdout
-    assert table.endswith("  plc  no such\\nrecipe\n")
+    assert table.endswith(f"  plc  {one.id}  no such\\nrecipe\n")
     (line,) = edged("results", "-c", config, "--dead-letters", "--format", "json").stdout.splitlines()
     assert json.loads(line)["record"]["id"] == one.id
-    (row,) = csv.reader(io.StringIO(edged("results", "-c", config, "--dead-letters", "--format", "csv").stdout))
-    assert (row[0], row[2]) == ("plc", "no such\\nrecipe")
+    (row,) = csv.DictReader(io.StringIO(edged("results", "-c", config, "--dead-letters", "--format", "csv").stdout))
+    assert (row["sink"], row["error"]) == ("plc", "no such\\nrecipe")
+    assert json.loads(row["record"])["id"] == one.id
 
 
 def test_inspect(tiny_copy: Path) -> None:

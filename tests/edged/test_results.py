@@ -15,6 +15,7 @@ from edged.results import (
     new_id,
     printable,
     rfc3339,
+    short_name,
     time_of,
 )
 from tests.edged.making import quarantined, record
@@ -154,3 +155,16 @@ def test_printable(text: str, shown: str) -> None:
 
 def test_display_path() -> None:
     assert display_path(b"/in/\xff\n") == "/in/\\udcff\\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/in/a/b.png", "b.png"),
+        ("part004.png", "part004.png"),
+        ("cell3/left/picture", "cell3/left/picture"),
+        ("rtsp://host/live#t=1.5", "live#t=1.5"),
+    ],
+)
+def test_a_short_name_tells_pictures_apart(path: str, name: str) -> None:
+    assert short_name(path) == name

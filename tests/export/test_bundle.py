@@ -1,6 +1,8 @@
 """`python -m export`, whole: a run directory -> a bundle that edged takes."""
 
+import base64
 import hashlib
+import io
 import json
 import math
 import re
@@ -138,6 +140,9 @@ def test_what_a_bundle_holds(tmp_path, features):
             assert min(image.size) > 100
     card = (tmp_path / "solar" / "card.md").read_text()
     assert "| fit | 40 | weights, covariances; the threshold, out of fold |" in card
+    assert "| statistics |" not in card
+    assert "epochs were trained, on all good pictures: none are held out" in card
+    assert "All are judged together, by what each scores out of fold." in card
     assert "calibrated out of fold on all 40 good pictures, for a false-positive rate of 10 %. The promise is" in card
     assert "of the 6 bad pictures are flagged" in card
     finds = re.search(r"Your threshold finds (\d) of 6 of your bad pictures", card)
@@ -151,6 +156,10 @@ def test_what_a_bundle_holds(tmp_path, features):
         assert page.read_text().count("<figure>") == 8
         assert re.search(r"<strong>/.*/good/\d+\.png</strong>", page.read_text())
         assert "without it: threshold" in page.read_text()
+        # What raises the highest score is coloured, though the model has learnt that picture.
+        first = io.BytesIO(base64.b64decode(page.read_text().split("data:image/png;base64,")[1].split('"')[0]))
+        left, right = np.split(np.asarray(Image.open(first)), 2, axis=1)
+        assert not np.array_equal(left, right)
     assert ", finds" in (tmp_path / "solar" / "suspects.html").read_text()
     assert len(bundle.manifest.bad_scores) == 6
     assert "`golden.npz`, `examples.png` and `suspects.html` hold some of the pictures" in card
@@ -165,7 +174,9 @@ def test_an_outlier_in_the_good_folder_is_named(tmp_path, moving, capsys):
             item["sha256"] = hashlib.sha256(Path(outlier).read_bytes()).hexdigest()
     (moving / "pictures.json").write_text(json.dumps(listed))
     assert main([str(moving), "--out", str(tmp_path / "b")]) == 0
-    assert f"1 good picture looks like an outlier; look at it: {outlier}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"1 good picture looks like an outlier; look at it: {outlier}" in told
+    assert "suspects.html shows them); what shows no good part goes into a list for --exclude" in told
     card = (tmp_path / "b" / "card.md").read_text()
     assert f"look at these:** `{Path(outlier).name}` (statistics, score" in card
 

@@ -22,6 +22,12 @@ def test_what_the_threshold_and_recall_would_be_without_one():
     assert suspects.without(scores, 0, 0.01, None) == (40.0, None)
 
 
+def test_a_map_is_at_the_level_of_the_score_that_calibrates():
+    heat = np.array([[0.01, 0.02]], np.float32)
+    np.testing.assert_allclose(suspects.without_itself(heat, 0.1, that_calibrates=7.0), [[0.7, 1.4]], rtol=1e-6)
+    np.testing.assert_array_equal(suspects.without_itself(heat, 0.1, that_calibrates=0.1), heat)
+
+
 def test_a_page_escapes_names_and_lists_outliers_to_exclude():
     image, heat = np.zeros((32, 32, 1), np.uint8), np.full((8, 8), 5.0, np.float32)
     shown = [

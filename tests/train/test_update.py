@@ -76,7 +76,7 @@ def test_what_cannot_be_updated(tmp_path, capsys):
     assert train(good, tmp_path / "run", *QUICK) == 0
     capsys.readouterr()
     for more, message in (
-        ([], "has all of these pictures already"),
+        ([], "has all of these pictures already; nothing"),
         (["--set", "size=128"], "--set: --update keeps what the run was trained with"),
         (["--denoiser", str(tmp_path / "run")], "is no bundle"),
     ):
@@ -84,6 +84,11 @@ def test_what_cannot_be_updated(tmp_path, capsys):
         assert main(words) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
+    bad = folder(tmp_path / "bad", 3, first=900, blot=True)
+    assert train(good, tmp_path / "with-bad", *QUICK, "--bad", str(bad)) == 0
+    words = ["ae", "--update", str(tmp_path / "with-bad"), "--good", str(bad), "--out", str(tmp_path / "new")]
+    assert main(words) == 2
+    assert "already, and 3 of them as bad ones, such as " in capsys.readouterr().err
     pixels = ["--set", "backbone=pixels", "--set", "size=32", "--set", "width=8", "--set", "epochs=1"]
     assert train(good, tmp_path / "pixels", *pixels) == 0
     words = ["ae", "--update", str(tmp_path / "pixels"), "--good", str(good), "--out", str(tmp_path / "new")]

@@ -28,7 +28,7 @@ STAGE_STRIDE: Final = {3: 4, 4: 8, 5: 16, 6: 16}
 _MOST_REGIONS: Final = 256
 _MOST_SPLIT: Final = 16  # of a side of a square map
 _LEAST_POSITIONS: Final = 3  # a side of a map that follows its pictures
-_DEFECT_PX: Final = 8.0
+DEFECT_PX: Final = 8.0
 """Model pixels that the smallest defect shall cover a side: half a position of the map at stride 16."""
 _MOST_PX: Final = 4096
 _TILE_PX: Final = 512
@@ -130,7 +130,7 @@ class ModelConfig(FitConfig):
         None, ge=1, le=10_000, description="smallest defect to find, px of the files: where size is not set, sets it"
     )
     roi: tuple[Pixel, Pixel, Pixel, Pixel] | None = Field(
-        None, description="the part to look at, px of the files: X,Y,W,H (left, top, width, height)"
+        None, description="the part to look at, px of the files: X,Y,W,H (left, top, width and height, 1 or more)"
     )
     mask: str | None = Field(None, max_length=4096, description="a picture of where to look, of any size: not at black")
     channels: Literal[1, 3] = Field(3, description="1 for grey, 3 for RGB; the ImageNet trunk takes 3")
@@ -236,7 +236,7 @@ class ModelConfig(FitConfig):
         stride = self.stride if self.backbone == EFFICIENTNET else FOLD
         # Pixel models would take multiples of 4; but a denoiser's picture is to be that of the detector behind it.
         rows, columns = (math.lcm(16, stride * (n or 1)) for n in grid(self.regions))
-        wanted = 0.0 if self.defect_px is None else height * width * (_DEFECT_PX / self.defect_px) ** 2
+        wanted = 0.0 if self.defect_px is None else height * width * (DEFECT_PX / self.defect_px) ** 2
         budget = self.size[0] * self.size[1]
         size = _fitting_size(height, width, steps=(rows, columns), pixels=max(budget, min(wanted, height * width)))
         return self._tiled({**given, "size": size})

@@ -69,7 +69,9 @@ def explain(
         near = difflib.get_close_matches(key, known, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"the keys are {', '.join(sorted(known))}"
         return [f"{where}: there is no such key; {hint}"]
-    meaning = f" ({known[key].description})" if get_origin(known[key].annotation) is tuple else ""
+    annotation = known[key].annotation
+    several = any(get_origin(one) is tuple for one in (annotation, *get_args(annotation)))
+    meaning = f" ({known[key].description})" if several else ""
     return [f"{where}: must be {allowed(known[key])}, not {_shortened(repr(item['input']))}{meaning}"]
 
 

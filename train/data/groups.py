@@ -3,19 +3,17 @@
 A near-copy of a picture among those that it is judged by makes its score too low, and a threshold of such scores a lie.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from edged.media.groups import names_of, taken_at
+from edged.models.groups import members_of
 from train.data.pictures import Picture, PictureSet
-from train.errors import TrainError
 
 SEQUENCE: Final = (
     "sequence: neighbours in the good folder are far more alike than others, as frames of a video are. Near-copies "
@@ -23,9 +21,6 @@ SEQUENCE: Final = (
 )
 """The warning where `looks_like_a_sequence`."""
 
-_FOLDER: Final = "folder"
-_TIME: Final = "time:"
-_EXIF, _TAKEN, _CHANGED, _FORMAT = 0x8769, 0x9003, 0x0132, "%Y:%m:%d %H:%M:%S"
 _SHOWN: Final = 5
 _ALIKE: Final = 0.3
 """Neighbours this much nearer than others, by the median, are taken for a sequence: frames of a fixed camera have 0.01
@@ -37,35 +32,22 @@ _COMPARED: Final = 500
 
 def members_of_groups(pictures: Sequence[Picture]) -> list[NDArray[np.int64]]:
     """Which pictures, by their index, stand in each group: one array a group."""
-    groups: dict[str, list[int]] = {}
-    for index, picture in enumerate(pictures):
-        groups.setdefault(picture.group or f"/{index}", []).append(index)
-    return [np.array(members, dtype=np.int64) for members in groups.values()]
+    return members_of([picture.group or f"/{index}" for index, picture in enumerate(pictures)])
 
 
-def grouped(found: PictureSet, rule: str, folder: Path) -> PictureSet:
+def grouped(found: PictureSet, rule: str, folder: Path, *, alone: bool = True) -> PictureSet:
     """The pictures with the names of their groups.
 
     Args:
         found: good pictures.
-        rule: "folder", the one that a picture lies in; "time:SECONDS", stretches of so long; or a CSV file, a line a
-            picture: its path, as it stands below `folder`, and the name of its group.
+        rule: see `names_of`.
         folder: of the good pictures.
+        alone: see `names_of`.
 
     Raises:
-        TrainError: the rule cannot be followed, or leaves all pictures in one group.
+        ConfigError: the rule cannot be followed, or leaves all pictures in one group.
     """
-    if rule == _FOLDER:
-        names = [str(Path(picture.path).parent) for picture in found.pictures]
-    elif rule.startswith(_TIME):
-        names = _by_time(found.pictures, rule.removeprefix(_TIME))
-    else:
-        names = _by_file(found.pictures, Path(rule), folder)
-    if len(set(names)) < 2:
-        raise TrainError(
-            f"--groups {rule}: all {len(names)} pictures are in one group, and none would be left to compare it with; "
-            "group them more finely"
-        )
+    names = names_of([picture.path for picture in found.pictures], rule, folder, alone=alone)
     pictures = tuple(replace(picture, group=name) for picture, name in zip(found.pictures, names, strict=True))
     return replace(found, pictures=pictures)
 
@@ -74,7 +56,7 @@ def looks_like_a_sequence(found: PictureSet) -> bool:
     """Whether neighbours, in the order of their paths or of time, are far more alike than others are."""
     if len(found.pictures) < 3 * _SHOWN or found.pixels.ndim != 4:
         return False
-    by_time = sorted(found.pictures, key=lambda picture: _taken(Path(picture.path)))
+    by_time = sorted(found.pictures, key=lambda picture: taken_at(Path(picture.path)))
     return any(_neighbours_alike(found.pixels, pictures) for pictures in (found.pictures, by_time))
 
 
@@ -94,48 +76,3 @@ def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     blocks = pixels[:height, :width].reshape(height // down, down, width // across, across, -1)
     means: NDArray[np.float64] = blocks.mean(axis=(1, 3))
     return means
-
-
-def _by_time(pictures: Sequence[Picture], text: str) -> list[str]:
-    """Stretches of so many seconds, each begun by the first picture that the last one does not hold."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise TrainError(f"--groups time:{text}: write a number of seconds above 0, such as time:60")
-    times = [_taken(Path(picture.path)) for picture in pictures]
-    names, begun, stretch = [""] * len(times), -float("inf"), -1
-    for index in sorted(range(len(times)), key=times.__getitem__):
-        if times[index] - begun >= seconds:
-            begun, stretch = times[index], stretch + 1
-        names[index] = f"stretch {stretch}"
-    return names
-
-
-def _taken(path: Path) -> float:
-    """When a picture was taken, by its EXIF data; else when its file was last written: seconds."""
-    try:
-        with Image.open(path) as image:
-            exif = image.getexif()
-            text = exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED)
-        return datetime.strptime(str(text), _FORMAT).replace(tzinfo=UTC).timestamp()
-    except (OSError, ValueError, SyntaxError):
-        return path.stat().st_mtime
-
-
-def _by_file(pictures: Sequence[Picture], file: Path, folder: Path) -> list[str]:
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = [row for row in csv.reader(lines) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise TrainError(
-            f"--groups {file}: is none of folder, time:SECONDS and a file that can be read: {error}"
-        ) from error
-    if any(len(row) != 2 or not row[1].strip() for row in rows):
-        raise TrainError(f"--groups {file}: every line must be PATH,GROUP")
-    by_path = {str((folder / path.strip()).absolute()): group.strip() for path, group in rows}
-    if absent := [picture.path for picture in pictures if picture.path not in by_path]:
-        shown = "; ".join(absent[:_SHOWN])
-        raise TrainError(f"--groups {file}: names no group of {len(absent)} of {len(pictures)} pictures: {shown}")
-    return [by_path[picture.path] for picture in pictures]

@@ -5,9 +5,9 @@ Signals go the same way: what is said of a picture and its pixels holds of a sig
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -67,11 +67,14 @@ class PictureSet:
         pictures: in the order of their paths.
         pixels: uint8 (rows, H, W, C), or float32 (rows, C, T) of signals, on disk; `Picture.row` points into it.
         warnings: one line each, beginning with its name.
+        stand_ins: of files that were read and are no picture of it: the path of the one that shows the same; None for
+            a file that could not be read.
     """
 
     pictures: tuple[Picture, ...]
     pixels: NDArray[Any]
     warnings: tuple[str, ...]
+    stand_ins: Mapping[str, str | None] = field(default_factory=dict)
 
     def part(self, part: Part) -> list[Picture]:
         """The pictures of one part."""
@@ -107,14 +110,17 @@ def read(
     pictures: list[Picture] = []
     broken: list[str] = []
     repeated: list[str] = []
+    stand_ins: dict[str, str | None] = {}
     by_content: dict[str, Picture] = {}
     for done, (path, outcome) in enumerate(_decoded(paths, spec), start=1):
         if isinstance(outcome, PictureError):
             broken.append(f"{path} ({outcome})")
+            stand_ins[str(path)] = None
         else:
             sha256, content, decoded = outcome
             if content in by_content:
                 repeated.append(f"{path} = {by_content[content].path}")
+                stand_ins[str(path)] = by_content[content].path
             else:
                 picture = Picture(
                     str(path), sha256, content, (decoded.width, decoded.height), decoded.mode, len(pictures), part
@@ -135,7 +141,7 @@ def read(
         warnings.append(f"duplicates: {len(repeated)} {spec.plural} repeat others and were dropped: {_some(repeated)}")
     if isinstance(spec, ImageInput):
         warnings += _mixed(pictures, spec)
-    return PictureSet(tuple(pictures), pixels, tuple(warnings))
+    return PictureSet(tuple(pictures), pixels, tuple(warnings), stand_ins)
 
 
 def keep_whole(found: PictureSet, *, target_fpr: float, plural: str = "pictures") -> PictureSet:

@@ -11,7 +11,7 @@ import torch
 
 from edged.media.imaging import ImageInput, Size, looked_at
 from edged.media.regions import other_shape, upright_size
-from train.config.base import ModelConfig
+from train.config.base import DEFECT_PX, ModelConfig
 from train.data.pictures import Picture, find
 from train.errors import OptionError, TrainError
 from train.nets.features import OVERLAP, make_extractor
@@ -19,6 +19,7 @@ from train.nets.features import OVERLAP, make_extractor
 _MOST: Final = 200
 _ALIKE: Final = 1.1  # as `edged.media.regions.other_shape`
 _MOST_ALIKE: Final = 0.75
+_ROUNDED: Final = 1.25  # sizes are multiples of 16
 _COARSE: Final = 4.0
 """Source pixels a side in one model pixel above which small defects are likely to be missed."""
 _LARGE: Final = 4 * 256 * 256
@@ -31,9 +32,9 @@ _BYTES_IN_TRAINING: Final = 120  # of the same, for each picture of a batch: wit
 def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
     """Width and height that pictures of a folder have, a median number of pixels in their shape; and how many they are.
 
-    The shape is the median too, where most have about that one; else half way between the tall and the wide ones, so that
-    the few of a mixture are stretched no more than the many: lying and standing ones in one folder come to a square. Of
-    200 of them, evenly spaced, by their headers.
+    The shape is the median too, where most have about that one; else half way between the tall and the wide, so that the
+    few of a mixture are stretched no more than the many: lying and standing ones in one folder come to a square. Of 200
+    of them, evenly spaced, by their headers.
 
     Raises:
         TrainError: there is no folder, or no picture in it whose header can be read.
@@ -79,12 +80,30 @@ def pixels_covered(taken: ImageInput, source: tuple[float, float]) -> tuple[floa
 def coarse(config: ModelConfig, source: Size) -> list[str]:
     """A warning where a model pixel covers so much that small defects are likely to be missed."""
     across, down = pixels_covered(config.spec_of(source), source)
+    smallest = math.ceil(DEFECT_PX * math.sqrt(across * down))
+    likely = (
+        f"coarse: one model pixel covers {across:.2g} x {down:.2g} px of the pictures; defects below about {smallest} "
+        "px are likely to be missed"
+    )
+    if config.defect_px is not None:
+        if smallest <= _ROUNDED * config.defect_px:
+            return []
+        return [
+            f"{likely}, and so those of defect_px = {config.defect_px:g}: size, or the pictures, have too few pixels"
+        ]
     if across * down <= _COARSE**2:
         return []
-    smallest = math.ceil(8 * math.sqrt(across * down))
+    return [f"{likely}. Name the smallest that matters (--defect-px), or the part to look at (--roi)"]
+
+
+def of_mask(mask: Path, source: Size) -> list[str]:
+    """A warning where a mask has another shape than the pictures, over which it is stretched."""
+    size = upright_size(mask)
+    if size is None or max(a := size[0] * source[1] / (size[1] * source[0]), 1 / a) <= _ALIKE:
+        return []
     return [
-        f"coarse: one model pixel covers {across:.2g} x {down:.2g} px of the pictures; defects below about {smallest} "
-        "px are likely to be missed. Name the smallest that matters (--defect-px), or the part to look at (--roi)"
+        f"other-shape: the mask {mask} of {size[0]}x{size[1]} px has another shape than the pictures, "
+        f"{source[0]}x{source[1]} px, and is stretched over each of them"
     ]
 
 
@@ -126,6 +145,12 @@ def others(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:
         return []
     what = "bad" if pictures[0].part == "bad" else "good"
     path, words = found[0]
+    if 2 * len(found) > len(pictures):
+        mixed = '; resize = "pad" keeps the shape of each' if spec.resize == "stretch" else ""
+        return [
+            f"other-shape: {len(found)} of {len(pictures)} {what} pictures have another shape or scale than that in "
+            f"the middle of the good ones, which the model follows: {path} of {words}{mixed}"
+        ]
     return [
         f"other-shape: {len(found)} of {len(pictures)} {what} pictures come to the model in another shape or scale "
         f"than most: {path} of {words}"

@@ -13,23 +13,20 @@ anomaly detectors* (2024).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edged.models.groups import margin_of
 from train.fit.head import LEAST_DEVIATION, HeadReport, covariances, moments, whitening_factors
 from train.nets.head import REFERENCE_QUANTILE, Head, from_regions, to_regions
 
 Residual = Callable[[NDArray[np.int64]], Tensor]
 """Gives the residuals of these rows, float32 (N, C, h, w)."""
 
-_STUDENT: Final = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372, 1.363, 1.356, 1.350, 1.345)
-"""Quantiles at 90 % of Student's distribution with 1, 2, ... degrees of freedom."""
-
-_MOST: Final = 2.0
 _BATCH = 32
 _POSITIONS = 1024  # of a map, of which so many pictures are held at a time; of larger maps fewer
 
@@ -104,26 +101,6 @@ def fit_head_on_all(
     margin = margin_of(scores, groups)
     out_of_fold = OutOfFold(scores * np.float32(margin), torch.cat(fitted).numpy(), margin)
     return HeadReport(ratio, float(head.reference), scores), out_of_fold
-
-
-def margin_of(scores: NDArray[np.floating], groups: Sequence[NDArray[np.int64]]) -> float:
-    """By how much more than any group that is there the next one may score, as a factor from 1 to `_MOST`.
-
-    Pictures of one group are alike, so few groups are few cases, however many pictures they hold: of three, the next
-    one lies above all with a chance of one in four. The logarithms of the groups' median scores are taken for normal;
-    below the upper limit of Student's prediction interval for one more, mean + t s √(1 + 1/G), lies the next with 90 %.
-    Where groups are many, or pictures stand for themselves, the highest of them is above that limit already.
-    """
-    levels = levels_of(scores, groups)
-    n = len(levels)
-    t = _STUDENT[n - 2] if n - 2 < len(_STUDENT) else _STUDENT[-1]
-    limit = levels.mean() + t * levels.std(ddof=1) * np.sqrt(1 + 1 / n)
-    return float(np.clip(np.exp(limit - levels.max()), 1.0, _MOST))
-
-
-def levels_of(scores: NDArray[np.floating], groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """The logarithm of the median score of each group, (G,)."""
-    return np.log([float(np.median(scores[members])) for members in groups])
 
 
 def left_out_distances(head: Head, whitening: Tensor, residual: Tensor, shape: tuple[int, ...], total: int) -> Tensor:

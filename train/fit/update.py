@@ -66,7 +66,8 @@ def new_pictures(run: Run, found: PictureSet) -> PictureSet:
     if repeated := len(found.pictures) - len(new) - len(bad):
         warnings.append(f"duplicates: {repeated} are in {run.path} already and were dropped")
     if not new:
-        raise TrainError(f"{run.path}: has all of these pictures already; nothing was written")
+        which = f", and {len(bad)} of them as bad ones, such as {bad[0]}" if bad else ""
+        raise TrainError(f"{run.path}: has all of these pictures already{which}; nothing was written")
     if run.config.cross:
         return replace(found, pictures=tuple(replace(one, part="fit") for one in new), warnings=tuple(warnings))
     good = {part: len(run.part(part)) for part in ("fit", "statistics", "calibration")}

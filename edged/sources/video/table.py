@@ -61,6 +61,8 @@ class VideoTable(SourceTable):
             scheme = self.url.partition("://")[0].lower()
             if scheme not in _SCHEMES:
                 found.append(f"url: {scheme}:// is none of {', '.join(_SCHEMES)}; for a file give its absolute path")
+            elif not _names_a_host(self.url):
+                found.append(f"url: names no host, or no port from 1 to 65535; write {scheme}://host:port/…")
         elif not Path(self.url).is_absolute() or "\0" in self.url:
             found.append("url: is neither a URL nor an absolute path; write rtsp://…, http://… or /…")
         elif not self.is_device:
@@ -71,3 +73,11 @@ class VideoTable(SourceTable):
             elif not os.access(self.url, os.R_OK):
                 found.append(f"url: {self.url} cannot be read by this user; change its owner or mode")
         return found
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, a bracket that is left open
+        return False

@@ -73,6 +73,18 @@ def test_sinks(files: Files) -> None:
         ({"service": "statedir = 1"}, "service.statedir: unknown key; did you mean state_dir?"),
         ({"htpp": "listen = 1"}, "htpp: unknown key; did you mean http?"),
         ({"each_sources": "settle = 1"}, "sources.line1.settle: unknown key; did you mean settle_seconds?"),
+        (
+            {"each_sources": "frozen_seconds = 1"},
+            'sources.line1.frozen_seconds: unknown key; remove it (only sources of type "video" have it)',
+        ),
+        (
+            {"each_sinks": 'name = "a"\ntype = "jsonl"\npath = "/x"\nurl = "http://h"'},
+            'only sinks of type "alertmanager" and "mqtt" and "webhook" have it',
+        ),
+        (
+            {"each_sinks": 'name = "a"\ntype = "alertmanager"\nurl = "http://h"\nlabels = { "hall-3" = "x" }'},
+            "labels.hall-3.[key]: String should match pattern '^[a-zA-Z_][a-zA-Z0-9_]*$'",
+        ),
         ({"models__tiny": 'device = "gpu"'}, "models.tiny.device: should be 'auto', 'cpu' or 'cuda', not 'gpu'"),
         ({"limits": "max_bytes = 0"}, "limits.max_bytes: should be greater than or equal to 1, not 0"),
         ({"models__tiny": "target_fpr = 1.0"}, "models.tiny.target_fpr: should be less than 1, not 1.0"),
@@ -182,6 +194,38 @@ def test_what_stands_where_something_is_to_be_written(files: Files) -> None:
     assert any("is used by two sinks" in line for line in files.problems(each_sinks=f"{twice}\n[[sinks]]\n{again}"))
     files.lines["service"] = [f'state_dir = "{files.root}/file"']
     assert any("service.state_dir" in problem and "is not a folder" in problem for problem in files.problems())
+
+
+@pytest.mark.parametrize(
+    ("http", "plc", "clash"),
+    [
+        ("127.0.0.1:9108", "127.0.0.1:9108", True),
+        ("localhost:9108", "127.0.0.1:9108", True),
+        ("[::1]:9108", "localhost:9108", True),
+        ("127.0.0.1:9108", "0.0.0.0:9108", True),
+        ("127.0.0.1:9108", "127.0.0.1:4840", False),
+        ("127.0.0.1:9108", "[::1]:9108", False),
+        ("127.0.0.1:9108", "192.0.2.1:9108", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("127.0.0.1:9108", "nowhere", False),
+    ],
+)
+def test_a_port_is_listened_on_once(files: Files, http: str, plc: str, clash: bool) -> None:
+    sink = f'name = "plc"\ntype = "opcua"\nlisten = "{plc}"'
+    _, problems = configuration.examine(files.write(http=f'listen = "{http}"', each_sinks=sink), {})
+    said = f"sinks.plc.listen: {plc} has the port of http.listen ({http}); choose another one"
+    assert (said in problems) == clash
+    assert sum("has the port of" in problem for problem in problems) == clash
+
+
+def test_two_sinks_do_not_listen_on_one_port(files: Files) -> None:
+    sinks = "\n[[sinks]]\n".join(f'name = "{name}"\ntype = "opcua"' for name in ("plc", "panel", "wall"))
+    problems = files.problems(each_sinks=sinks)
+    assert problems == [
+        "sinks.panel.listen: 127.0.0.1:4840 has the port of sinks.plc.listen (127.0.0.1:4840); choose another one",
+        "sinks.wall.listen: 127.0.0.1:4840 has the port of sinks.plc.listen (127.0.0.1:4840); choose another one",
+        "sinks.wall.listen: 127.0.0.1:4840 has the port of sinks.panel.listen (127.0.0.1:4840); choose another one",
+    ]
 
 
 @pytest.mark.parametrize("path", ["/" + "a" * 256, "/a" * 2500, "/a\\u0000b"])
@@ -297,3 +341,40 @@ def test_beyond_loopback_with_a_token(files: Files) -> None:
     for wrong in (b"", b"\n", b"\xff\xfe"):
         token.write_bytes(wrong)
         assert any("http.token_file" in problem for problem in files.problems(http=f'token_file = "{token}"'))
+
+
+@pytest.mark.parametrize(
+    ("topic", "url", "echoes"),
+    [
+        ("#", "mqtt://broker", True),
+        ("plant/#", "mqtt://broker:1883", True),
+        ("plant/edged/#", "mqtt://BROKER", True),
+        ("plant/+/+", "mqtt://broker", True),
+        ("plant/edged/line1", "mqtt://broker", True),
+        ("$share/two/plant/#", "mqtt://broker", True),
+        ("plant/+", "mqtt://broker", False),
+        ("plant/edged/line2", "mqtt://broker", False),
+        ("plant/cell/#", "mqtt://broker", False),
+        ("#", "mqtt://broker:1884", False),
+        ("#", "mqtt://other", False),
+    ],
+)
+def test_what_a_sink_publishes_is_no_picture(files: Files, topic: str, url: str, echoes: bool) -> None:
+    sources = f'name = "cell"\ntype = "mqtt"\nmodel = "tiny"\nurl = "{url}"\ntopic = "{topic}"'
+    sink = 'name = "out"\ntype = "mqtt"\nurl = "mqtt://broker"\ntopic = "plant/edged"'
+    more = {"each_sources": f"[[sources]]\n{sources}", "each_sinks": sink}
+    if echoes:
+        assert any("sources.cell.topic" in line and "sinks.out" in line for line in files.problems(**more))
+    else:
+        assert len(files.load(**more).sources) == 2
+
+
+@pytest.mark.parametrize("url", ["rtsp://", "rtsp://:554/x", "rtsp://host:99999/x", "rtsp://host:0/x", "http://[::1/x"])
+def test_an_address_of_a_camera_names_a_host(files: Files, url: str) -> None:
+    camera = f'[[sources]]\nname = "gate"\ntype = "video"\nmodel = "tiny"\nurl = "{url}"'
+    assert any("sources.gate.url: names no host" in line for line in files.problems(each_sources=camera))
+
+
+def test_an_address_of_a_camera_may_hold_a_login(files: Files) -> None:
+    camera = '[[sources]]\nname = "gate"\ntype = "video"\nmodel = "tiny"\nurl = "rtsp://u:p%40x@[::1]:554/live?a=b"'
+    assert len(files.load(each_sources=camera).sources) == 2

@@ -294,6 +294,17 @@ def test_a_part_is_looked_at_alone_at_any_scale_of_the_picture():
         assert (decoded.width, decoded.height) == image.size
 
 
+def test_a_picture_that_has_nothing_of_a_part_of_its_source_is_refused():
+    image = encode(Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)))
+    for roi in ((20, 0, 5, 5), (0, 10, 5, 5)):
+        with pytest.raises(PictureError, match="20x10 px have nothing of the part to look at, roi = ") as caught:
+            decode(image, ImageInput(8, 8, 1, roi=roi), Limits())
+        assert caught.value.reason == "unsupported"
+    assert (
+        decode(image, ImageInput(8, 8, 1, roi=(15, 5, 50, 50)), Limits()).pixels.min() >= 5 * 20 + 15
+    )  # what is there
+
+
 def test_a_photograph_is_decoded_fine_enough_for_a_small_part():
     pixels = np.random.default_rng(0).integers(0, 255, (1600, 1600), np.uint8)
     data = encode(Image.fromarray(pixels), "JPEG", quality=95)

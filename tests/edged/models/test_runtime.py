@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from edged.errors import BundleError, DeviceError
-from edged.models.runtime import import_onnxruntime, open_session, usable_cpus
+from edged.models.runtime import import_onnxruntime, open_session, usable_cpus, worker_count
 from tests.conftest import TINY
 
 MODEL = (TINY / "model.onnx").read_bytes()
@@ -37,6 +38,33 @@ def test_cuda_is_refused_where_there_is_none() -> None:
     with pytest.raises(DeviceError, match=r"has no CUDA.*edged\[gpu\]"):
         open_session(MODEL, device="cuda")
     assert open_session(MODEL, device="auto").fell_back is None
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason="this ONNX Runtime has no CUDA")
+def test_cuda_that_finds_no_device_is_refused_with_the_reason() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edged", "score", str(TINY), str(TINY), "--device", "cuda", "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(r"CUDA failure \d+: no|NVIDIA driver|brings the CUDA libraries", done.stderr)
+
+
+def test_threads_of_a_model_leave_cpus_for_fewer_runs() -> None:
+    workers = worker_count()
+    slots = [open_session(MODEL, device="cpu", threads=n).slots.qsize() for n in (0, 1, workers, 2 * workers)]
+    assert slots == [workers, workers, 1, 1]
+
+
+def test_a_run_that_fails_makes_room_for_the_next() -> None:
+    session = open_session(MODEL, device="cpu", threads=worker_count())
+    with pytest.raises(BundleError, match="ONNX Runtime fails"):
+        session.run(["score"], np.zeros((1, 5, 5, 1), np.uint8))
+    (score,) = session.run(["score"], np.zeros((1, 32, 32, 1), np.uint8))
+    assert score.shape == (1,)
 
 
 def test_options_that_a_small_box_relies_on() -> None:

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from edged.models.scorer import Scorer
 from edged.service.drift import LEAST, DriftWatch
 from edged.service.metrics import Metrics
 from tests.conftest import TINY
+from tests.edged.daemons import Site
+from tests.edged.making import bad, until
 
 RANDOM = np.random.default_rng(0)
 
@@ -90,3 +93,19 @@ def test_another_model_begins_anew_and_leaves_no_series_of_the_one_before(watche
     assert watched.value("edged_score_drift", "psi", model="other") == 0
     watched.metrics.forget_source("line1")
     assert watched.value("edged_input_drift", "brightness") is None
+
+
+def test_drift_is_told_where_people_look(site: Site) -> None:
+    site.configure(settle_seconds=0)
+    site.start()
+    numbers = itertools.count()
+
+    def warnings() -> list[str]:
+        number = next(numbers)
+        (site.inbox / f"{number}.png").write_bytes(bad(number))
+        found: list[str] = site.get("/api/v1/status").json()["warnings"]
+        return found
+
+    told = "source line1: the pictures look as ever and score otherwise: the parts?"
+    until(lambda: told in warnings(), "the drift to be told", 120)
+    assert told in site.get("/").text

@@ -31,7 +31,7 @@ def test_files_are_found_wherever_they_are(site: Site, after: str) -> None:
     site.stop()
     journal = Journal(site.state)
     for name, label in {"a.png": "real", "sub/b.png": "false_alarm", "broken.png": "unsure", "c.png": "unsure"}.items():
-        assert labels.put(journal, rows[name].id, label, "=note") == "line1"
+        assert labels.put(journal, rows[name].id, label, "=schräg") == "line1"
     journal.close()
     (site.inbox / "c.png" if after == "keep" else site.done / "c.png").unlink()
     done = edged(site, "labels", "export", str(site.root / "out"))
@@ -40,9 +40,9 @@ def test_files_are_found_wherever_they_are(site: Site, after: str) -> None:
     assert "is gone, or has changed" in done.stderr
     for name, label in {"a.png": "real", "sub/b.png": "false_alarm", "broken.png": "unsure"}.items():
         assert (site.root / "out" / label / f"{rows[name].id}.png").read_bytes() == contents[name]
-    with (site.root / "out" / "labels.csv").open(newline="") as table:
+    with (site.root / "out" / "labels.csv").open(encoding="utf-8", newline="") as table:
         told = {row["id"]: (row["label"], row["note"], row["file"]) for row in csv.DictReader(table)}
-    assert told[rows["a.png"].id] == ("real", "'=note", f"real/{rows['a.png'].id}.png")
+    assert told[rows["a.png"].id] == ("real", "'=schräg", f"real/{rows['a.png'].id}.png")
     assert told[rows["c.png"].id][2] == ""
     assert edged(site, "labels", "export", str(site.root / "out")).returncode == 2
 

@@ -10,14 +10,14 @@ from edged.sinks.csv import CsvSink, CsvTable
 from tests.edged.making import quarantined, record
 
 
-def publish(path: Path, *records: Record) -> None:
-    sink = CsvSink(CsvTable(name="table", type="csv", path=path))
+def publish(path: Path, *records: Record, **keys: int) -> None:
+    sink = CsvSink(CsvTable(name="table", type="csv", path=path, **keys))
     sink.publish(records, 10.0)
     sink.close()
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="ascii", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -65,13 +65,25 @@ def test_a_file_of_an_older_edged_keeps_its_columns(tmp_path: Path) -> None:
     assert path.read_bytes() == b"id,score\r\n1,0.5\r\n2,0.25\r\n"
 
 
-@pytest.mark.parametrize("content", [b"name,price\r\nx,1\r\n", b"id,score\n1,2\n", b"\x89PNG\r\n\x1a\n", b"hello"])
+@pytest.mark.parametrize(
+    "content",
+    [b"name,price\r\nx,1\r\n", b"id,score\n1,2\n", b"\x89PNG\r\n\x1a\n", "Größe,Preis\r\n".encode(), b"hello"],
+)
 def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "results.csv"
     path.write_bytes(content)
     with pytest.raises(SinkError, match="is not a file of results as CSV; move it away, or choose another path"):
         publish(path, record())
     assert path.read_bytes() == content
+
+
+def test_names_beyond_ascii(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    paths = ["/in/Gehäuse.png", "/in/部品.png", "/in/\udcc3.png", "/in/\u202egnp.png"]
+    publish(path, *[record(path=path) for path in paths])
+    publish(path, record(path="/in/next.png"))  # to a file that holds such names
+    shown = ["/in/Gehäuse.png", "/in/部品.png", "/in/\\udcc3.png", "/in/\\u202egnp.png", "/in/next.png"]
+    assert [row["path"] for row in rows(path)] == shown
 
 
 def test_rotation_by_renaming(tmp_path: Path) -> None:
@@ -85,3 +97,14 @@ def test_rotation_by_renaming(tmp_path: Path) -> None:
     sink.close()
     assert [row["id"] for row in rows(tmp_path / "results.csv.1")] == ["1"]
     assert [row["id"] for row in rows(path)] == ["3"]
+
+
+def test_every_file_of_a_rotation_has_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(b"id,score\r\n1,0.5\r\n")
+    publish(path, record(id="2"), max_bytes=30)
+    assert path.read_bytes() == b"id,score\r\n1,0.5\r\n2,0.25\r\n"
+    publish(path, record(id="3"), max_bytes=30)
+    assert [row["id"] for row in rows(tmp_path / "results.csv.1")] == ["1", "2"]
+    (row,) = rows(path)
+    assert (tuple(row), row["id"]) == (COLUMNS, "3")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from edged.errors import SinkError
 from edged.results import Record
@@ -14,8 +15,8 @@ from edged.sinks.jsonl import JsonlSink, JsonlTable
 from tests.edged.making import record
 
 
-def publish(path: Path, *records: Record) -> None:
-    sink = JsonlSink(JsonlTable(name="lines", type="jsonl", path=path))
+def publish(path: Path, *records: Record, **keys: int) -> None:
+    sink = JsonlSink(JsonlTable(name="lines", type="jsonl", path=path, **keys))
     sink.publish(records, 10.0)
     sink.close()
 
@@ -62,8 +63,86 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path, content: bytes)
     assert path.read_bytes() == content
 
 
+def line_bytes() -> int:
+    return len(record(id="1").to_json()) + 1
+
+
+def backups(path: Path) -> dict[str, list[str]]:
+    """What is in a file, and in whatever it became."""
+    return {one.name.removeprefix(path.name): ids(one) for one in sorted(path.parent.iterdir())}
+
+
+def test_a_file_that_would_grow_too_large_becomes_the_first_backup_and_the_oldest_goes(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    sink = JsonlSink(JsonlTable(name="lines", type="jsonl", path=path, max_bytes=2 * line_bytes(), max_backups=2))
+    seen = []
+    for number in range(1, 8):
+        sink.publish([record(id=str(number))], 10.0)
+        seen.append(backups(path))
+    sink.close()
+    assert seen[1] == {"": ["1", "2"]}  # as large as it may be
+    assert seen[2] == {"": ["3"], ".1": ["1", "2"]}
+    assert seen[5] == {"": ["5", "6"], ".1": ["3", "4"], ".2": ["1", "2"]}
+    assert seen[6] == {"": ["7"], ".1": ["5", "6"], ".2": ["3", "4"]}
+
+
+def test_what_is_given_at_once_stands_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    for start in (0, 10):
+        publish(path, *[record(id=str(number)) for number in range(start, start + 5)], max_bytes=2 * line_bytes())
+    publish(path, record(id="last"), max_bytes=2 * line_bytes())
+    assert backups(path) == {"": ["last"], ".1": ["10", "11", "12", "13", "14"], ".2": ["0", "1", "2", "3", "4"]}
+
+
+def test_a_torn_last_line_is_cut_off_before_its_file_becomes_a_backup(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    publish(path, record(id="1"))
+    with path.open("a") as file:
+        file.write('{"id": "torn')
+    publish(path, record(id="2"), max_bytes=line_bytes())
+    assert backups(path) == {"": ["2"], ".1": ["1"]}
+
+
+def test_without_a_bound_it_is_never_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    for number in range(3):
+        publish(path, *[record(id=str(number))] * 500, max_bytes=0)
+    assert list(backups(path)) == [""]
+
+
+@pytest.mark.parametrize("there", [{1, 2, 3}, {2, 3}, {1, 3}, {1, 2}, set()])
+def test_a_rotation_that_was_cut_off_loses_no_backup_more(tmp_path: Path, there: set[int]) -> None:
+    path = tmp_path / "results.jsonl"
+    publish(path, record(id="now"))
+    for number in there:
+        publish(path.with_name(f"{path.name}.{number}"), record(id=f"was {number}"))
+    publish(path, record(id="next"), max_bytes=line_bytes(), max_backups=3)
+    kept = sorted(had for name, (had,) in backups(path).items() if name)
+    assert kept == ["now", *(f"was {number}" for number in sorted(there - ({3} if len(there) == 3 else set())))]
+    assert ids(path) == ["next"]
+
+
+def test_a_file_that_cannot_be_rotated_fails_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    publish(path, record(id="1"))
+    (tmp_path / "results.jsonl.1").mkdir()
+    with pytest.raises(SinkError, match=r"cannot be written: Is a directory"):
+        publish(path, record(id="2"), max_bytes=line_bytes(), max_backups=1)
+    assert ids(path) == ["1"]
+
+
+def test_keys_that_make_no_sense() -> None:
+    table = JsonlTable(name="lines", type="jsonl", path=Path("/results.jsonl"), max_bytes=100)
+    assert table.problems() == [
+        "max_bytes: 100 bytes are a line or two; give 1000 or more, or 0 to never rotate the file"
+    ]
+    for keys in ({"max_bytes": -1}, {"max_backups": 0}):
+        with pytest.raises(ValidationError):
+            JsonlTable(name="lines", type="jsonl", path=Path("/results.jsonl"), **keys)
+
+
 @pytest.mark.parametrize("how", ["rename", "remove", "truncate"])
-def test_rotation(tmp_path: Path, how: str) -> None:
+def test_a_file_that_somebody_else_rotates(tmp_path: Path, how: str) -> None:
     path = tmp_path / "results.jsonl"
     sink = JsonlSink(JsonlTable(name="lines", type="jsonl", path=path))
     sink.publish([record(id="1")], 10.0)

@@ -1,6 +1,7 @@
 """Pictures by a real Mosquitto to a real daemon, either of which is killed."""
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -10,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from paho.mqtt.client import CallbackAPIVersion, Client
 
 from edged.sources.mqtt import MqttSourceTable
 from tests.edged.brokers import Broker
@@ -211,12 +214,21 @@ def test_tls_and_passwords(site: Site, guarded: Broker) -> None:
     pki, url = site.root / "pki", f"mqtts://127.0.0.1:{guarded.port}"
     keys = f'tls_ca = "{pki}/ca.pem"\ntls_cert = "{pki}/edged.pem"\ntls_key = "{pki}/edged.key"\nuser = "edged"\n'
     keys += f'password_file = "{site.root}/word"'
-    sink = f'[[sinks]]\nname = "out"\ntype = "mqtt"\nurl = "{url}"\ntopic = "cell"\n{keys}'
-    configure(site, guarded, url=url, more=keys, rest=sink)  # the sink sends to the source, for want of another client
+    sink = f'[[sinks]]\nname = "out"\ntype = "mqtt"\nurl = "{url}"\ntopic = "out"\n{keys}'
+    configure(site, guarded, url=url, more=keys, rest=sink)
     start(site)
-    (site.inbox / "a.png").write_bytes(good())
-    rows = site.wait_for_rows(2)
-    assert rows[1].reason == "undecodable"
+    heard: SimpleQueue[bytes] = SimpleQueue()
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.tls_set(f"{pki}/ca.pem", f"{pki}/edged.pem", f"{pki}/edged.key")
+    client.username_pw_set("edged", "one long word")
+    client.on_message = lambda _client, _data, message: heard.put(message.payload)
+    client.on_connect = lambda *_: client.subscribe("out/cell", 1)
+    client.on_subscribe = lambda *_: client.publish("cell/a", good(), qos=1)
+    client.connect("127.0.0.1", guarded.port)
+    client.loop_start()
+    assert json.loads(heard.get(timeout=60))["status"] == "ok"
+    client.disconnect()
+    client.loop_stop()
     assert site.stop() == 0
     (site.root / "word").write_text("another\n")
     site.start()

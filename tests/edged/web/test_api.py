@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from edged.journal import labels
 from edged.journal.journal import Entry, Journal
 from edged.results import Event, Record, rfc3339
 from edged.web.app import make_app
@@ -44,8 +45,13 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     one.close()
 
 
-def make(folder: Path, *, token: str | None = None, overlay: bytes | None = None) -> Starlette:
-    site = Site(folder, status, lambda _: overlay)
+def make(
+    folder: Path, *, token: str | None = None, overlay: bytes | None = None, journal: Journal | None = None
+) -> Starlette:
+    def label(id_: str, word: str | None, note: str) -> bool:
+        return journal is not None and labels.put(journal, id_, word, note) is not None
+
+    site = Site(folder, status, lambda _: overlay, label)
     return make_app(CollectorRegistry(), list, token=token, site=site)
 
 
@@ -158,13 +164,81 @@ def test_only_ids_are_looked_for(tmp_path: Path, id_: str) -> None:
         assert ask(app, path).status_code == 404
 
 
+def test_a_label_is_put_changed_and_taken_away(journal: Journal, tmp_path: Path) -> None:
+    one = record()
+    commit(journal, one)
+    app, path = make(tmp_path, journal=journal), f"/api/v1/results/{one.id}"
+    assert ask(app, f"{path}/label", method="PUT", json={"label": "unsure"}).status_code == 204
+    assert ask(app, f"{path}/label", method="PUT", json={"label": "real", "note": "Riß <b>"}).status_code == 204
+    told = ask(app, path).json()["label"]
+    assert (told["label"], told["note"]) == ("real", "Riß <b>")
+    for _ in range(2):
+        assert ask(app, f"{path}/label", method="DELETE").status_code == 204
+    assert "label" not in ask(app, path).json()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "body: Invalid JSON"),
+        (b"[]", "body: Input should be an object"),
+        (b'{"label": "fine"}', "label: Input should be 'false_alarm', 'real' or 'unsure'"),
+        (b'{"label": null}', "label: Input should be"),
+        (b'{"note": "x"}', "label: Field required"),
+        (b'{"label": "real", "why": "x"}', "why: Extra inputs are not permitted"),
+        (b'{"label": "real", "note": 5}', "note: Input should be a valid string"),
+        (b'{"label": "real", "note": "\\ud800"}', "body: Invalid JSON"),
+        (b'{"label": "real", "note": "' + 1001 * b"x" + b'"}', "note: String should have at most 1000 characters"),
+    ],
+)
+def test_a_label_that_makes_no_sense_is_refused_in_words(
+    journal: Journal, tmp_path: Path, body: bytes, words: str
+) -> None:
+    one = record()
+    commit(journal, one)
+    app, path = make(tmp_path, journal=journal), f"/api/v1/results/{one.id}"
+    answer = ask(app, f"{path}/label", method="PUT", content=body)
+    assert (answer.status_code, words in answer.json()["error"]) == (400, True), answer.text
+    assert "label" not in ask(app, path).json()
+
+
+def test_who_may_not_label(journal: Journal, tmp_path: Path) -> None:
+    one = record()
+    commit(journal, one)
+    path, real = f"/api/v1/results/{one.id}/label", {"label": "real"}
+    app, closed = make(tmp_path, journal=journal), make(tmp_path, journal=journal, token="word")
+    assert ask(app, path, method="PUT", json=real, headers={"origin": "http://evil"}).status_code == 403
+    assert ask(app, path, method="DELETE", headers={"origin": "http://evil"}).status_code == 403
+    assert ask(closed, path, method="PUT", json=real).status_code == 401
+    assert ask(app, path, method="PUT", content=20_000 * b" ").status_code == 413
+    assert ask(app, path.replace(one.id, 26 * "0"), method="PUT", json=real).status_code == 404
+    assert ask(app, path.replace(one.id, "..%2f"), method="PUT", json=real).status_code == 404
+    assert "label" not in ask(app, f"/api/v1/results/{one.id}").json()
+    with_token = {"headers": {"authorization": "Bearer word", "origin": "http://mes.plant"}}
+    assert ask(closed, path, method="PUT", json=real, **with_token).status_code == 204
+
+
 def test_the_token_covers_all_of_it(tmp_path: Path) -> None:
     app = make(tmp_path, token="secret", overlay=drawn())
     for path in ("status", "results", f"results/{record().id}", f"results/{record().id}/overlay.png", "openapi.json"):
         url = "/api/v1/" + path
-        assert ask(app, url).status_code == 401
+        refused = ask(app, url)
+        assert (refused.status_code, refused.json()) == (401, {"error": "a bearer token is required"})
+        assert refused.headers["www-authenticate"] == "Bearer"
         assert ask(app, url, headers={"authorization": "Bearer secre"}).status_code == 401
         assert ask(app, url, headers={"authorization": "Bearer secret"}).status_code in {200, 404}
+
+
+def test_what_is_wrong_is_told_as_json_everywhere_below_the_api(tmp_path: Path) -> None:
+    app = make(tmp_path)
+    for path in ("/api/v1/", "/api/v1/nothing", "/api/v1/results/a/b", "/api/v1/results/..%2fx"):
+        answer = ask(app, path)
+        assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"}), path
+    answer = ask(app, "/api/v1/status", method="DELETE")
+    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+    assert "GET" in answer.headers["allow"]
+    assert "localhost only" in ask(app, "/api/v1/status", url="http://rebound.example").json()["error"]
+    assert ask(app, "/nothing").text == "Not Found\n"
 
 
 def test_without_a_token_no_name_but_localhost_leads_here(tmp_path: Path) -> None:

@@ -40,7 +40,13 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starlette]:
     labels.put(journal, ID, "real", "a note")
     scorers = {"vae": registry.load_one(tiny_kinds.vae(folder / "vae"), "cpu")}
     picture = encode(Image.new("RGB", (8, 4)))
-    site = Site(folder, lambda: status_of(scorers), lambda _: picture, scorers=lambda: scorers)
+    site = Site(
+        folder,
+        lambda: status_of(scorers),
+        lambda _: picture,
+        lambda *given: labels.put(journal, *given) is not None,
+        scorers=lambda: scorers,
+    )
     yield make_app(CollectorRegistry(), list, site=site)
     journal.close()
 
@@ -61,8 +67,8 @@ def test_answers_are_as_the_document_says(app: Starlette, operation: str, mode: 
     @given(about.as_strategy(generation_mode=mode))
     def check(case: Case) -> None:
         sent = case.as_transport_kwargs(base_url="http://127.0.0.1")
-        body = sent.get("data") if isinstance(sent.get("data"), bytes) else None
-        answer = ask(app, sent["url"], method=sent["method"], params=sent["params"], content=body)
+        body = {"content": sent["data"]} if isinstance(sent.get("data"), bytes) else {"json": sent.get("json")}
+        answer = ask(app, sent["url"], method=sent["method"], params=sent["params"], **body)
         case.validate_response(
             answer, excluded_checks=[negative_data_rejection]
         )  # of a form, what is empty is not there

@@ -44,6 +44,14 @@ def test_twelve_pictures_and_a_thousand():
     assert outliers.find(good([], [1.0, 1.0], [1.0, 9.0])) == []  # four are too few to judge
 
 
+@pytest.mark.parametrize(("cross", "how"), [(True, "left"), (False, "was held out")])
+def test_groups_are_so_many_cases(cross, how):
+    threshold = conformal_threshold(np.linspace(1, 2, 120), 0.01)
+    said = trust.calibration(threshold, TAKEN, cross=cross, groups=3)
+    assert f"in 3 groups, each of which {how} as a whole: what is said of 120 pictures is said of 3 cases." in said
+    assert "groups" not in trust.calibration(threshold, TAKEN, cross=cross)
+
+
 def test_a_threshold_that_rests_on_an_outlier_is_said_to():
     calibration = [*np.linspace(1, 2, 97), 30.0, 40.0]
     found = outliers.find(good([], [], calibration))
@@ -86,6 +94,8 @@ def test_what_is_said_of_defects_and_outliers():
     many = [outliers.Outlier(f"/good/`<b>{n}.png", "fit", 2.0, 5.0) for n in range(12)]
     said = trust.outsiders(many, {"fit": 50, "statistics": 10, "calibration": 30}, TAKEN)
     assert "look at these:** `??b?0.png` (fit, score 2)" in said
+    whole = trust.outsiders(many, {"fit": 90, "statistics": 0, "calibration": 0}, TAKEN)
+    assert "look at these:** `??b?0.png` (score 2)" in whole  # no other part is there
     assert "and 2 more" in said
     assert "no picture in it looks like an outlier" in trust.outsiders(
         [], {"fit": 6, "statistics": 2, "calibration": 4}, TAKEN

@@ -1,11 +1,13 @@
 """What belongs together, and what a person leaves out."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edged.errors import ConfigError
 from train.data.exclusion import without_excluded
 from train.data.groups import grouped, looks_like_a_sequence, members_of_groups
 from train.data.pictures import Picture, PictureSet, split
@@ -44,11 +46,12 @@ def test_groups_by_time_are_stretches(tmp_path):
     [
         ("folder", "all 2 pictures are in one group"),
         ("time:0", "seconds above 0"),
+        ("time:9e9", "all 2 pictures are in one group.*`cp -p` keeps that"),
         ("absent.csv", "none of folder, time:SECONDS and a file"),
     ],
 )
 def test_rules_that_cannot_be_followed(tmp_path, rule, said):
-    with pytest.raises(TrainError, match=said):
+    with pytest.raises(ConfigError, match=said):
         grouped(made(tmp_path, ["1.png", "2.png"]), rule, tmp_path)
 
 
@@ -110,7 +113,34 @@ def test_what_is_excluded_is_left_out_and_said(tmp_path):
     listed.write_text(f"# dirty\na/1.png\n\n{tmp_path}/b/1.png\n")
     left = without_excluded(found, listed, tmp_path)
     assert [picture.row for picture in left.pictures] == [1]
-    assert left.warnings == (f"excluded: 2 were left out by {listed}",)
+    assert left.warnings == (f"excluded: 2 left out by {listed}",)
     listed.write_text("a/9.png\n")
-    with pytest.raises(TrainError, match=r"1 of 1 are not among the good ones .*a/9\.png"):
+    with pytest.raises(TrainError, match=r"1 of its lines name no good picture below .*a/9\.png"):
         without_excluded(found, listed, tmp_path)
+
+
+def test_what_is_excluded_may_be_named_in_any_way(tmp_path, monkeypatch):
+    folder, listed = tmp_path / "good", tmp_path / "exclude.txt"
+    found = made(folder, ["1.png", os.fsdecode(b"\xff.png"), "3.png", "4.png", "sub/3.png"])
+    found = replace(found, stand_ins={f"{folder}/copy.png": f"{folder}/4.png", f"{folder}/broken.png": None})
+    monkeypatch.chdir(folder / "sub")
+    for line, kept in (
+        (f"{folder}/../good/1.png".encode(), [1, 2, 3, 4]),  # as a run of `--good ../good` calls it
+        (b"../1.png", [1, 2, 3, 4]),  # as a shell completes it
+        (b"\xef\xbb\xbf1.png\r\n", [1, 2, 3, 4]),  # as an editor of another system writes it
+        (b"\xff.png", [0, 2, 3, 4]),
+        (b"3.png", [0, 1, 3, 4]),  # and not the one of that name that lies here
+        (b"copy.png", [0, 1, 2, 4]),  # it shows what 4.png shows
+        (b"broken.png", [0, 1, 2, 3, 4]),
+    ):
+        listed.write_bytes(line)
+        left = without_excluded(found, listed, Path(".."))
+        assert [picture.row for picture in left.pictures] == kept, line
+
+
+def test_stretches_of_other_times_have_other_names_and_one_may_join_others(tmp_path):
+    one, other = made(tmp_path / "a", ["1.png"]), made(tmp_path / "b", ["1.png"])
+    os.utime(other.pictures[0].path, (1000, 1000))
+    (first,), (second,) = (grouped(found, "time:60", tmp_path, alone=False).pictures for found in (one, other))
+    assert second.group == "stretch of 1970-01-01 00:16:40.000000"
+    assert first.group != second.group

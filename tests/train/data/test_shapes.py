@@ -8,6 +8,7 @@ from edged.media.imaging import ImageInput
 from edged.media.regions import other_shape
 from train.config.kinds import AutoencoderConfig, load
 from train.data import masks, shapes
+from train.data.pictures import Picture
 from train.errors import OptionError
 
 
@@ -65,7 +66,11 @@ def test_regions_of_an_elongated_map_have_a_shape_of_their_own():
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
-    [("roi=1,2,3", "roi: must be 4 numbers"), ("roi=0,0,0,5", "roi: "), ("size=3x", "size: ")],
+    [
+        ("roi=1,2,3", "roi: must be 4 numbers"),
+        ("roi=0,0,0,5", r"roi: .* \(the part .* width and height, 1 or more\)"),
+        ("size=3x", "size: "),
+    ],
 )
 def test_what_is_no_size_and_no_rectangle(assignment, message):
     with pytest.raises(OptionError, match=message):
@@ -75,6 +80,35 @@ def test_what_is_no_size_and_no_rectangle(assignment, message):
 def test_a_roi_beyond_the_pictures_is_refused():
     with pytest.raises(OptionError, match="roi: 90,0,20,20 reaches beyond the pictures, which are 100x50 px"):
         shapes.check_roi(config("roi=90,0,20,20"), (100, 50))
+
+
+def test_a_defect_that_the_size_is_too_small_for_is_said():
+    (said,) = shapes.coarse(config("defect_px=20", "size=256").shaped((4000, 3000)), (4000, 3000))
+    assert said.endswith(
+        "defects below about 109 px are likely to be missed, and so those of defect_px = 20: size, or "
+        "the pictures, have too few pixels"
+    )
+    (said,) = shapes.coarse(config("defect_px=3").shaped((400, 300)), (400, 300))  # as large as they are
+    assert "defects below about 9 px are likely to be missed, and so those of defect_px = 3" in said
+    for px in (8, 20, 33):
+        assert shapes.coarse(config(f"defect_px={px}").shaped((1000, 700)), (1000, 700)) == []
+
+
+def test_a_mask_of_another_shape_is_said(tmp_path):
+    Image.new("L", (300, 100)).save(tmp_path / "mask.png")
+    assert shapes.of_mask(tmp_path / "mask.png", (1200, 400)) == []
+    (said,) = shapes.of_mask(tmp_path / "mask.png", (100, 300))
+    assert "mask.png of 300x100 px has another shape than the pictures, 100x300 px" in said
+
+
+def test_of_many_shapes_none_is_called_that_of_most():
+    spec = config().shaped((100, 50)).spec_of((100, 50))
+    pictures = [Picture(f"{n}.png", "", "", (100, 50 + 30 * n), "L", n, "fit") for n in range(4)]
+    (said,) = shapes.others(pictures, spec)
+    assert said.startswith("other-shape: 3 of 4 good pictures have another shape or scale than that in the middle of")
+    assert said.endswith('; resize = "pad" keeps the shape of each')
+    (said,) = shapes.others([pictures[0]] * 3 + pictures[:2], spec)
+    assert said.startswith("other-shape: 1 of 5 good pictures come to the model in another shape or scale than most: ")
 
 
 def test_headers_tell_the_shape(tmp_path):

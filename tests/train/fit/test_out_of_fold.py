@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from train.fit.head import covariances, whitening_factors
-from train.fit.out_of_fold import fit_head_on_all, left_out_distances, margin_of
+from train.fit.out_of_fold import fit_head_on_all, left_out_distances
 from train.nets.head import Head, from_regions, to_regions
 
 C, H, W = 6, 4, 4
@@ -71,29 +71,3 @@ def test_near_copies_in_a_group_do_not_vouch_for_each_other():
         for name, groups in (("alone", alone), ("together", together))
     }
     assert by_group["together"] > 1.05 * by_group["alone"]
-
-
-def grouped_scores(levels, each=5):
-    scores = np.repeat(np.asarray(levels, dtype=np.float64), each)
-    return scores, np.split(np.arange(len(scores)), len(levels))
-
-
-def test_few_groups_that_differ_leave_room_for_the_next_one():
-    assert margin_of(*grouped_scores([2.0, 2.0, 2.0])) == pytest.approx(1.0)
-    levels = [1.94, 3.18, 4.72]
-    logs = np.log(levels)
-    limit = np.exp(logs.mean() + 1.886 * logs.std(ddof=1) * (4 / 3) ** 0.5)
-    assert margin_of(*grouped_scores(levels)) == pytest.approx(limit / 4.72)
-    assert margin_of(*grouped_scores([1.0, 10.0])) == 2.0
-
-
-def test_many_groups_and_single_pictures_need_no_room():
-    levels = np.exp(np.random.default_rng(0).normal(0, 1, 100))
-    assert margin_of(*grouped_scores(levels)) == 1.0
-    assert margin_of(*grouped_scores(levels, each=1)) == 1.0
-    # Of groups whose levels are exchangeable, the next one lies below that with 90 %.
-    random, below = np.random.default_rng(1), 0
-    for _ in range(2000):
-        *some, following = np.exp(random.normal(0, 0.15, 5)).tolist()
-        below += following <= max(some) * margin_of(*grouped_scores(some))
-    assert 0.87 < below / 2000 < 0.95

@@ -167,8 +167,12 @@ def test_a_camera_that_is_killed_stopped_and_frozen_says_so_and_comes_back(site:
     camera.show("frozen")
     until(lambda: state(site) == "frozen", "the picture to be seen as frozen")
     assert "frozen" in site.get("/readyz").text
+    until(lambda: '<span class="tag bad">frozen</span>' in site.get("/").text, "the page to say so")
+    states = {source["name"]: source["state"] for source in site.get("/api/v1/status").json()["sources"]}
+    assert states == {"line1": None, "cam": "frozen"}
     camera.show("good")
     until(lambda: state(site) == "live", "another picture")
+    until(lambda: '<span class="tag good">live</span>' in site.get("/").text, "the page to say so")
 
     os.kill(camera.process.pid, signal.SIGSTOP)
     until(lambda: state(site) == "stalled", "the silence to be noticed")
