@@ -32,9 +32,9 @@ _BYTES_IN_TRAINING: Final = 120  # of the same, for each picture of a batch: wit
 def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
     """Width and height that pictures of a folder have, a median number of pixels in their shape; and how many they are.
 
-    The shape is the median too, where most have about that one; else half way between the tall and the wide, so that the
-    few of a mixture are stretched no more than the many: lying and standing ones in one folder come to a square. Of 200
-    of them, evenly spaced, by their headers.
+    The shape is the median too, where most have about that one; else half way between the tall and the wide, so that
+    the few of a mixture are stretched no more than the many: lying and standing ones in one folder come to a square. Of
+    200 of them, evenly spaced, by their headers.
 
     Raises:
         TrainError: there is no folder, or no picture in it whose header can be read.
