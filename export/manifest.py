@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import onnx
 
+from edged.media.imaging import ImageInput
 from edged.models.manifest import mark_of
 from export.onnx import parity
 from train import run as runs
@@ -18,6 +19,7 @@ from train.config.base import EFFICIENTNET
 from train.config.vae import VaeConfig
 from train.data.groups import members_of_groups
 from train.data.pictures import Part, Picture
+from train.data.shapes import with_seen
 from train.errors import TrainError
 from train.nets.features import detail_of, map_size
 from train.nets.head import REFERENCE_QUANTILE, Head
@@ -33,6 +35,7 @@ _WEIGHTS_LICENCE: Final = "LICENSE-weights.txt"
 def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) -> dict[str, Any]:
     """The manifest's keys for `edged.models.bundle.seal`; the drift reference and the metrics are still empty."""
     config, spec = run.config, run.spec
+    good = [picture for picture in run.pictures if picture.part != "bad"]
     positions = map_size(run.detector.extractor, spec.shape)
     outputs: dict[str, Any] = {
         "score": {"dtype": "float32", "shape": ["N"]},
@@ -52,7 +55,7 @@ def of_run(run: Run, *, name: str, precision: str, licences: Mapping[str, str]) 
         "backbone": config.backbone,
         "precision": precision,
         "created": datetime.now(UTC),
-        "input": asdict(spec),
+        "input": asdict(with_seen(spec, good)) if isinstance(spec, ImageInput) else asdict(spec),
         "outputs": outputs,
         "mask": runs.MASK if (run.path / runs.MASK).is_file() else None,
         "map_reference": {

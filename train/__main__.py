@@ -206,7 +206,7 @@ def _shape_warnings(config: Any, spec: Any, good: Sequence[Any], bad: Sequence[A
         return []
     warnings = shapes.coarse(config, spec.source) + shapes.others(good, spec)
     warnings += [] if mask is None else shapes.of_mask(Path(mask), spec.source)
-    return warnings + (shapes.others(bad, spec) if bad else [])
+    return warnings + (shapes.others(bad, shapes.with_seen(spec, good)) if bad else [])
 
 
 def _loop(kind: str) -> Any:

@@ -53,6 +53,8 @@ class ImageInput:
         roi: the part of a picture that the model looks at; None for all of it.
         source: size of the pictures in their files that the model was trained on, a median. What `roi` is in px of: a
             picture of another size has its own part looked at. None in bundles of an edged that did not note it.
+        aspects: lowest and highest width / height of those pictures; None where all count as of the size `source`.
+        areas: lowest and highest number of px of those pictures; likewise.
     """
 
     height: int
@@ -62,7 +64,10 @@ class ImageInput:
     filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     kind: Literal["image"] = "image"
     roi: Region | None = None
-    source: Size | None = field(default=None, compare=False)  # two models may take the same and have seen others
+    # Two models may take the same and have seen others.
+    source: Size | None = field(default=None, compare=False)
+    aspects: tuple[float, float] | None = field(default=None, compare=False)
+    areas: tuple[int, int] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not (8 <= self.height <= 4096 and 8 <= self.width <= 4096):

@@ -53,15 +53,18 @@ def other_shape(spec: ImageInput, width: int, height: int, *, roi: Region | None
     if spec.source is None:
         return None
     (trained_width, trained_height), what = spec.source, ""
+    aspects, areas = spec.aspects, spec.areas
     if roi is not None:
         width, height, what = *_size_of(looked_at(taken(spec, roi), width, height)), "the part of "
-        trained_width, trained_height = _size_of(looked_at(spec, *spec.source))
-    across, down = width / trained_width, height / trained_height
+        (trained_width, trained_height), aspects, areas = _size_of(looked_at(spec, *spec.source)), None, None
     trained = f"{trained_width}x{trained_height} px, which it was trained on"
-    if max(across / down, down / across) > _OTHER_ASPECT and spec.resize == "stretch":
+    if aspects is not None or areas is not None:
+        trained = f"those that it was trained on, of {trained_width}x{trained_height} px in the middle"
+    aspect, (tallest, widest) = width / height, aspects or 2 * (trained_width / trained_height,)
+    if max(aspect / widest, tallest / aspect) > _OTHER_ASPECT and spec.resize == "stretch":
         return f"{what}{width}x{height} px has another shape than {trained}: it is stretched otherwise"
-    scale = math.sqrt(across * down)
-    if max(scale, 1 / scale) > _OTHER_SCALE:
+    area, (least, most) = width * height, areas or 2 * (trained_width * trained_height,)
+    if math.sqrt(max(area / most, least / area)) > _OTHER_SCALE:
         return f"{what}{width}x{height} px has another scale than {trained}: what it shows is seen at another size"
     return None
 

@@ -213,7 +213,7 @@ def seal(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
     whole = describe(directory, manifest)
     keys = whole.model_dump(mode="json")
     # What is optional and not there is left out, as in bundles from before there was such a key.
-    for table, optional in ((keys, ("mask",)), (keys["input"], ("roi", "source"))):
+    for table, optional in ((keys, ("mask",)), (keys["input"], ("roi", "source", "aspects", "areas"))):
         for key in optional:
             if table.get(key, 0) is None:
                 del table[key]

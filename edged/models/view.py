@@ -75,7 +75,8 @@ class View:
         try:
             looked_at = mask_of(read_regular(mask, Limits().max_bytes), spec)
         except (OSError, PictureError) as error:
-            raise ConfigError([f"mask: {mask}: {getattr(error, 'strerror', None) or error}"]) from error
+            hint = "" if roi is None else "; beside roi, a mask is as large as the pictures"
+            raise ConfigError([f"mask: {mask}: {getattr(error, 'strerror', None) or error}{hint}"]) from error
         if not looked_at.any():
             raise ConfigError([f"mask: {mask} is black everywhere that the model looks; what is black is ignored"])
         ignored = ~positions_that_count(looked_at, *_map_of(bundle))

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Final
@@ -48,6 +49,17 @@ def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
         aspect = geometric_mean(aspects)
     size = max(1, round(math.sqrt(pixels * aspect))), max(1, round(math.sqrt(pixels / aspect)))
     return size, len(paths)
+
+
+def with_seen(spec: ImageInput, pictures: Sequence[Picture]) -> ImageInput:
+    """What a model takes, with the shapes and scales of the pictures that it was trained on, where these differ."""
+    aspects = [width / height for width, height in (picture.source_px for picture in pictures)]
+    areas = [width * height for width, height in (picture.source_px for picture in pictures)]
+    return replace(
+        spec,
+        aspects=None if max(aspects) <= _ALIKE * min(aspects) else (min(aspects), max(aspects)),
+        areas=None if max(areas) <= _ALIKE * min(areas) else (min(areas), max(areas)),
+    )
 
 
 def check_roi(config: ModelConfig, source: Size) -> None:

@@ -61,7 +61,10 @@ def test_a_source_has_a_part_and_a_mask_of_its_own(bundle: Path, tmp_path: Path)
     assert found.ignored[:4, 4:].all()
     assert found.ignored.sum() == 16
     # The mask is of the whole picture: in the part from 100 on, its right half above is ignored all over.
-    beside = result(load(bundle, roi=(100, 0, 100, 100), mask=tmp_path / "mask.png"), pixels, file)
+    with pytest.raises(ConfigError, match=r"100x50 px have nothing of the part .*a mask is as large as the pictures"):
+        load(bundle, roi=(100, 0, 100, 100), mask=tmp_path / "mask.png")
+    Image.fromarray(mask).resize((200, 100)).save(tmp_path / "large.png")
+    beside = result(load(bundle, roi=(100, 0, 100, 100), mask=tmp_path / "large.png"), pixels, file)
     assert not beside.is_anomaly
     assert beside.ignored is not None
     assert beside.ignored[:4].all()

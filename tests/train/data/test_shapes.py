@@ -141,6 +141,22 @@ def test_pictures_of_another_shape_or_scale():
     assert other_shape(ImageInput(256, 256), 9, 900) is None
 
 
+def test_what_is_like_any_of_many_shapes_is_not_called_another():
+    def seen(*sizes):
+        pictures = [Picture(f"{n}.png", "", "", size, "L", n, "fit") for n, size in enumerate(sizes)]
+        return shapes.with_seen(ImageInput(256, 256, source=(200, 200)), pictures)
+
+    many = seen((100, 400), (200, 200), (1600, 400))
+    assert [other_shape(many, *size) for size in ((100, 400), (400, 100), (1000, 600))] == [None] * 3
+    assert "another shape" in str(other_shape(many, 100, 600))
+    assert "another shape" in str(other_shape(many, 600, 100))
+    assert "another scale" in str(other_shape(many, 2000, 1000))
+    assert "another scale" in str(other_shape(many, 100, 100))
+    alike = seen((200, 200), (204, 200))
+    assert (alike.aspects, alike.areas) == (None, None)
+    assert other_shape(alike, 200, 200) is None
+
+
 def test_a_mask_comes_to_the_models_size_as_pictures_do(tmp_path):
     mask = np.zeros((50, 100), np.uint8)
     mask[:, 50:] = 255
