@@ -141,5 +141,5 @@ def sample(
     else:
         images = sampler.prior(n, seed)
     written = scoring.save(sampling.grid(images), out)
-    typer.echo(f"{printable(str(written))}: drawn: {n}", err=True)
+    typer.echo(f"{printable(str(written))}: {n} picture{'' if n == 1 else 's'}", err=True)
     return 0
