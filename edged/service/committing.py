@@ -16,6 +16,7 @@ from edged.service.gathering import Gatherer
 from edged.service.health import Health
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
+from edged.service.peaks import Peaks
 from edged.service.publisher import Publisher
 from edged.sources.contract import Delivery, Scored, StreamDelivery
 
@@ -52,10 +53,11 @@ class Committer:
         health: Health,
         *,
         draw: Callable[[Frame, Result], None],
+        peaks: Peaks,
     ) -> None:
         """Prepares it; `thread` is to be started."""
         self._journal, self._metrics, self._intake, self._health = journal, metrics, intake, health
-        self._publishers, self._draw = publishers, draw
+        self._publishers, self._draw, self._peaks = publishers, draw, peaks
         self._settled: Gatherer[Settled] = Gatherer(_RECORDS_A_COMMIT)
         self._log = structlog.get_logger()
         self.thread = threading.Thread(target=self._loop, name="commit")
@@ -111,6 +113,8 @@ class Committer:
 
     def _count(self, delivery: Delivery, record: Record) -> None:
         source = delivery.source
+        if isinstance(delivery, StreamDelivery):
+            self._peaks.take(record)
         if record.status == QUARANTINED:
             outcome = "quarantined"
             self._metrics.quarantined.labels(source, record.reason).inc()

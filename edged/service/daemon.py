@@ -258,7 +258,7 @@ class Daemon:
             onnxruntime=runtime_version(),
             sources={source.name: source.model for source in config.sources},
             sinks=[sink.name for sink in config.sinks],
-            streams=[source.name for source in config.sources if SOURCES[source.type].is_stream],
+            streams=_streams(config),
         )
         self._metrics.forget_models()
         for name, scorer in self._models.by_name.items():
@@ -291,6 +291,7 @@ class Daemon:
             self._label,
             lambda record: labelled.place_of(self._config, record),
             scorers=lambda: self._models.by_name,
+            peaks=lambda: {name: self._pipeline.peaks.of(name) for name in _streams(self._config)},
         )
         app = make_app(
             self._metrics.registry,
@@ -320,7 +321,15 @@ class Daemon:
 
     def _status(self) -> Status:
         """How the daemon is; called from the server's threads."""
-        running = Running(self._config.sources, self._models, self._outbox, self._started_at, self._pipeline.drifting())
+        pipeline, config = self._pipeline, self._config
+        running = Running(
+            config.sources,
+            self._models,
+            self._outbox,
+            self._started_at,
+            pipeline.drifting(),
+            {name: pipeline.peaks.last_minute(name) for name in _streams(config)},
+        )
         return report(running, self._problems(), self._journal, self._metrics, self._observer)
 
     def _overlay(self, id_: str) -> bytes | None:
@@ -350,6 +359,10 @@ class Daemon:
                 self._log.error("the journal is damaged; it is salvaged at the next start", problem=problem)
         except EdgedError as error:
             self._log.error("the journal could not be checked", error=str(error))
+
+
+def _streams(config: Config) -> list[str]:
+    return [source.name for source in config.sources if SOURCES[source.type].is_stream]
 
 
 def _note(_: int, __: object) -> None:

@@ -32,6 +32,7 @@ from edged.service.drift import DriftWatch
 from edged.service.health import Health
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
+from edged.service.peaks import Peaks
 from edged.service.publisher import Publisher
 from edged.service.self_tests import SelfTestRunner
 from edged.sinks.contract import PictureSink
@@ -69,7 +70,12 @@ class Pipeline:
         self._log = structlog.get_logger()
         self._workers = [threading.Thread(target=self._work_loop, name=f"worker-{number}") for number in range(workers)]
         self._publishers = publishers
-        self._committer = Committer(journal, metrics, self._intake, publishers, self._health, draw=self._draw)
+        self.peaks = Peaks()
+        """What streams have shown of late."""
+
+        self._committer = Committer(
+            journal, metrics, self._intake, publishers, self._health, draw=self._draw, peaks=self.peaks
+        )
 
     def start(self) -> None:
         """Starts all workers; sources are added afterwards."""
@@ -122,6 +128,7 @@ class Pipeline:
         source.wake.set()
         thread.join()
         self._health.problem(f"source-{name}", None)
+        self.peaks.forget(name)
 
     def set_self_tests(self, self_tests: Mapping[str, tuple[SelfTest, float]]) -> None:
         """Replaces the self-tests: by the name of their model, each with its interval in seconds."""

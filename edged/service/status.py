@@ -29,6 +29,7 @@ class Running:
         sinks: names of the sinks of records.
         started_at: seconds since 1970.
         drifting: sources whose pictures are no longer as those of training, in words.
+        frames: of each source that is a stream, how many were scored in the last minute.
     """
 
     sources: Sequence[SourceTable]
@@ -36,6 +37,7 @@ class Running:
     sinks: Sequence[str]
     started_at: float
     drifting: Sequence[str]
+    frames: Mapping[str, int]
 
 
 def report(
@@ -50,7 +52,7 @@ def report(
         metrics: for counts and queues.
         observer: for sources that are down.
     """
-    down, sources = observer.down.copy(), _sources(running.sources, journal, metrics, observer)
+    down, sources = observer.down.copy(), _sources(running, journal, metrics, observer)
     return Status(
         version=__version__,
         started_at=datetime.fromtimestamp(running.started_at, UTC),
@@ -107,9 +109,7 @@ def _model(name: str, scorer: Scorer, metrics: Metrics) -> ModelStatus:
     )
 
 
-def _sources(
-    tables: Sequence[SourceTable], journal: Journal, metrics: Metrics, observer: SourceObserver
-) -> list[SourceStatus]:
+def _sources(running: Running, journal: Journal, metrics: Metrics, observer: SourceObserver) -> list[SourceStatus]:
     queue, age, last = (
         _by_source(family)
         for family in (metrics.queue_items, metrics.queue_oldest_age_seconds, metrics.last_result_timestamp_seconds)
@@ -122,7 +122,7 @@ def _sources(
         for sample in _samples(metrics.source_state)
         if sample.value == 1
     }
-    recent = _recent(journal)
+    recent = {**_recent(journal), **running.frames}
     return [
         SourceStatus(
             name=table.name,
@@ -139,7 +139,7 @@ def _sources(
             quarantined=counts.get((table.name, "quarantined"), 0),
             last_result_at=datetime.fromtimestamp(when, UTC) if (when := last.get(table.name, 0.0)) else None,
         )
-        for table in tables
+        for table in running.sources
     ]
 
 

@@ -33,7 +33,7 @@ class Overview:
     def __init__(self, site: Site, renderer: Renderer) -> None:
         """Prepares it; nothing is read before somebody looks."""
         self._site, self._renderer = site, renderer
-        self._recent = Recent(site.state_dir, lambda id_: site.overlay(id_) is not None)
+        self._recent = Recent(site.state_dir, lambda id_: site.overlay(id_) is not None, site.peaks)
         self._mutex = threading.Lock()
         self._made: dict[str, tuple[float, Mapping[str, str]]] = {}
 

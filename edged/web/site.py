@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from edged.models.scorer import Scorer
 from edged.results import Record
 from edged.web.models import ModelDetail, detail
+from edged.web.recent import Point
 from edged.web.status import Status
 
 _FRESH_S: Final = 1.0
@@ -26,6 +27,7 @@ class Site:
         label: labels a result by its id, or takes its label (None) away, with a note; whether there is such a result.
         find: where the file of a result is now; None when it is gone.
         scorers: the models that are loaded, by their names.
+        peaks: of every stream, by its name, the highest score of each of its last seconds.
     """
 
     state_dir: Path
@@ -34,6 +36,7 @@ class Site:
     label: Callable[[str, str | None, str], bool] = lambda *_: False
     find: Callable[[Record], Path | None] = lambda _: None
     scorers: Callable[[], Mapping[str, Scorer]] = dict
+    peaks: Callable[[], Mapping[str, Sequence[Point]]] = dict
 
     def details(self) -> list[ModelDetail]:
         """The models in full."""

@@ -43,7 +43,7 @@ class SourceStatus(Part):
     )
     queue_items: int = Field(description="Pictures that are known to wait or are in flight.")
     queue_oldest_age_seconds: float
-    last_minute: int = Field(description="Results of the last minute.")
+    last_minute: int = Field(description="Results of the last minute; of a stream, frames.")
     ok: int = Field(description="Since the start.")
     anomaly: int = Field(description="Since the start.")
     quarantined: int = Field(description="Since the start.")

@@ -23,6 +23,7 @@ from edged.journal.journal import Entry, Journal
 from edged.results import Event, Record
 from edged.web import texts
 from edged.web.app import make_app
+from edged.web.recent import Point
 from edged.web.server import Server
 from edged.web.site import Site
 from edged.web.status import SourceStatus, Status
@@ -123,6 +124,25 @@ def test_what_has_come_since_is_seen_too(journal: Journal, tmp_path: Path) -> No
     while "12 of the last 120 above the threshold" not in (text := ask(app, "/").text):
         assert time.monotonic() < deadline, text
     assert text.count('<li id="anomaly-') == 12
+
+
+def test_of_a_stream_the_highest_score_of_each_second_is_seen_and_not_its_events(
+    journal: Journal, tmp_path: Path
+) -> None:
+    seconds = [Point(1_700_000_000 + number, 9.0 if number == 4 else 0.5, number == 4) for number in range(10)]
+    streams: dict[str, list[Point]] = {"line1": []}
+    site = Site(tmp_path, status, lambda _: None, peaks=lambda: streams)
+    event = Event(state="closed", started_at=1.5, peak_at=2.5, ended_at=3.5, frames=3, offset_s=None)
+    journal.commit([Entry(record(source="line1", is_anomaly=True, event=event))])
+    assert "No result yet." in ask(make_app(CollectorRegistry(), list, site=site), "/").text
+    streams["line1"] = seconds
+    app = make_app(CollectorRegistry(), list, site=site)
+    text = ask(app, "/").text
+    assert "The highest score of each second: 1 of the last 10 above the threshold" in text
+    assert 'd="M114 0.000h0"' in text  # the peak, at the upper edge
+    assert text.count("2.000h0") == 9
+    assert "2023-11-14 22:13:20 UTC" in text
+    assert "Höchste Bewertung jeder Sekunde: 1 der letzten 10 über der Schwelle" in ask(app, "/?lang=de").text
 
 
 def test_an_event_that_closes_is_seen_once(journal: Journal, tmp_path: Path) -> None:

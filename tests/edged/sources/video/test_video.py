@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -80,6 +81,12 @@ def spans(rows: list[Record]) -> list[tuple[float, float, int]]:
     return found
 
 
+def told(site: Site) -> dict[str, Any]:
+    """What the API says of the video."""
+    (about,) = [one for one in site.get("/api/v1/status").json()["sources"] if one["name"] == "cam"]
+    return dict(about)
+
+
 def state(site: Site) -> str:
     found = site.metrics()
     states = ("connecting", "live", "stalled", "frozen", "backoff")
@@ -109,6 +116,31 @@ def test_a_file_becomes_events_and_no_rows_of_frames(site: Site, tmp_path: Path)
     until(lambda: state(site) == "", "the file to be known")
     assert events(site) == rows
     assert not children(site.pid)
+
+
+@pytest.mark.parametrize("store", ["events", "frames"])
+def test_the_page_shows_the_highest_score_of_each_second_without_a_row_of_it(
+    site: Site, tmp_path: Path, store: str
+) -> None:
+    film = video(tmp_path / "v.mkv", 300, [range(110, 111), range(160, 165)])
+    os.utime(film, (1_700_000_012, 1_700_000_012))  # twelve whole seconds, of which one frame of the fifth is bad
+    configure(site, film, f'store = "{store}"\nopen_frames = 5')
+    site.start()
+    until(lambda: told(site)["last_minute"] > 10, "frames of the last minute")
+    rows = closed(site, 1)
+    said = "The highest score of each second: 2 of the last 12 above the threshold"
+    until(lambda: said in site.get("/").text, "the chart of all seconds")
+    dots = re.findall(r'class="dots( odd)?" d="([^"]*)"', site.get("/").text)
+    assert re.findall(r"M(\d+)", dict(dots)[" odd"]) == ["112", "114"]
+    assert len(re.findall(r"M(\d+)", dict(dots)[""])) == 10
+    until(lambda: (told(site)["ok"], told(site)["anomaly"]) == (294, 6), "the counts of all frames")
+    frames = [row for row in site.rows() if row.event is None]
+    assert len(frames) == (300 if store == "frames" else 0)
+    assert events(site) == rows
+    assert site.stop() == 0
+    site.start()
+    until(lambda: state(site) == "", "the file to be known")
+    assert "highest score of each second" not in site.get("/").text
 
 
 def test_an_event_at_the_end_of_a_file_closes_with_it(site: Site, tmp_path: Path) -> None:
