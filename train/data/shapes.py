@@ -157,13 +157,14 @@ def others(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:
         return []
     what = "bad" if pictures[0].part == "bad" else "good"
     path, words = found[0]
+    have, come = ("has", "comes") if len(found) == 1 else ("have", "come")
     if 2 * len(found) > len(pictures):
         mixed = '; resize = "pad" keeps the shape of each' if spec.resize == "stretch" else ""
         return [
-            f"other-shape: {len(found)} of {len(pictures)} {what} pictures have another shape or scale than that in "
+            f"other-shape: {len(found)} of {len(pictures)} {what} pictures {have} another shape or scale than that in "
             f"the middle of the good ones, which the model follows: {path} of {words}{mixed}"
         ]
     return [
-        f"other-shape: {len(found)} of {len(pictures)} {what} pictures come to the model in another shape or scale "
+        f"other-shape: {len(found)} of {len(pictures)} {what} pictures {come} to the model in another shape or scale "
         f"than most: {path} of {words}"
     ]

@@ -108,7 +108,7 @@ def test_of_many_shapes_none_is_called_that_of_most():
     assert said.startswith("other-shape: 3 of 4 good pictures have another shape or scale than that in the middle of")
     assert said.endswith('; resize = "pad" keeps the shape of each')
     (said,) = shapes.others([pictures[0]] * 3 + pictures[:2], spec)
-    assert said.startswith("other-shape: 1 of 5 good pictures come to the model in another shape or scale than most: ")
+    assert said.startswith("other-shape: 1 of 5 good pictures comes to the model in another shape or scale than most: ")
 
 
 def test_headers_tell_the_shape(tmp_path):
