@@ -1,12 +1,13 @@
 """The data sets that quality is measured on: which pictures train, which test, and where their masks are."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from edged.media.imaging import find_pictures
 
@@ -45,6 +46,51 @@ def load(name: str, root: Path | None) -> DataSet:
         AbsentError: its pictures are not there.
     """
     return NAMES[name](root)
+
+
+def few(data: DataSet, n: int, seed: int) -> DataSet:
+    """The same with n pictures to train, drawn anew for each seed; all where there are no more than n."""
+    chosen = np.random.RandomState(seed).permutation(len(data.train))[:n]
+    return replace(data, train=tuple(data.train[index] for index in sorted(chosen)))
+
+
+def elongated(data: DataSet, aspect: float, folder: Path) -> DataSet:
+    """Strips of the pictures, along their longer side, through the defect where a mask says where it is.
+
+    Args:
+        data: whole pictures.
+        aspect: the longer side over the shorter; pictures that are so already stay as they are.
+        folder: for the strips, which have new names.
+    """
+    marked = data.masks or (None,) * len(data.bad)
+
+    def strip(name: str, path: Path, mask: Path | None = None) -> Path:
+        made = folder / f"{name}.png"
+        with Image.open(path) as image:
+            image.crop(_strip(image.size, aspect, mask)).save(made)
+        return made
+
+    return DataSet(
+        tuple(strip(f"train{index:06}", path) for index, path in enumerate(data.train)),
+        tuple(strip(f"good{index:06}", path) for index, path in enumerate(data.good)),
+        tuple(strip(f"bad{index:06}", *pair) for index, pair in enumerate(zip(data.bad, marked, strict=True))),
+        tuple(strip(f"mask{index:06}", mask, mask) for index, mask in enumerate(data.masks)),
+    )
+
+
+def _strip(size: tuple[int, int], aspect: float, mask: Path | None) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a strip of a picture of this width and height."""
+    width, height = size
+    wanted = (width, round(width / aspect)) if width >= height else (round(height / aspect), height)
+    kept = min(width, wanted[0]), min(height, wanted[1])
+    middle = (width / 2, height / 2)
+    if mask is not None:
+        with Image.open(mask) as image:
+            down, across = np.nonzero(np.asarray(image.convert("L")) >= 128)
+        if down.size:
+            middle = (across.mean(), down.mean())
+    left, top = (int(min(max(0, at - new / 2), old - new)) for at, new, old in zip(middle, kept, size, strict=True))
+    return left, top, left + kept[0], top + kept[1]
 
 
 def _split(good: list[Path], bad: list[Path], masks: tuple[Path, ...] = ()) -> DataSet:

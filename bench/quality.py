@@ -3,14 +3,17 @@
     python bench/quality.py --data elpv-mono
     python bench/quality.py --data magnetic-tile --root DIR --seeds 3 --out figures
     python bench/quality.py --data folders --root DIR --only balanced,padim
+    python bench/quality.py --data elpv-poly --only balanced --few 30 --elongated 2.5
 
 Data sets: elpv-mono and elpv-poly (the package elpv-dataset), magnetic-tile (Huang et al., 2018), or your own folders.
 Good pictures are sorted by path and shuffled with numpy's RandomState(0); the first 70 % train and calibrate, the rest
-and every bad one are the test. Each seed of ours is a whole `python -m train` and `python -m export`, as commands. The
-baselines get what the balanced configuration's head was fitted on: the same pictures, size, resizing and features;
-padim-copies gets brighter and darker copies as well, as ours does. What is timed is ONNX Runtime on one thread, a
-picture at a time. The light meter is the mean brightness's own AUROC: what a detector must beat. It prints tables, and
-with --out writes quality-NAME.json and .png. Where the pictures are absent it says what to do and ends with 0.
+and every bad one are the test. --few trains on so many of those alone, drawn anew for each seed; --elongated cuts all
+pictures to strips along their longer side. Each seed of ours is a whole `python -m train` and `python -m export`, as
+commands. The baselines get what the balanced configuration's head was fitted on: the same pictures, size, resizing and
+features; padim-copies gets brighter and darker copies as well, as ours does. What is timed is ONNX Runtime on one
+thread, a picture at a time. The light meter is the mean brightness's own AUROC: what a detector must beat. It prints
+tables, and with --out writes quality-NAME.json and .png. Where the pictures are absent it
+says what to do and ends with 0.
 """
 
 import argparse
@@ -86,6 +89,8 @@ def main() -> int:
     parser.add_argument("--root", type=Path, metavar="DIR", help="where magnetic-tile or folders are")
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join((*OURS, *BASELINES))}")
+    parser.add_argument("--few", type=int, metavar="N", help="good pictures to train with, at most")
+    parser.add_argument("--elongated", type=float, metavar="ASPECT", help="cut pictures to strips of 1 to so much")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of python -m train, for all of ours"
     )
@@ -101,16 +106,30 @@ def main() -> int:
     except datasets.AbsentError as error:
         print(f"quality: {error}. Nothing was measured")
         return 0
-    print(
-        f"{options.data}: {len(data.train)} to train, {len(data.good)} good and {len(data.bad)} bad to test", flush=True
-    )
+    with tempfile.TemporaryDirectory() as strips:
+        if options.elongated is not None:
+            data = datasets.elongated(data, options.elongated, Path(strips))
+        measure(data, names, options)
+    return 0
+
+
+def measure(data: DataSet, names: Sequence[str], options: argparse.Namespace) -> None:
+    """Every method with every seed."""
+    train = len(data.train) if options.few is None else min(options.few, len(data.train))
+    print(f"{options.data}: {train} to train, {len(data.good)} good and {len(data.bad)} bad to test", flush=True)
     found: dict[str, list[Figures]] = {}
     parts: dict[str, list[Figures]] = {}
     tests: dict[ImageInput, Test] = {}
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:
             for name, figures in one_seed(
-                data, Path(folder), seed, names=names, options=options, tests=tests, parts=parts
+                data if options.few is None else datasets.few(data, options.few, seed),
+                Path(folder),
+                seed,
+                names=names,
+                options=options,
+                tests=tests,
+                parts=parts,
             ):
                 found.setdefault(name, []).append(figures)
                 print(
@@ -123,7 +142,6 @@ def main() -> int:
         print(f"\nWhat each part of the balanced detector earns:\n\n{table(parts)}")
     if options.out is not None:
         write(options.out, options.data, {"light_meter": light, "methods": found, "parts": parts})
-    return 0
 
 
 def one_seed(

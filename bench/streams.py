@@ -43,7 +43,15 @@ _RTSP_FPS: Final = 5  # that it shows; one a second is taken
 _RESTART_S: Final = 180.0
 _AWAY_S: Final = 10.0
 _SAMPLES: Final = 720
-_MEASURED: Final = ("Pss of the daemon, MB", "Pss of its children, MB", "threads", "open files")
+_MEASURED: Final = (
+    "Pss of the daemon, MB",
+    "anonymous memory of the daemon, MB",
+    "Pss of its children, MB",
+    "anonymous memory of its children, MB",
+    "threads",
+    "open files",
+)
+"""Pss counts shared pages by shares, and so falls where another program begins to use the same libraries."""
 
 
 def main() -> int:
@@ -158,8 +166,8 @@ def load(site: Site, asked: argparse.Namespace, what: str) -> bool:
     )
     values = np.array(samples)
     for column, name in enumerate(_MEASURED, 1):
-        print(f"{name + ', in eighths':36}{eighths(values[:, column])}")
-        print(f"{name + ' / hour':36}{slope(values[:, 0] / 3600, values[:, column])}")
+        print(f"{name + ', in eighths':48}{eighths(values[:, column])}")
+        print(f"{name + ' / hour':48}{slope(values[:, 0] / 3600, values[:, column])}")
     return clean and len(rows) == dropped and (what != "fast" or passed > 0)
 
 
@@ -231,16 +239,18 @@ def _grown(before: dict[str, float], after: dict[str, float], name: str) -> floa
 def _measure(pid: int) -> tuple[float, ...]:
     """What `_MEASURED` names."""
     threads, files = (len(os.listdir(f"/proc/{pid}/{kind}")) for kind in ("task", "fd"))
-    return _pss_mb(pid), sum(_pss_mb(child) for child in children(pid)), threads, files
+    own, all_children = _memory_mb(pid), np.array([(0.0, 0.0), *map(_memory_mb, children(pid))])
+    return *own, *all_children.sum(axis=0), threads, files
 
 
-def _pss_mb(pid: int) -> float:
-    """Shared pages by shares; none of a process that has ended meanwhile."""
+def _memory_mb(pid: int) -> tuple[float, float]:
+    """Pss and anonymous memory; none of a process that has ended meanwhile."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
     except OSError:
-        return 0.0
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e6
+        return 0.0, 0.0
+    kilobytes = {words[0]: int(words[1]) for words in lines if words[-1] == "kB"}
+    return kilobytes["Pss:"] * 1024 / 1e6, kilobytes["Anonymous:"] * 1024 / 1e6
 
 
 if __name__ == "__main__":

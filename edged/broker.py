@@ -1,5 +1,7 @@
 """An MQTT broker: the keys of every table that names one, and a client for it that is still to be connected."""
 
+import contextlib
+import ipaddress
 import os
 import socket
 import ssl
@@ -51,7 +53,17 @@ class BrokerKeys(Login):
 
     def shares_broker(self, other: "BrokerKeys") -> bool:
         """Whether both name the same broker; not of a URL that cannot be used."""
-        return self._url_problem() is None and other._url_problem() is None and self.address == other.address
+        return self._url_problem() is None and other._url_problem() is None and self._door == other._door
+
+    @property
+    def _door(self) -> tuple[str, int | None]:
+        """Host and port as far as they tell brokers apart: this machine has several names, TLS a port of its own."""
+        (host, port), scheme = self.address, urlsplit(self.url).scheme
+        host = host.removesuffix(".")
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(host)
+            host = "localhost" if address.is_loopback else str(address)
+        return host, None if port == _PORTS[scheme] else port
 
     def id_as(self, role: str, name: str) -> str:
         """`client_id`, or one that no other machine, source or sink has.

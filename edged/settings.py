@@ -55,12 +55,12 @@ class Place:
     Attributes:
         key: the key that names it, below the table.
         path: absolute.
-        role: what comes in through it ("inbox"), or what edged puts there ("output").
+        role: pictures come in through it ("inbox"), edged only reads it ("input"), or writes to it ("output").
     """
 
     key: str
     path: Path
-    role: Literal["inbox", "output"]
+    role: Literal["inbox", "input", "output"]
 
 
 class SourceTable(Table):

@@ -130,10 +130,10 @@ def _calibrate(scorer: "Scorer", given: _Good, labels: Path | None, target_fpr: 
     made = recalibration.calibrate(scorer, new.records, target_fpr, confirmed, new.groups)
     chosen = made.threshold
     if made.repeated and not given.of_videos:  # a camera that stands still gives the same frame again and again
-        complain(f"{made.repeated} {plural} are repetitions of others and were counted once")
+        complain(f"counted once, as repetitions of others: {made.repeated} of these {plural}")
     flagged = sum(bool(record.is_anomaly) for record in new.records)
     if 2 * flagged > chosen.n - chosen.confirmed:
-        complain(f"{flagged} of these {plural} were anomalous until now: are they good parts? If not, calibrate again")
+        complain(f"anomalous until now: {flagged} of these {plural}; are they good parts? If not, calibrate again")
     before = scorer.bundle.calibration
     old = conformal_threshold(before.scores, before.target_fpr, confirmed=before.confirmed)
     in_groups = f" in {len(set(new.groups))} groups" if new.groups else ""
@@ -144,7 +144,7 @@ def _calibrate(scorer: "Scorer", given: _Good, labels: Path | None, target_fpr: 
         complain(warning)
     if chosen.confirmed:
         complain(
-            f"{chosen.confirmed} of them are false alarms: they were chosen because they had been flagged, and are no "
+            f"false alarms among them: {chosen.confirmed}, chosen because they had been flagged, and no "
             f"random sample of good parts. The threshold is higher for them ({made.alone.value:.4f} without): fewer "
             "good parts are flagged than asked for, and more bad ones pass"
         )

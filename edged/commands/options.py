@@ -94,4 +94,4 @@ def complain_of_shapes(others: list[tuple[Path, str]], n: int) -> None:
     """Says which pictures are not as those of training."""
     if others:
         path, words = min(others)
-        complain(f"{len(others)} of {n} pictures are not as those of training: {printable(str(path))} of {words}")
+        complain(f"not as those of training: {len(others)} of {n} pictures, such as {printable(str(path))} of {words}")

@@ -132,7 +132,7 @@ def labels(
         failed += problem is not None
         if problem is not None:
             complain(f"{record.id}: {printable(record.path)}: {problem}")
-    typer.echo(f"{out}: {copied} files, {failed} could not be copied", err=True)
+    typer.echo(f"{out}: {copied} copied, {failed} could not be copied", err=True)
     return int(failed > 0)
 
 

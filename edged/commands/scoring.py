@@ -69,7 +69,7 @@ def score(
     complain_of_shapes(others, len(pictures))
     if fitted:
         plural = scorer.bundle.manifest.input.plural
-        complain(f"{fitted} of these {plural} were fitted, and score lower than new ones do; they say little")
+        complain(f"fitted: {fitted} of these {plural}; such score lower than new ones do, and say little")
     if not as_json:
         scored = len(pictures) - failed
         typer.echo(
@@ -141,5 +141,5 @@ def sample(
     else:
         images = sampler.prior(n, seed)
     written = scoring.save(sampling.grid(images), out)
-    typer.echo(f"{printable(str(written))}: {n} pictures", err=True)
+    typer.echo(f"{printable(str(written))}: drawn: {n}", err=True)
     return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar, Union
 
 import structlog
 from pydantic import Field, ValidationError, create_model
+from pydantic_core import from_json
 
 from edged.config.tables import Config, HttpTable, ServiceTable
 from edged.errors import ConfigError
@@ -57,7 +59,7 @@ def examine(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Co
     problems = _overlay(tables, environment)
     _rename_old_keys(tables)
     try:
-        config = model.model_validate(tables)
+        config = _validate(model, tables)
     except ValidationError as error:
         # A list whose items are wrong is reported as too short as well.
         wrong = [
@@ -67,10 +69,10 @@ def examine(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Co
         ]
         problems += [_explain(item, tables) for item in wrong]
         try:  # without the keys that are wrong, so that what is wrong beside them is reported in the same run
-            config = model.model_validate(_without(tables, [item["loc"] for item in wrong]))
+            config = _validate(model, _without(tables, [item["loc"] for item in wrong]))
         except ValidationError:
             return None, problems
-    return config, problems + config.problems()
+    return config, problems + config.problems(path)
 
 
 def load_service(path: Path, environment: Mapping[str, str] = os.environ) -> ServiceTable:
@@ -100,7 +102,7 @@ def load_sources(path: Path) -> dict[str, SourceTable]:
     found = {}
     for table in _read(path).get("sources", ()):
         with contextlib.suppress(KeyError, TypeError, ValidationError):
-            source = SOURCES[table["type"]].table.model_validate(table)
+            source = _validate(SOURCES[table["type"]].table, table)
             found[source.name] = source
     return found
 
@@ -109,16 +111,31 @@ def _load_one(path: Path, environment: Mapping[str, str], name: str, model: type
     tables = _read(path)
     problems = _overlay(tables, environment)
     try:
-        return model.model_validate(tables.get(name, {}))
+        return _validate(model, tables.get(name, {}))
     except ValidationError as error:
         located = ({**item, "loc": (name, *item["loc"])} for item in error.errors())
         raise ConfigError(problems + [_explain(item, tables) for item in located]) from error
 
 
+def _validate(model: type[_Table], table: Any) -> _Table:
+    """The table, of which no text is taken for a number, nor a number for another type: as JSON, whose types TOML has.
+
+    Raises:
+        ValidationError: it is wrong.
+    """
+    return model.model_validate_json(_as_json(table), strict=True)
+
+
+def _as_json(table: Any) -> str:
+    return json.dumps(table, default=lambda _: [None])  # a date, which JSON has not, is no value of any key
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            tables = tomllib.load(file)
+        from_json(_as_json(tables))  # which tables of hundreds of levels are not
+        return tables
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}; give the file with -c"]) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, and tables as deep, are no TOML
@@ -143,8 +160,16 @@ def _overlay(tables: dict[str, Any], environment: Mapping[str, str]) -> list[str
             name = next((name for name in table if name.lower().replace("-", "_") == keys[0]), keys[0])
             table = table.setdefault(name, {})
         if isinstance(table, dict):
-            table[keys[-1]] = value
+            table[keys[-1]] = _typed(value)
     return problems
+
+
+def _typed(text: str) -> str | float:
+    """What stands in the environment: a number, or true or false, where it is one in TOML; else text."""
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return {"true": True, "false": False}.get(text, text)
 
 
 def _rename_old_keys(tables: dict[str, Any]) -> None:

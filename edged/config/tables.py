@@ -2,16 +2,17 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from edged.broker import takes
+from edged.broker import BrokerKeys, takes
 from edged.errors import ConfigError
 from edged.files import is_network
+from edged.journal import lock, schema
 from edged.media.imaging import Limits
 from edged.settings import (
     AbsolutePath,
@@ -33,6 +34,9 @@ from edged.sources.mqtt import MqttSourceTable
 
 OWN_FOLDERS: Final = ("quarantine", "requeue", "received", ".edged")
 """Of `state_dir`: where files and requests are put away."""
+
+_OWN_FILES: Final = (*(schema.FILE + end for end in ("", "-wal", "-shm", ".damage", ".salvaged")), lock.FILE)
+"""Of `state_dir` too: the journal, what SQLite and a repair put beside it, and the lock."""
 
 
 class ServiceTable(Table):
@@ -123,8 +127,8 @@ class Config(Table):
     sinks: tuple[SinkTable, ...] = ()
     retention: RetentionTable = RetentionTable()
 
-    def problems(self) -> list[str]:
-        """What is wrong with keys together, and with the folders that they name."""
+    def problems(self, file: Path) -> list[str]:
+        """What is wrong with keys together, and with the folders that they name; `file` is the configuration's own."""
         found = self.http.problems()
         if is_network(self.service.state_dir):
             found.append(
@@ -146,7 +150,7 @@ class Config(Table):
                         f"{', '.join(self.models)}"
                     )
             found += [f"sources.{source.name}.{problem}" for problem in source.problems()]
-        found += self._overlaps() + self._echoes()
+        found += [*self._overlaps(), *self._overwrites(file), *self._echoes(), *self._shared_client_ids()]
         for sink in self.sinks:
             found += [f"sinks.{sink.name}.{problem}" for problem in sink.problems()]
         return found + self._shared_ports()
@@ -178,6 +182,32 @@ class Config(Table):
         paths = [Path(os.path.realpath(place.path)) for sink in self.sinks for place in sink.places()]
         return found + [f"sinks: {path} is used by two sinks; give each its own" for path in _repeated(paths)]
 
+    def _overwrites(self, file: Path) -> Iterator[str]:
+        """Places to write to that are, or lie in, what edged itself reads or keeps."""
+        claims, state = dict(self._claims()), self.service.state_dir
+        outputs = {key: place.path for key, place in claims.items() if place.role == "output"}
+        needed = {f"service.state_dir: its {name}": state / name for name in (*OWN_FOLDERS, *_OWN_FILES)}
+        needed |= {key: place.path for key, place in claims.items() if place.role == "input"}
+        needed |= {key: path for key, path in self._files() if key not in claims}
+        needed["the configuration"] = file
+        for key, path in {**outputs, "service.state_dir": state}.items():
+            for other, theirs in needed.items():
+                is_own = key.endswith(".quarantine_dir") and theirs == state / "quarantine"  # which is what it is for
+                if inside(path, theirs) and not is_own:
+                    yield f"{key}: {path} is, or is in, what edged itself needs ({other}); choose another place"
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """Every key that names a file or folder."""
+        models = [(f"models.{name}", model) for name, model in self.models.items()]
+        tables: list[tuple[str, Table]] = [("http", self.http), *models, *self._named()]
+        for name, table in tables:
+            yield from ((f"{name}.{key}", value) for key, value in table if isinstance(value, Path))
+
+    def _named(self) -> Iterator[tuple[str, SourceTable | SinkTable]]:
+        """Sources and sinks, as the keys below them begin."""
+        yield from ((f"sources.{source.name}", source) for source in self.sources)
+        yield from ((f"sinks.{sink.name}", sink) for sink in self.sinks)
+
     def _shared_ports(self) -> list[str]:
         """Ports that two are to listen on, of whom the second would find it taken."""
         sinks = [(f"sinks.{sink.name}.listen", address) for sink in self.sinks if (address := sink.listens())]
@@ -201,12 +231,20 @@ class Config(Table):
             and any(takes(source.topic, f"{sink.topic}/{one.name}") for one in self.sources)
         ]
 
+    def _shared_client_ids(self) -> Iterator[str]:
+        """Connections to one broker under one name, of which each new one ends the other."""
+        clients: list[tuple[str, BrokerKeys, str]] = []
+        for key, table in self._named():
+            if isinstance(table, BrokerKeys):
+                role = "source" if isinstance(table, SourceTable) else "sink"
+                clients.append((key, table, table.id_as(role, table.name)))
+        for (other, first, taken), (key, second, id_) in combinations(clients, 2):
+            if id_ == taken and second.shares_broker(first):
+                yield f"{key}.client_id: {id_} is that of {other} at the same broker; choose another one"
+
     def _claims(self) -> Iterator[tuple[str, Place]]:
-        tables: Mapping[str, tuple[SourceTable, ...] | tuple[SinkTable, ...]]
-        tables = {"sources": self.sources, "sinks": self.sinks}
-        for what, entries in tables.items():
-            for table in entries:
-                yield from ((f"{what}.{table.name}.{place.key}", place) for place in table.places())
+        for name, table in self._named():
+            yield from ((f"{name}.{place.key}", place) for place in table.places())
 
 
 def _repeated(items: list[Any]) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from edged.errors import JournalError
 
-_FILE: Final = "edged.journal.lock"
+FILE: Final = "edged.journal.lock"
 _OPEN, _CLOSED = "open", "closed"
 _NOTE_BYTES: Final = 64
 
@@ -21,7 +21,7 @@ class StateLock:
         Raises:
             JournalError: another daemon has it, or the folder cannot be written.
         """
-        self._path = state_dir / _FILE
+        self._path = state_dir / FILE
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -116,7 +116,7 @@ def _read(descriptor: int, limits: Limits) -> bytes:
     except OSError as error:
         raise PictureError("unreadable", f"cannot be read: {error.strerror or error}") from error
     if len(data) > limits.max_bytes:
-        raise PictureError("file_too_large", f"more than limits.max_bytes = {limits.max_bytes} bytes")
+        raise PictureError("file_too_large", limits.exceeded("max_bytes", "its bytes"))
     return data
 
 

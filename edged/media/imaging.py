@@ -123,6 +123,11 @@ class Limits:
     max_bytes: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
     max_pixels: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
     decode_seconds: Annotated[float, Gt(0), Le(3600)] = 20.0
+
+    def exceeded(self, key: Literal["max_bytes", "max_pixels"], what: str) -> str:
+        """What to say of `what` that is more than a limit, also where a command or training reads it."""
+        return f"{what} are more than limits.{key} = {getattr(self, key)}, which a daemon's configuration alone raises"
+
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 -- pydantic's name for it
 
 
@@ -178,16 +183,13 @@ def open_picture(data: bytes, spec: ImageInput, limits: Limits) -> Opened:
     if not data:
         raise PictureError("empty", "the file is empty")
     if len(data) > limits.max_bytes:
-        raise PictureError("file_too_large", f"{len(data)} bytes are more than limits.max_bytes = {limits.max_bytes}")
+        raise PictureError("file_too_large", limits.exceeded("max_bytes", f"{len(data)} bytes"))
     Image.MAX_IMAGE_PIXELS = None  # our own cap, below, stands in its place and before any pixel is decoded
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > limits.max_pixels:
-                raise PictureError(
-                    "picture_too_large",
-                    f"{width}x{height} pixels are more than limits.max_pixels = {limits.max_pixels}",
-                )
+                raise PictureError("picture_too_large", limits.exceeded("max_pixels", f"{width}x{height} pixels"))
             mode, pages = image.mode, 2 if getattr(image, "n_frames", 1) > 1 else 1
             # A large photograph is decoded at 1/2, 1/4 or 1/8 by the DCT, never below twice the model's size.
             longest = math.ceil(2 * max(spec.height, spec.width) * _share_looked_at(spec, width, height))

@@ -1,6 +1,7 @@
 """A picture and its anomaly map -> an overlay that a person can read."""
 
 import functools
+import unicodedata
 from typing import Final
 
 import numpy as np
@@ -129,7 +130,7 @@ def _with_legend(drawn: Image.Image, result: Result, name: str) -> Image.Image:
     sheet.paste(drawn, (0, 0))
     font, pen, top = _font(), ImageDraw.Draw(sheet), drawn.height + 2
     verdict, ratio = "ANOMALY" if result.is_anomaly else "ok", result.score / max(result.threshold, 1e-30)
-    pen.text((4, top), _fitting(printable(name), font, sheet.width - 8), _INK, font)
+    pen.text((4, top), _fitting(_in_ascii(printable(name)), font, sheet.width - 8), _INK, font)
     scored = f"{verdict}: score {result.score:.4g} = {ratio:.2f} x threshold"
     pen.text((4, top + _LINE), scored, _FLAGGED if result.is_anomaly else _INK, font)
     scale = np.linspace(1, _FULL, 80, dtype=np.float32)[None] * np.ones((10, 1), np.float32)
@@ -159,6 +160,15 @@ def _with_shots(drawn: Image.Image, frame: Frame) -> Image.Image:
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(_TEXT)
+
+
+def _in_ascii(text: str) -> str:
+    """The text in the letters that Pillow's own font has: others without their marks, or else escaped."""
+    letters = []
+    for letter in text:
+        plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))
+        letters.append((plain if plain.isascii() else letter).encode("ascii", "backslashreplace").decode())
+    return "".join(letters)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

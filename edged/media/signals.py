@@ -104,7 +104,7 @@ def parse(data: bytes, limits: Limits) -> "NDArray[np.float32]":
     if not data:
         raise PictureError("empty", "the file is empty")
     if len(data) > limits.max_bytes:
-        raise PictureError("file_too_large", f"{len(data)} bytes are more than limits.max_bytes = {limits.max_bytes}")
+        raise PictureError("file_too_large", limits.exceeded("max_bytes", f"{len(data)} bytes"))
     try:
         return _from_npy(data) if data.startswith(b"\x93NUMPY") else _from_csv(data, limits)
     except PictureError:
@@ -142,7 +142,7 @@ def _from_csv(data: bytes, limits: Limits) -> "NDArray[np.float32]":
     for number, line in lines:
         cells = _cells(line, separator)
         if (len(rows) + 1) * len(cells) > limits.max_pixels:
-            raise PictureError("picture_too_large", f"more samples than limits.max_pixels = {limits.max_pixels}")
+            raise PictureError("picture_too_large", limits.exceeded("max_pixels", "its samples"))
         wrong = next((column for column, cell in enumerate(cells) if "_" in cell or not _is_number(cell)), None)
         if wrong is not None:  # Python reads 1_5 as 15
             raise PictureError("undecodable", f"line {number}, column {wrong + 1}: {_why(cells[wrong])}")

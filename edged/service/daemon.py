@@ -28,6 +28,7 @@ from edged.media.decoding import MAX_ATTEMPTS
 from edged.models import registry
 from edged.models.runtime import runtime_version, worker_count
 from edged.service import labelled, logs, reloading
+from edged.service.health import of_source
 from edged.service.memory import give_back, set_aside_what_stays, share_arenas
 from edged.service.metrics import Metrics, SourceObserver
 from edged.service.pipeline import Pipeline
@@ -295,7 +296,7 @@ class Daemon:
         )
         app = make_app(
             self._metrics.registry,
-            self._problems,
+            lambda: list(self._problems().values()),
             token=http.token(),
             site=site,
             uploads_to=self._uploads_to.get,
@@ -304,19 +305,19 @@ class Daemon:
         )
         return Server(app, http.address, tls_cert=http.tls_cert, tls_key=http.tls_key, tls_client_ca=http.tls_client_ca)
 
-    def _problems(self) -> list[str]:
-        """Why the daemon is not ready, in words."""
+    def _problems(self) -> dict[str, str]:
+        """Why the daemon is not ready, in words, by where that is: a source has one, which says most."""
         if self._phase:
-            return [self._phase]
+            return {"daemon": self._phase}
         found = self._pipeline.problems()
         if stuck := self._stuck():
-            found.append(f"workers are stuck: {', '.join(stuck)}")
+            found["workers"] = f"workers are stuck: {', '.join(stuck)}"
         if self._journal.damage is not None:
-            found.append("the journal is damaged")
-        found += sorted(self._observer.troubled.copy().values())
+            found["journal"] = "the journal is damaged"
+        found |= {of_source(name): text for name, text in sorted(self._observer.troubled.copy().items())}
         down = self._observer.down.copy()  # this is another thread than the one that reloads
         if len(down) == len(self._config.sources):
-            found.append(f"no source can be read: {', '.join(sorted(down))}")
+            found = {of_source(name): f"source {name} cannot be read" for name in sorted(down)} | found
         return found
 
     def _status(self) -> Status:

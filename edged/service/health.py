@@ -13,6 +13,11 @@ from edged.errors import is_expected
 _T = TypeVar("_T")
 
 
+def of_source(name: str) -> str:
+    """Where a source works: its thread, and what is wrong with it."""
+    return f"source-{name}"
+
+
 class Health:
     """Problems, by where they are: logged when they begin and when they end, not every time."""
 
@@ -24,9 +29,9 @@ class Health:
         self._busy_since: dict[str, float] = {}
         self._log = structlog.get_logger()
 
-    def problems(self) -> list[str]:
-        """What fails just now, in words."""
-        return sorted(self._problems.copy().values())
+    def problems(self) -> dict[str, str]:
+        """What fails just now, in words, by where that is."""
+        return dict(sorted(self._problems.copy().items(), key=lambda item: item[1]))
 
     def report(self, where: str, what: str, error: Exception, **about: str) -> None:
         """`what` failed at `where` by an error, about which there is more to log."""

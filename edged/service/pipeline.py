@@ -29,7 +29,7 @@ from edged.models.self_test import SelfTest
 from edged.results import Frame, Result, display_path, make_record, short_name
 from edged.service.committing import Committer, Settled
 from edged.service.drift import DriftWatch
-from edged.service.health import Health
+from edged.service.health import Health, of_source
 from edged.service.intake import Intake
 from edged.service.metrics import Metrics
 from edged.service.peaks import Peaks
@@ -110,7 +110,7 @@ class Pipeline:
     def add_source(self, source: Source) -> None:
         """Starts a source, whose scorer is set."""
         stop = threading.Event()
-        thread = threading.Thread(target=self._source_loop, args=(source, stop), name=f"source-{source.name}")
+        thread = threading.Thread(target=self._source_loop, args=(source, stop), name=of_source(source.name))
         self._intake.add_source(source)
         self._metrics.watch_queue(source.name, source.pending)
         thread.start()
@@ -127,7 +127,7 @@ class Pipeline:
         stop.set()
         source.wake.set()
         thread.join()
-        self._health.problem(f"source-{name}", None)
+        self._health.problem(of_source(name), None)
         self.peaks.forget(name)
 
     def set_self_tests(self, self_tests: Mapping[str, tuple[SelfTest, float]]) -> None:
@@ -174,8 +174,8 @@ class Pipeline:
             publisher.join()
         self._pool.close()
 
-    def problems(self) -> list[str]:
-        """Why pictures are not being taken and scored just now, in words; empty when all is well."""
+    def problems(self) -> dict[str, str]:
+        """Why pictures are not being taken and scored just now, in words, by where; empty when all is well."""
         return self._health.problems()
 
     def stuck(self, longer_than_s: float) -> list[str]:
@@ -195,11 +195,11 @@ class Pipeline:
         while not stop.is_set():
             began = time.monotonic()
             try:
-                source.run(self._intake.hand_over, stop, partial(self._health.problem, f"source-{source.name}", None))
+                source.run(self._intake.hand_over, stop, partial(self._health.problem, of_source(source.name), None))
             except Exception as error:  # noqa: BLE001
                 if time.monotonic() - began > LONGEST_S:
                     backoff.reset()
-                self._health.report(f"source-{source.name}", f"source {source.name} failed", error)
+                self._health.report(of_source(source.name), f"source {source.name} failed", error)
                 stop.wait(backoff.pause_s())
 
     # Workers.

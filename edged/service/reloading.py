@@ -59,7 +59,7 @@ def plan(path: Path, before: Config, models: Models) -> Change:
         log = structlog.get_logger()
         log.warning("these tables are read at start only; restart edged for them", tables=fixed)
         config = config.model_copy(update={key: getattr(before, key) for key in fixed})
-        if problems := config.problems():  # with the tables that stay
+        if problems := config.problems(path):  # with the tables that stay
             raise ReloadRefusedError(_STAYS, error="\n".join(problems))
 
     def stays(name: str) -> bool:

@@ -12,6 +12,7 @@ from edged.errors import JournalError
 from edged.journal.journal import Journal
 from edged.models.registry import Models
 from edged.models.scorer import Scorer
+from edged.service.health import of_source
 from edged.service.metrics import Metrics, SourceObserver
 from edged.settings import SourceTable
 from edged.web.status import ModelStatus, SinkStatus, SourceStatus, Status
@@ -41,24 +42,25 @@ class Running:
 
 
 def report(
-    running: Running, problems: Sequence[str], journal: Journal, metrics: Metrics, observer: SourceObserver
+    running: Running, problems: Mapping[str, str], journal: Journal, metrics: Metrics, observer: SourceObserver
 ) -> Status:
     """The status.
 
     Args:
         running: what runs.
-        problems: why pictures are not taken and scored; empty when they are.
+        problems: why pictures are not taken and scored, by where; empty when they are.
         journal: for rates and backlogs.
         metrics: for counts and queues.
         observer: for sources that are down.
     """
-    down, sources = observer.down.copy(), _sources(running, journal, metrics, observer)
+    sources = _sources(running, journal, metrics, observer)
+    down = [name for name in sorted(observer.down.copy()) if of_source(name) not in problems]  # those are told
     return Status(
         version=__version__,
         started_at=datetime.fromtimestamp(running.started_at, UTC),
         now=datetime.now(UTC),
         healthy=not problems,
-        problems=list(problems),
+        problems=list(problems.values()),
         warnings=[*_warnings(running, journal, metrics, down), *running.drifting],
         models=[_model(name, scorer, metrics) for name, scorer in running.models.by_name.items()],
         sources=sources,
@@ -66,9 +68,9 @@ def report(
     )
 
 
-def _warnings(running: Running, journal: Journal, metrics: Metrics, down: set[str]) -> list[str]:
+def _warnings(running: Running, journal: Journal, metrics: Metrics, down: Sequence[str]) -> list[str]:
     """What a person should look at though pictures are scored."""
-    found = [f"source {name} cannot be read" for name in sorted(down)]
+    found = [f"source {name} cannot be read" for name in down]
     found += reload_refused(metrics)
     for name, scorer in running.models.by_name.items():
         if scorer.session.fell_back:
@@ -81,7 +83,7 @@ def _warnings(running: Running, journal: Journal, metrics: Metrics, down: set[st
         if sample.value == 0
     ]
     if count := len(journal.set_aside()):
-        found.append(f"{count} damaged journal(s) were set aside: results may be lost")
+        found.append(f"damaged journals that were set aside: {count}; results may be lost")
     return found
 
 

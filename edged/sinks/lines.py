@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -89,7 +90,7 @@ class LineFile:
                     view = view[os.write(descriptor, view) :]
                 os.fsync(descriptor)
                 if not end:
-                    sync(self._path.parent)  # of a new file the name, too, and that of the one before it
+                    sync(self._real_path().parent)  # of a new file the name, too, and that of the one before it
             except OSError:
                 os.ftruncate(descriptor, end)
                 raise
@@ -126,16 +127,30 @@ class LineFile:
         """Makes the file the first backup.
 
         After a crash in the middle a number is free, and only the backups before it move up: none is lost to that.
+
+        Raises:
+            SinkError: the folder does not let it.
         """
         self.close()
-        backups = [self._path.with_name(f"{self._path.name}.{number}") for number in range(1, self._max_backups + 1)]
+        path = self._real_path()
+        backups = [path.with_name(f"{path.name}.{number}") for number in range(1, self._max_backups + 1)]
         last = next((index for index, backup in enumerate(backups) if not os.path.lexists(backup)), len(backups) - 1)
-        for index in range(last, 0, -1):
-            os.replace(backups[index - 1], backups[index])
-        failpoints.reach("rotating")
-        os.replace(self._path, backups[0])
+        try:
+            for index in range(last, 0, -1):
+                os.replace(backups[index - 1], backups[index])
+            failpoints.reach("rotating")
+            os.replace(path, backups[0])
+        except OSError as error:
+            raise SinkError(
+                f"{path} cannot be renamed to {backups[0].name}: {error.strerror}; give edged a folder that it may "
+                "write to, or set max_bytes = 0 and rotate the file yourself"
+            ) from error
         self._log.info("rotated the file", backup=str(backups[0]))
         failpoints.reach("rotated")
+
+    def _real_path(self) -> Path:
+        """Where the file is when `path` is a link: its backups are beside it."""
+        return Path(os.path.realpath(self._path))
 
     def _recognised(self, descriptor: int) -> bool:
         """Whether it is ours, and what would be cut off the beginning of a line of ours; zeros are of a power cut."""

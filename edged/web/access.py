@@ -57,8 +57,8 @@ class Access:
         """Whether a request carries the token, or a cookie that was made of it."""
         if self._token is None:
             return True
-        given = request.headers.get("authorization", "")
-        if hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.is_token(given):  # upper and lower case are one (RFC 9110)
             return True
         return self._is_session(request.cookies.get(cookie_name(request), ""))
 

@@ -150,7 +150,8 @@ def answering(renderer: Renderer, handle: Handler) -> Handler:
         try:
             return await handle(request)
         except FormRefusedError as error:
-            return renderer.page(request, "message.html", 403, heading="refused", text=str(error), detail="")
+            status = 413 if str(error) == "too_large" else 403
+            return renderer.page(request, "message.html", status, heading="refused", text=str(error), detail="")
         except BadRequestError as error:
             return renderer.page(request, "message.html", 400, heading="refused", text=None, detail=str(error))
         except (EdgedError, OSError):

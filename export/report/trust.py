@@ -96,13 +96,10 @@ def defects(report: Report | None, taken: Input) -> str:
             "(`edged score`) before you rely on it."
         )
     low, high = report.recall_interval.low, report.recall_interval.high
-    few = (
-        f" {report.n_bad} bad {taken.plural} are few: that is why the interval is wide."
-        if report.n_bad < _FEW_BAD
-        else ""
-    )
+    are = "is" if report.n_found == 1 else "are"
+    few = f" So few bad {taken.plural} ({report.n_bad}) make the interval wide." if report.n_bad < _FEW_BAD else ""
     return (
-        f"**Defects:** {report.n_found} of the {report.n_bad} bad {taken.plural} are flagged "
+        f"**Defects:** {report.n_found} of the {report.n_bad} bad {taken.plural} {are} flagged "
         f"({percent(report.recall)}; with 95 % confidence between {percent(low)} and {percent(high)} of defects like "
         f"these).{few} Of other kinds of defects this says nothing."
     )

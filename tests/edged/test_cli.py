@@ -267,7 +267,7 @@ def test_calibrate(tiny_copy: Path, tmp_path: Path) -> None:
     expected = 19 / 64 + 0.01  # the ceil(21 x 0.9) = 19th of 20
     assert f"threshold 0.5000 -> {expected:.4f}, from 20 pictures" in done.stdout
     assert "broken.png" in done.stderr
-    assert "1 pictures are repetitions" in done.stderr
+    assert "counted once, as repetitions of others: 1 of these pictures" in done.stderr
     calibration = json.loads((tiny_copy / "calibration.json").read_text())
     assert calibration["scores"] == pytest.approx([(1 + value) / 64 + 0.01 for value in range(20)])
     assert (calibration["n"], calibration["target_fpr"]) == (20, 0.1)
@@ -291,7 +291,7 @@ def test_calibrate_leaves_out_pictures_that_were_fitted_and_score_marks_them(tin
     assert json.loads((tiny_copy / "calibration.json").read_text())["n"] == 13
     scored = edged("score", tiny_copy, folder)
     assert [line.endswith("  (fitted)") for line in scored.stdout.splitlines()] == [True] * 7 + [False] * 13
-    assert "7 of these pictures were fitted, and score lower than new ones do" in scored.stderr
+    assert "fitted: 7 of these pictures; such score lower than new ones do" in scored.stderr
     as_json = edged("score", tiny_copy, folder, "--json")
     assert [json.loads(line).get("fitted") for line in as_json.stdout.splitlines()] == [True] * 7 + [None] * 13
     for value in range(7, 20):

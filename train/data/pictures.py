@@ -134,11 +134,11 @@ def read(
         raise TrainError(f"{folder}: none of its {len(paths)} {spec.plural} can be read: {_some(broken)}")
     warnings = []
     if others:
-        warnings.append(f"other-kind: {len(others)} files are no {spec.plural} and were left out: {_some(others)}")
+        warnings.append(f"other-kind: {len(others)} of the files left out, as no {spec.plural}: {_some(others)}")
     if broken:
-        warnings.append(f"unreadable: {len(broken)} of {len(paths)} {spec.plural} were skipped: {_some(broken)}")
+        warnings.append(f"unreadable: {len(broken)} of {len(paths)} {spec.plural} skipped: {_some(broken)}")
     if repeated:
-        warnings.append(f"duplicates: {len(repeated)} {spec.plural} repeat others and were dropped: {_some(repeated)}")
+        warnings.append(f"duplicates: {len(repeated)} of the {spec.plural} dropped, as repetitions: {_some(repeated)}")
     if isinstance(spec, ImageInput):
         warnings += _mixed(pictures, spec)
     return PictureSet(tuple(pictures), pixels, tuple(warnings), stand_ins)
@@ -243,7 +243,7 @@ def without(found: PictureSet, others: PictureSet, *, plural: str = "pictures") 
     if not both:
         return found
     kept = tuple(picture for picture in found.pictures if picture.content not in good)
-    warning = f"good-and-bad: {len(both)} bad {plural} are among the good ones and were dropped: {_some(both)}"
+    warning = f"good-and-bad: {len(both)} of the bad {plural} dropped, as good ones too: {_some(both)}"
     return PictureSet(kept, found.pixels, (*found.warnings, warning))
 
 
@@ -266,7 +266,7 @@ def find(folder: Path, spec: Input) -> tuple[list[Path], list[str]]:
     paths = [path.absolute() for path in find_pictures(folder, spec.patterns)]
     others = [str(path) for path in find_pictures(folder, sorted({*PATTERNS} - {*spec.patterns})) if path.is_file()]
     if not paths:
-        hint = f'; {len(others)} files are of another kind: set input = "{_OTHER[spec.kind]}"' if others else ""
+        hint = f'; files of another kind: {len(others)}; set input = "{_OTHER[spec.kind]}"' if others else ""
         endings = ", ".join(pattern.removeprefix("*.") for pattern in spec.patterns)
         raise TrainError(f"{folder}: holds no {spec.plural} ({endings}){hint}")
     return paths, others

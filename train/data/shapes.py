@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import median, quantiles
 from typing import Final
 
 import torch
@@ -33,8 +33,9 @@ _BYTES_IN_TRAINING: Final = 120  # of the same, for each picture of a batch: wit
 def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
     """Width and height that pictures of a folder have, a median number of pixels in their shape; and how many they are.
 
-    The shape is the median too, where most have about that one; else the geometric mean, by which they are stretched
-    least: lying and standing ones in one folder come near to a square. Of 200 of them, evenly spaced, by their headers.
+    The shape is the median too, where most have about that one; else half way between the tall and the wide, so that
+    the few of a mixture are stretched no more than the many: lying and standing ones in one folder come to a square. Of
+    200 of them, evenly spaced, by their headers.
 
     Raises:
         TrainError: there is no folder, or no picture in it whose header can be read.
@@ -46,7 +47,8 @@ def source_of(folder: Path, spec: ImageInput) -> tuple[Size, int]:
     pixels, aspects = median(w * h for w, h in sizes), [w / h for w, h in sizes]
     aspect = median(aspects)
     if sum(max(one / aspect, aspect / one) <= _ALIKE for one in aspects) < _MOST_ALIKE * len(aspects):
-        aspect = geometric_mean(aspects)
+        tallest, *_, widest = quantiles(aspects, n=20, method="inclusive")
+        aspect = math.sqrt(tallest * widest)
     size = max(1, round(math.sqrt(pixels * aspect))), max(1, round(math.sqrt(pixels / aspect)))
     return size, len(paths)
 
@@ -155,13 +157,14 @@ def others(pictures: Sequence[Picture], spec: ImageInput) -> list[str]:
         return []
     what = "bad" if pictures[0].part == "bad" else "good"
     path, words = found[0]
+    have, come = ("has", "comes") if len(found) == 1 else ("have", "come")
     if 2 * len(found) > len(pictures):
         mixed = '; resize = "pad" keeps the shape of each' if spec.resize == "stretch" else ""
         return [
-            f"other-shape: {len(found)} of {len(pictures)} {what} pictures have another shape or scale than that in "
+            f"other-shape: {len(found)} of {len(pictures)} {what} pictures {have} another shape or scale than that in "
             f"the middle of the good ones, which the model follows: {path} of {words}{mixed}"
         ]
     return [
-        f"other-shape: {len(found)} of {len(pictures)} {what} pictures come to the model in another shape or scale "
+        f"other-shape: {len(found)} of {len(pictures)} {what} pictures {come} to the model in another shape or scale "
         f"than most: {path} of {words}"
     ]

@@ -62,9 +62,9 @@ def new_pictures(run: Run, found: PictureSet) -> PictureSet:
     new = [picture for picture in found.pictures if picture.content not in known]
     warnings = list(found.warnings)
     if bad:
-        warnings.append(f"good-and-bad: {len(bad)} are among the bad pictures of {run.path} and were dropped: {bad[0]}")
+        warnings.append(f"good-and-bad: {len(bad)} dropped, as among the bad pictures of {run.path}: {bad[0]}")
     if repeated := len(found.pictures) - len(new) - len(bad):
-        warnings.append(f"duplicates: {repeated} are in {run.path} already and were dropped")
+        warnings.append(f"duplicates: {repeated} dropped, as in {run.path} already")
     if not new:
         which = f", and {len(bad)} of them as bad ones, such as {bad[0]}" if bad else ""
         raise TrainError(f"{run.path}: has all of these pictures already{which}; nothing was written")

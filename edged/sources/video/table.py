@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from edged.settings import AbsolutePath, Extent, Pixel, SourceTable, denied, missing
+from edged.settings import AbsolutePath, Extent, Pixel, Place, SourceTable, denied, missing
 
 _SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
 
@@ -51,6 +51,10 @@ class VideoTable(SourceTable):
             return self.url
         parts = urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def places(self) -> list[Place]:
+        """The file, where it is one; several sources may read it."""
+        return [] if "://" in self.url or "\0" in self.url else [Place("url", Path(self.url), "input")]
 
     def problems(self) -> list[str]:
         """Whether there is such a thing, and what reads it is installed."""

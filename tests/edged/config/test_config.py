@@ -87,6 +87,11 @@ def test_sinks(files: Files) -> None:
         ),
         ({"models__tiny": 'device = "gpu"'}, "models.tiny.device: should be 'auto', 'cpu' or 'cuda', not 'gpu'"),
         ({"limits": "max_bytes = 0"}, "limits.max_bytes: should be greater than or equal to 1, not 0"),
+        ({"limits": 'max_bytes = "10"'}, "limits.max_bytes: should be a valid integer, not '10'"),
+        ({"limits": "max_bytes = true"}, "limits.max_bytes: should be a valid integer, not True"),
+        ({"each_sources": 'settle_seconds = "10"'}, "sources.line1.settle_seconds: should be a valid number, not '10'"),
+        ({"each_sources": 'recursive = "yes"'}, "sources.line1.recursive: should be a valid boolean, not 'yes'"),
+        ({"each_sources": "after = 2026-11-22"}, "sources.line1.after: should be 'keep', 'move' or 'delete'"),
         ({"models__tiny": "target_fpr = 1.0"}, "models.tiny.target_fpr: should be less than 1, not 1.0"),
         ({"models__tiny": "threshold = nan"}, "models.tiny.threshold: should be a finite number, not nan"),
         ({"models__tiny": "target_fpr = 0.1\nthreshold = 1.0"}, "give target_fpr or threshold, not both"),
@@ -194,6 +199,43 @@ def test_what_stands_where_something_is_to_be_written(files: Files) -> None:
     assert any("is used by two sinks" in line for line in files.problems(each_sinks=f"{twice}\n[[sinks]]\n{again}"))
     files.lines["service"] = [f'state_dir = "{files.root}/file"']
     assert any("service.state_dir" in problem and "is not a folder" in problem for problem in files.problems())
+
+
+@pytest.mark.parametrize(
+    ("path", "other"),
+    [
+        ("state/journal.sqlite", "service.state_dir: its journal.sqlite"),
+        ("state/journal.sqlite-wal", "service.state_dir: its journal.sqlite-wal"),
+        ("state/edged.journal.lock", "service.state_dir: its edged.journal.lock"),
+        ("state/received/line1/results.jsonl", "service.state_dir: its received"),
+        ("state/quarantine/results.jsonl", "service.state_dir: its quarantine"),
+        ("edged.toml", "the configuration"),
+        ("link.toml", "the configuration"),
+        ("bundle/manifest.json", "models.tiny.path"),
+        ("gate.mp4", "sources.gate.url"),
+        ("mask.png", "sources.gate.mask"),
+        ("token", "http.token_file"),
+        ("secret", "sinks.hook.secret_file"),
+    ],
+)
+def test_nothing_is_written_over_what_edged_needs(files: Files, path: str, other: str) -> None:
+    (files.root / "link.toml").symlink_to(files.path)
+    for name in ("gate.mp4", "mask.png", "token", "secret"):
+        (files.root / name).write_text("word")
+    gate = f'[[sources]]\nname = "gate"\ntype = "video"\nmodel = "tiny"\nurl = "{files.root}/gate.mp4"'
+    hook = f'name = "hook"\ntype = "webhook"\nurl = "http://127.0.0.1"\nsecret_file = "{files.root}/secret"'
+    more = {"http": f'token_file = "{files.root}/token"', "each_sources": f'{gate}\nmask = "{files.root}/mask.png"'}
+    sink = f'[[sinks]]\nname = "out"\ntype = "jsonl"\npath = "{files.root}/'
+    (problem,) = files.problems(**more, each_sinks=f'{hook}\n{sink}{path}"')
+    at = f"{files.root}/{path}"
+    assert problem == f"sinks.out.path: {at} is, or is in, what edged itself needs ({other}); choose another place"
+    assert len(files.load(**more, each_sinks=f'{hook}\n{sink}state/results.jsonl"').sinks) == 2
+
+
+def test_state_may_not_be_in_a_bundle_and_quarantine_may_be_in_its_own_folder(files: Files) -> None:
+    assert files.load(each_sources=f'quarantine_dir = "{files.root}/state/quarantine/line1"')
+    files.lines["service"] = [f'state_dir = "{files.root}/bundle/state"']
+    assert any("service.state_dir" in problem and "models.tiny.path" in problem for problem in files.problems())
 
 
 @pytest.mark.parametrize(
@@ -308,7 +350,10 @@ def test_environment_that_is_no_key(files: Files, variable: str) -> None:
     assert files.problems({"EDGED_HTTP__PORT": "1"})[0].startswith("http.port: unknown key")
 
 
-@pytest.mark.parametrize("content", [b"[", b"\xff\xfe", b'a = "', b"a = " + b"9" * 5000, b"a = " + b"[" * 20_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"[", b"\xff\xfe", b'a = "', b"a = " + b"9" * 5000, b"a = " + b"[" * 20_000, b"[" + b"a." * 3000 + b"a]"],
+)
 def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "edged.toml").write_bytes(content)
     with pytest.raises(ConfigError, match="is not TOML"):
@@ -355,6 +400,8 @@ def test_beyond_loopback_with_a_token(files: Files) -> None:
         ("plant/+", "mqtt://broker", False),
         ("plant/edged/line2", "mqtt://broker", False),
         ("plant/cell/#", "mqtt://broker", False),
+        ("#", "mqtts://broker", True),
+        ("#", "mqtt://broker.", True),
         ("#", "mqtt://broker:1884", False),
         ("#", "mqtt://other", False),
     ],
@@ -367,6 +414,30 @@ def test_what_a_sink_publishes_is_no_picture(files: Files, topic: str, url: str,
         assert any("sources.cell.topic" in line and "sinks.out" in line for line in files.problems(**more))
     else:
         assert len(files.load(**more).sources) == 2
+
+
+@pytest.mark.parametrize("url", ["mqtt://localhost", "mqtt://127.0.0.1", "mqtt://[::1]:1883", "mqtts://LOCALHOST:8883"])
+def test_this_machine_has_several_names(files: Files, url: str) -> None:
+    source = f'[[sources]]\nname = "cell"\ntype = "mqtt"\nmodel = "tiny"\nurl = "{url}"\ntopic = "#"'
+    sink = 'name = "out"\ntype = "mqtt"\nurl = "mqtt://127.0.0.1"'
+    assert any("sources.cell.topic" in line for line in files.problems(each_sources=source, each_sinks=sink))
+
+
+def test_a_broker_knows_two_connections_by_two_names(files: Files) -> None:
+    source = '[[sources]]\nname = "cell"\ntype = "mqtt"\nmodel = "tiny"\nurl = "mqtt://localhost"\ntopic = "parts"'
+    sinks = [f'name = "{name}"\ntype = "mqtt"\nurl = "mqtt://127.0.0.1"\ntopic = "{name}"' for name in ("a", "b")]
+
+    def all_with(first: str, second: str, third: str) -> dict[str, str]:
+        lines = "\n[[sinks]]\n".join(f"{sink}\n{id_}" for sink, id_ in zip(sinks, (second, third), strict=True))
+        return {"each_sources": f"{source}\n{first}", "each_sinks": lines}
+
+    id_ = 'client_id = "box"'
+    assert len(files.load(**all_with("", id_, "")).sinks) == 2
+    said = "{}.client_id: box is that of {} at the same broker; choose another one"
+    assert files.problems(**all_with(id_, "", id_)) == [said.format("sinks.b", "sources.cell")]
+    assert files.problems(**all_with("", id_, id_)) == [said.format("sinks.b", "sinks.a")]
+    sinks[1] = sinks[1].replace("127.0.0.1", "elsewhere")
+    assert len(files.load(**all_with("", id_, id_)).sinks) == 2
 
 
 @pytest.mark.parametrize("url", ["rtsp://", "rtsp://:554/x", "rtsp://host:99999/x", "rtsp://host:0/x", "http://[::1/x"])

@@ -85,6 +85,21 @@ def test_a_legend_says_what_is_seen() -> None:
     assert long.size == (320, 86)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Pr\u00fcfling \u00e9.png", "Prufling e.png"),
+        ("u\u0308.png", "u.png"),  # as macOS writes it
+        ("\u00df\u6f22.png", "\\xdf\\u6f22.png"),
+    ],
+)
+def test_a_name_is_written_in_letters_that_the_font_has(name: str, shown: str) -> None:
+    pixels, heat = np.zeros((32, 32, 1), np.uint8), np.zeros((8, 8), np.float32)
+    result = Result("1", "line1", 2.0, 1.0, 0.01, True, heat, "tiny", {})
+    drawn, expected = (draw(Frame("line1", "1", 0.0, pixels, one), result) for one in (name, shown))
+    assert drawn.tobytes() == expected.tobytes()
+
+
 def test_the_pictures_of_an_event_stand_below_its_peak() -> None:
     pixels = np.full((32, 32, 1), 128, np.uint8)
     shots = tuple(Shot(10 + number, pixels, 2.0, True) for number in range(7))

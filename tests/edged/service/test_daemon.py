@@ -283,12 +283,12 @@ def test_the_file_of_lines_may_be_rotated(site: Site) -> None:
     site.start()
     drop(site.inbox / "a.png", good(1))
     site.wait_for_lines(1)
-    site.jsonl.rename(site.root / "results.jsonl.1")
+    site.jsonl.rename(site.root / "results-of-before.jsonl")
     drop(site.inbox / "b.png", good(2))
     site.wait_for_rows(2)
     (line,) = site.wait_for_lines(1)
     assert line["id"] == site.rows()[1].id
-    assert (site.root / "results.jsonl.1").read_text().count("\n") == 1
+    assert (site.root / "results-of-before.jsonl").read_text().count("\n") == 1
 
 
 def test_a_sink_that_cannot_write_delays_nobody(site: Site) -> None:
@@ -369,13 +369,24 @@ def test_it_stops_while_the_journal_fails(site: Site) -> None:
     assert len({row.path for row in site.wait_for_rows(30)}) == 30
 
 
+def test_a_camera_that_is_not_there_is_named_once(site: Site) -> None:
+    site.configure(rest='[[sources]]\nname = "gate"\ntype = "video"\nmodel = "tiny"\nurl = "rtsp://127.0.0.1:1/x"')
+    site.start()
+    until(lambda: site.get("/readyz").status_code == 503, "the camera to be missed")
+    (problem,) = site.get("/readyz").text.splitlines()
+    assert problem.startswith("source gate is in the state backoff: ")
+    status = site.get("/api/v1/status").json()
+    assert [line for line in (*status["problems"], *status["warnings"]) if "gate" in line] == [problem]
+
+
 def test_a_folder_that_goes_and_comes_back(site: Site) -> None:
     site.start()
     drop(site.inbox / "a.png", good(1))
     site.wait_for_rows(1)
     site.inbox.rename(site.root / "away")
     until(lambda: site.get("/readyz").status_code == 503, "the source to be down")
-    assert "line1" in site.get("/readyz").text
+    assert site.get("/readyz").text == "source line1 cannot be read\n"
+    assert site.get("/api/v1/status").json()["warnings"] == []
     assert site.metrics()['edged_source_up{source="line1"}'] == 0
     (site.root / "away").rename(site.inbox)
     until(lambda: site.get("/readyz").status_code == 200, "the source to be up")

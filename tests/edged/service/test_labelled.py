@@ -103,7 +103,7 @@ def test_false_alarms_calibrate_beside_good_pictures(site: Site, tiny_copy: Path
     assert done.returncode == 0
     assert f"-> {BAD_SCORE:.4f}, from 22 pictures" in done.stdout  # the ceil(23 x 0.9) = 21st of 22
     assert "the files of 1 false alarms are gone" in done.stderr
-    assert "2 of them are false alarms: they were chosen because they had been flagged" in done.stderr
+    assert "false alarms among them: 2, chosen because they had been flagged" in done.stderr
     assert f"({alone:.4f} without)" in done.stderr
     calibration = json.loads((tiny_copy / "calibration.json").read_text())
     assert (calibration["n"], calibration["confirmed"]) == (22, 2)

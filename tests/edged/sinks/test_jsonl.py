@@ -126,9 +126,19 @@ def test_a_file_that_cannot_be_rotated_fails_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     publish(path, record(id="1"))
     (tmp_path / "results.jsonl.1").mkdir()
-    with pytest.raises(SinkError, match=r"cannot be written: Is a directory"):
+    with pytest.raises(SinkError, match=r"cannot be renamed to results\.jsonl\.1: Is a directory; .* max_bytes = 0"):
         publish(path, record(id="2"), max_bytes=line_bytes(), max_backups=1)
     assert ids(path) == ["1"]
+
+
+def test_backups_are_beside_the_file_and_not_beside_a_link_to_it(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "results.jsonl").symlink_to(there / "lines")
+    for number in range(2):
+        publish(tmp_path / "results.jsonl", record(id=str(number)), max_bytes=line_bytes())
+    assert backups(there / "lines") == {"": ["1"], ".1": ["0"]}
+    assert (tmp_path / "results.jsonl").is_symlink()
 
 
 def test_keys_that_make_no_sense() -> None:

@@ -38,8 +38,9 @@ def test_metrics_in_both_formats() -> None:
 
 
 def test_the_token_is_compared_whole() -> None:
-    assert get("/metrics", token="secret", authorization="Bearer secret").status_code == 200
-    for wrong in ("Bearer secre", "Bearer secret2", "Bearer ", "bearer secret", "secret", "Bearer s\xe9cret"):
+    for right in ("Bearer secret", "bearer secret", "BEARER secret"):
+        assert get("/metrics", token="secret", authorization=right).status_code == 200
+    for wrong in ("Bearer secre", "Bearer secret2", "Bearer ", "bearersecret", "secret", "Bearer s\xe9cret"):
         assert get("/metrics", token="secret", authorization=wrong.encode("latin-1")).status_code == 401, wrong
     assert get("/metrics", token="secret").status_code == 401
     assert get("/readyz", token="secret").status_code == 200

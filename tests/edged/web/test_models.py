@@ -98,7 +98,7 @@ def test_what_another_threshold_would_have_flagged(journal: Journal, tmp_path: P
     assert now["all"] == {"results": 10, "now": 5, "then": 5}
     text = ask(app, "/models/tiny/threshold?value=0.75").text
     assert 'data-cell="line">threshold = 0.75<' in text
-    assert "1 results of another version of this model are left out" in text
+    assert "Left out, as results of another version of this model: 1." in text
     for wrong in ("0", "-1", "nan", "inf", "x", "1" * 100):
         assert ask(app, f"/api/v1/models/tiny/threshold?value={wrong}").status_code == 400
         assert ask(app, f"/models/tiny/threshold?value={wrong}").status_code == 400

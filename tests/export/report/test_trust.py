@@ -90,7 +90,7 @@ def test_what_is_said_of_defects_and_outliers():
     assert "is not known" in trust.defects(None, TAKEN)
     said = trust.defects(report(np.array([1.0, 2.0]), np.array([3.0, 4.0, 0.5]), 2.0), TAKEN)
     assert "2 of the 3 bad pictures are flagged (67 %; with 95 % confidence between 9.4 % and 99 %" in said
-    assert "3 bad pictures are few" in said
+    assert "So few bad pictures (3) make the interval wide" in said
     many = [outliers.Outlier(f"/good/`<b>{n}.png", "fit", 2.0, 5.0) for n in range(12)]
     said = trust.outsiders(many, {"fit": 50, "statistics": 10, "calibration": 30}, TAKEN)
     assert "look at these:** `??b?0.png` (fit, score 2)" in said

@@ -55,7 +55,7 @@ def test_duplicates_are_dropped_by_their_pixels_and_named(tmp_path):
     found = read_and_split(good, tmp_path)
     assert len(found.pictures) == 40
     (warning,) = found.warnings
-    assert warning.startswith("duplicates: 2 pictures")
+    assert warning.startswith("duplicates: 2 of the pictures")
     assert "copy.png = " in warning
     assert "resaved.bmp = " in warning
 
@@ -122,4 +122,4 @@ def test_bad_pictures_that_are_good_too_are_dropped(tmp_path):
     shutil.copy(good / "002.png", bad / "same.png")
     found = without(read(bad, SPEC, store=tmp_path / "b.npy", part="bad"), read(good, SPEC, store=tmp_path / "g.npy"))
     assert len(found.pictures) == 3
-    assert found.warnings[0].startswith("good-and-bad: 1 bad pictures")
+    assert found.warnings[0].startswith("good-and-bad: 1 of the bad pictures")

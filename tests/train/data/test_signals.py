@@ -93,7 +93,7 @@ def test_what_cannot_be_learnt_from_is_named(tmp_path, capsys):
     Image.new("L", (8, 8)).save(good / "picture.png")
     assert train(good, tmp_path / "run", "epochs=1") == 0
     shown = capsys.readouterr().err
-    assert "unreadable: 5 of 36 signals were skipped" in shown
+    assert "unreadable: 5 of 36 signals skipped" in shown
     for reason in (
         "nan.npy (some samples are not finite numbers)",
         "short.npy (channels x samples are 1x49; the model takes 1x50)",
@@ -102,8 +102,8 @@ def test_what_cannot_be_learnt_from_is_named(tmp_path, capsys):
         "text.csv (line 3, column 1: is not a number: 'two')",
     ):
         assert reason in shown
-    assert "duplicates: 1 signals repeat others" in shown
-    assert "other-kind: 1 files are no signals and were left out" in shown
+    assert "duplicates: 1 of the signals dropped, as repetitions" in shown
+    assert "other-kind: 1 of the files left out, as no signals" in shown
     assert "30 good signals: " in shown
     assert "pictures" not in shown
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_learnt_from_is_named(tmp_path, capsys):
         (["patch=10", "regions=4"], "ae", "regions: 4 does not divide the map of 5 positions"),
         (["length=60"], "ae", "none of its 20 signals can be read"),
         (["input=image"], "ae", "holds no pictures"),
-        (["input=image"], "ae", '20 files are of another kind: set input = "signal"'),
+        (["input=image"], "ae", 'files of another kind: 20; set input = "signal"'),
         ([], "vae", "signals are for `python -m train ae`"),
         ([], "denoiser", "signals are for `python -m train ae`"),
     ],
