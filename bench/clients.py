@@ -145,6 +145,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, default=DEMO / "inbox", help="a folder of pictures")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=600, help="pictures in a burst")
+    parser.add_argument("--sort", action="append", choices=SORTS, help="only clients of this sort")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.set_defaults(device="cpu", overlays=False)
     parser.add_argument("--disturb", choices=SORTS, help=argparse.SUPPRESS)
@@ -166,7 +167,7 @@ def main() -> int:
     ):
         daemon.burst(pictures)
         for _ in range(arguments.rounds):
-            for sort in SORTS:
+            for sort in arguments.sort or SORTS:
                 alone = daemon.burst(pictures, tell_stages=False)
                 with disturbed(sort, daemon) as rate:
                     beside = daemon.burst(pictures, tell_stages=False)

@@ -10,10 +10,12 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_SHARE: Final = 0.04
-"""Of the machine, in the long run. Scoring is to lose 5 % at most, and answers cost more than their own CPU time."""
+_SHARE: Final = 0.02
+"""Of the machine, in the long run. Scoring is to lose 5 % at most, and answers cost it twice their own CPU time: they
+hold the interpreter's lock. Whoever looks at the page takes less than half of this."""
 _SAVED_S: Final = 2.0
 """CPU time that may be used at once after a quiet while: people open a page, and notice nothing of this."""
+_SHORTEST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 _LONGEST_DEBT_S: Final = 10.0
 """Until something is left again, whatever was used up: what nobody can have wait, such as connections, may be much."""
@@ -30,7 +32,7 @@ class Allowance:
             saved_s: CPU time that may be used at once.
         """
         self._per_s, self._saved_s = share * len(os.sched_getaffinity(0)), saved_s
-        self._mutex = threading.Lock()
+        self._mutex, self._queue = threading.Lock(), asyncio.Lock()
         self._left_s, self._filled_at = saved_s, time.monotonic()
         self._loop_s: float | None = None
         self._uncounted = 0
@@ -42,8 +44,9 @@ class Allowance:
 
     async def wait(self) -> None:
         """Returns once there is something left; to be called in the thread of the event loop, whose CPU time counts."""
-        while (left_s := self._renew()) < 0:
-            await asyncio.sleep(min(-left_s / self._per_s, _LONGEST_PAUSE_S))
+        async with self._queue:  # else all who wait wake up together, again and again, and use up what there is
+            while (left_s := self._renew()) < 0:
+                await asyncio.sleep(min(max(-left_s / self._per_s, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
