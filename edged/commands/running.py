@@ -2,16 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edged.commands.options import ConfigOption, DeviceChoice, complain
 from edged.errors import ConfigError
 from edged.results import printable
-
-if TYPE_CHECKING:
-    pass
 
 
 def init(

@@ -123,12 +123,11 @@ class Limits:
     max_bytes: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
     max_pixels: Annotated[int, Ge(1), Le(2_000_000_000)] = 100_000_000
     decode_seconds: Annotated[float, Gt(0), Le(3600)] = 20.0
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 -- pydantic's name for it
 
     def exceeded(self, key: Literal["max_bytes", "max_pixels"], what: str) -> str:
         """What to say of `what` that is more than a limit, also where a command or training reads it."""
         return f"{what} are more than limits.{key} = {getattr(self, key)}, which a daemon's configuration alone raises"
-
-    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 -- pydantic's name for it
 
 
 @dataclass(frozen=True, slots=True)
